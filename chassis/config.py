@@ -54,8 +54,10 @@ _PARSERS: Mapping[type, Any] = {str: str, int: int, float: float, bool: _parse_b
 def _injected_by_kubernetes(name: str, value: str) -> bool:
     """Kubernetes sets such variables for each of its Services; they are not ours to refuse."""
     return name.endswith(("_SERVICE_HOST", "_SERVICE_PORT")) or (
-        "_PORT" in name and value.startswith(("tcp://", "udp://"))
-        or name.endswith(("_PROTO", "_ADDR")) or "_SERVICE_PORT_" in name or "_TCP_PORT" in name
+        ("_PORT" in name and value.startswith(("tcp://", "udp://")))
+        or name.endswith(("_PROTO", "_ADDR"))
+        or "_SERVICE_PORT_" in name
+        or "_TCP_PORT" in name
     )
 
 

@@ -24,7 +24,7 @@ from typing import Any, ClassVar
 import grpc
 from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import Message
-from google.rpc import code_pb2, error_details_pb2, status_pb2
+from google.rpc import error_details_pb2, status_pb2
 from grpc import aio
 from grpc_status import rpc_status
 
@@ -171,7 +171,7 @@ def _guard(method: str, behaviour: Callable[..., Awaitable[Any]]) -> Any:
             raise
         except ServiceError as error:
             await _abort(context, error)
-        except Exception:  # noqa: BLE001  (the one catch-all in the repository)
+        except Exception:
             log.exception("unhandled error in %s", method)
             await _abort(context, _Bug())
 
@@ -194,8 +194,3 @@ def error_info(error: grpc.RpcError) -> error_details_pb2.ErrorInfo | None:
                 if box.Unpack(info):
                     return info
     return None
-
-
-def code_name(code: int) -> str:
-    """The name of a `google.rpc.Code`, such as INVALID_ARGUMENT."""
-    return code_pb2.Code.Name(code)  # type: ignore[arg-type]

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+from chassis.config import ConfigError
+
 _request_id: ContextVar[str] = ContextVar("request_id", default="-")
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -87,14 +89,14 @@ def configure(service: str, *, log_format: str, level: str) -> None:
     """Send all records to stderr in `log_format` (`text` or `json`) from `level` on.
 
     Raises:
-        ValueError: the format or the level is unknown.
+        ConfigError: the format or the level is unknown.
     """
     makers = {"text": TextFormatter, "json": JsonFormatter}
     if log_format not in makers:
-        raise ValueError(f"log format {log_format!r}: expected text or json")
+        raise ConfigError(f"log format {log_format!r}: expected text or json")
     number = logging.getLevelNamesMapping().get(level.upper())
     if number is None:
-        raise ValueError(f"log level {level!r}: expected debug, info, warning or error")
+        raise ConfigError(f"log level {level!r}: expected debug, info, warning or error")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(makers[log_format](service))
     logging.basicConfig(level=number, handlers=[handler], force=True)

@@ -1,0 +1,66 @@
+"""A ring of records in shared memory: one writer, one reader that acknowledges.
+
+Only acknowledged records are overwritten; a record never wraps, so the end of the file may stay
+unused for a round. The writer never waits: it is told that there is no room.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from chassis.shared_file import HEADER_BYTES, SharedFile
+from protos import memory_pb2
+
+_ALIGN = 8
+
+
+class Ring:
+    """The writer's side of a ring in `file`."""
+
+    def __init__(self, file: SharedFile) -> None:
+        self.file = file
+        self._start = HEADER_BYTES
+        self._end = len(file.view)
+        self._head = self._start
+        self._live: deque[tuple[int, int]] = deque()  # (sequence, offset), oldest first
+
+    @property
+    def live_records(self) -> int:
+        """Records not yet acknowledged."""
+        return len(self._live)
+
+    def reserve(self, sequence: int, size: int) -> memory_pb2.Span | None:
+        """Make room for a record of `size` bytes, or answer None where there is none.
+
+        `sequence` must be higher than that of the record before.
+        """
+        offset = self._fit(-(-size // _ALIGN) * _ALIGN)
+        if offset is None:
+            return None
+        self._head = offset + -(-size // _ALIGN) * _ALIGN
+        self._live.append((sequence, offset))
+        return memory_pb2.Span(name=self.file.name, offset=offset, length=size)
+
+    def _fit(self, size: int) -> int | None:
+        """Where `size` bytes may go. Head equal to tail means empty, so a gap is never filled."""
+        if not self._live:
+            return self._start if self._start + size <= self._end else None
+        tail = self._live[0][1]
+        if self._head > tail:
+            if self._head + size <= self._end:
+                return self._head
+            return self._start if self._start + size < tail else None
+        return self._head if self._head + size < tail else None
+
+    def view(self, span: memory_pb2.Span) -> memoryview:
+        """The bytes of a reserved record, to be written."""
+        return self.file.view[span.offset : span.offset + span.length]
+
+    def acknowledge(self, sequence: int) -> None:
+        """Let the records up to and including `sequence` be overwritten."""
+        while self._live and self._live[0][0] <= sequence:
+            self._live.popleft()
+
+    def clear(self) -> None:
+        """Forget all records; their reader is gone."""
+        self._live.clear()
