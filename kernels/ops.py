@@ -1,0 +1,232 @@
+"""The operations a model may call, and how one set of them is chosen for a device.
+
+Models are written against `Operations` alone; a module of functions (`kernels.reference`,
+`kernels.cpu`) is a set. Invariant: every set computes what `kernels.reference` computes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+class UnsupportedDevice(Exception):
+    """No set of operations exists for the device and dtype asked for."""
+
+
+class Linear(Protocol):
+    """A packed linear layer: `[tokens, inputs]` to `[tokens, outputs]`."""
+
+    def __call__(self, x: torch.Tensor, /) -> torch.Tensor: ...
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionShape:
+    """The sizes that attention has in every layer of one model.
+
+    Query heads `[i * g, (i + 1) * g)` read key/value head `i`, where `g = heads // kv_heads`.
+    """
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    scale: float
+    """Factor on query-key products before the softmax."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionChunks:
+    """Which tokens of a step attend to which cache slots.
+
+    A chunk is what one sequence brings to the step; chunks lie end to end. Chunk `i` owns query
+    rows `q_starts[i]:q_starts[i + 1]`; they are the last positions of `kv_lengths[i]`, whose slots
+    are `slot_table[rows[i], :kv_lengths[i]]`, and see themselves and what precedes them. Nothing
+    past a sequence's length is read, in the table or in the cache.
+    """
+
+    slot_table: torch.Tensor
+    """[rows, context] int32: the cache slot of each position of each row's sequence."""
+    rows: torch.Tensor
+    """[chunks] int64."""
+    q_starts: torch.Tensor
+    """[chunks + 1] int64, from 0 to the number of tokens."""
+    kv_lengths: torch.Tensor
+    """[chunks] int64, the chunk's own tokens included."""
+    num_decodes: int
+    """The first so many chunks have one token each."""
+
+
+class Operations(Protocol):
+    """What a model is made of. Floating tensors of one call share one dtype unless said."""
+
+    def pack_linear(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
+        """Make a linear layer, in whatever form multiplies fastest; `weight` may then be freed.
+
+        Args:
+            weight: [outputs, inputs].
+            bias: [outputs], or None for none.
+        """
+        ...
+
+    def pack_experts(self, gate_up: torch.Tensor, down: torch.Tensor) -> Any:
+        """Make the experts of one layer ready for `moe`; the arguments may then be freed.
+
+        Args:
+            gate_up: [experts, 2 * intermediate, hidden], gate rows before up rows.
+            down: [experts, hidden, intermediate].
+        """
+        ...
+
+    def embedding(self, token_ids: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+        """Rows of `table` [vocab, hidden] for `token_ids` [tokens] int64: [tokens, hidden]."""
+        ...
+
+    def rms_norm(
+        self,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        eps: float,
+        residual: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Add `residual` to `x`, and divide by the root mean square of each row.
+
+        Args:
+            x: [tokens, hidden]; may be overwritten.
+            weight: [hidden], factor of each column after the division.
+            eps: added to the mean square.
+            residual: [tokens, hidden], or None for zero; may be overwritten.
+
+        Returns:
+            The normed rows, and the sum before the norm (the next residual).
+
+        Source: Zhang & Sennrich 2019, section 4.
+        """
+        ...
+
+    def norm_heads(self, heads: torch.Tensor, weight: torch.Tensor, eps: float) -> None:
+        """Divide each head by its root mean square and multiply by its weights, in place.
+
+        Args:
+            heads: [tokens, heads, head_dim], any strides.
+            weight: [heads, head_dim].
+            eps: added to the mean square.
+        """
+        ...
+
+    def rope_angles(self, table: torch.Tensor, positions: torch.Tensor) -> Any:
+        """Look up once per step what `rope` needs in every layer.
+
+        Args:
+            table: [context, head_dim] float32, cosines then sines of each position's angles.
+            positions: [tokens] int64.
+        """
+        ...
+
+    def rope(self, heads: torch.Tensor, angles: Any) -> None:
+        """Rotate every head by its token's angles, in place; first half paired with second half.
+
+        Args:
+            heads: [tokens, heads, head_dim], any strides.
+            angles: what `rope_angles` gave for these tokens.
+
+        Source: Su et al. 2021, section 3.4.2 (with GPT-NeoX's pairing).
+        """
+        ...
+
+    def store_kv(
+        self,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        slots: torch.Tensor,
+        k_cache: torch.Tensor,
+        v_cache: torch.Tensor,
+    ) -> None:
+        """Write row `i` of `k` and `v` into cache row `slots[i]`, in place.
+
+        Args:
+            k, v: [tokens, kv_heads, head_dim], any strides.
+            slots: [tokens] int64, distinct.
+            k_cache, v_cache: [slots, kv_heads, head_dim].
+        """
+        ...
+
+    def plan_attention(
+        self, chunks: AttentionChunks, shape: AttentionShape, dtype: torch.dtype
+    ) -> Any:
+        """Work out once per step what `attention` needs in every layer."""
+        ...
+
+    def attention(
+        self, q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, plan: Any
+    ) -> torch.Tensor:
+        """Causal attention of every chunk over its sequence's slots.
+
+        Args:
+            q: [tokens, heads, head_dim], any strides.
+            k_cache, v_cache: [slots, kv_heads, head_dim], the step's own tokens already stored.
+            plan: what `plan_attention` gave for this step.
+
+        Returns:
+            [tokens, heads, head_dim], contiguous.
+        """
+        ...
+
+    def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
+        """`silu(gate) * up` of [tokens, 2 * intermediate], gate before up; may overwrite it."""
+        ...
+
+    def moe(
+        self,
+        x: torch.Tensor,
+        router_logits: torch.Tensor,
+        experts: Any,
+        top_k: int,
+        renormalise: bool,
+    ) -> torch.Tensor:
+        """Weighted sum of the `top_k` likeliest experts' outputs for each token.
+
+        Args:
+            x: [tokens, hidden].
+            router_logits: [tokens, experts]; the softmax is taken in float32.
+            experts: what `pack_experts` gave.
+            top_k: experts per token.
+            renormalise: scale the chosen weights of a token to sum to one.
+
+        Returns:
+            [tokens, hidden].
+
+        Source: Jiang et al. 2024 (Mixtral), section 2.1.
+        """
+        ...
+
+
+def operations_for(device: str, dtype: torch.dtype) -> Operations:
+    """Choose the set of operations for `device`.
+
+    Args:
+        device: "cpu"; "reference" for the plain oracle, on any device.
+        dtype: what the model computes in.
+
+    Raises:
+        UnsupportedDevice: there is no such set here; the message says what to do.
+    """
+    if dtype not in (*FLOAT_DTYPES, torch.float64):
+        known = ", ".join(str(known).removeprefix("torch.") for known in FLOAT_DTYPES)
+        raise UnsupportedDevice(f"cannot compute in {dtype}: use one of {known}")
+    if device == "cpu":
+        from kernels import cpu
+
+        return cpu
+    if device == "reference":
+        from kernels import reference
+
+        return reference
+    if device in ("cuda", "interpret"):
+        raise UnsupportedDevice(
+            f"this version has no kernels for device {device!r} yet: run with --device cpu"
+        )
+    raise UnsupportedDevice(f"unknown device {device!r}: use cpu")

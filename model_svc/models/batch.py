@@ -1,0 +1,70 @@
+"""One step's tokens, laid end to end without padding, and how they are made from a plan.
+
+Invariant: every tensor of a batch describes the same tokens in the same order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from kernels.ops import AttentionChunks
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one forward pass computes."""
+
+    token_ids: torch.Tensor
+    """[tokens] int64."""
+    positions: torch.Tensor
+    """[tokens] int64, from 0 in each sequence."""
+    slots: torch.Tensor
+    """[tokens] int64: where each token's K and V are stored."""
+    attention: AttentionChunks
+
+    @classmethod
+    def build(
+        cls,
+        token_ids: npt.NDArray[np.integer],
+        rows: npt.NDArray[np.integer],
+        starts: npt.NDArray[np.integer],
+        counts: npt.NDArray[np.integer],
+        slot_table: npt.NDArray[np.int32],
+    ) -> Batch:
+        """Lay chunks of sequences end to end.
+
+        Chunks of one token in front of the longer ones are decodes and run fastest; elsewhere
+        they are computed as chunks of a prompt, to the same result.
+
+        Args:
+            token_ids: [tokens] the chunks' tokens, in the order of the chunks.
+            rows: [chunks] the row of each chunk's sequence in `slot_table`.
+            starts: [chunks] position of each chunk's first token: how many are cached already.
+            counts: [chunks] tokens of each chunk, at least one.
+            slot_table: [rows, context]; holds the slots of the chunks' own tokens already.
+                Shared with the batch, not copied: it must not change until the step has run.
+        """
+        rows = rows.astype(np.int64, copy=False)
+        starts = starts.astype(np.int64, copy=False)
+        counts = counts.astype(np.int64, copy=False)
+        q_starts = np.zeros(len(counts) + 1, dtype=np.int64)
+        np.cumsum(counts, out=q_starts[1:])
+        positions = np.arange(q_starts[-1]) + np.repeat(starts - q_starts[:-1], counts)
+        slots = slot_table[np.repeat(rows, counts), positions].astype(np.int64)
+        longer = np.flatnonzero(counts > 1)
+        return cls(
+            token_ids=torch.from_numpy(token_ids.astype(np.int64, copy=False)),
+            positions=torch.from_numpy(positions),
+            slots=torch.from_numpy(slots),
+            attention=AttentionChunks(
+                slot_table=torch.from_numpy(slot_table),
+                rows=torch.from_numpy(rows),
+                q_starts=torch.from_numpy(q_starts),
+                kv_lengths=torch.from_numpy(starts + counts),
+                num_decodes=int(longer[0]) if len(longer) else len(counts),
+            ),
+        )
