@@ -1,0 +1,55 @@
+# Everything runs in .venv; the first target that needs it makes it.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test setup lint contract protos bench up
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+READY := $(VENV)/.installed
+ARGS ?=
+
+help: ## List targets
+	@awk -F':.*## ' '/^[a-z-]+:.*##/ {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(READY) ## Stream a completion from the bundled model through all four services
+	@$(BIN)/python tools/demo.py
+
+test: $(READY) ## Run the tests (ARGS="-k ring" narrows them)
+	$(BIN)/python -m pytest $(ARGS)
+
+setup: $(READY) ## Make .venv with exactly what constraints.txt pins
+
+lint: $(READY) contract ## ruff, mypy, import-linter, buf
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/buf lint
+	$(BIN)/buf format --diff --exit-code
+
+# Each version of the file that git knows is a promise made to clients, so each is compared. Where
+# there is no history (a first commit, a shallow clone, an archive) there is nothing to break.
+contract: $(READY) ## Compare the public contract with every version of it in git
+	@git log --format=%h -- protos/generation.proto 2>/dev/null | while read -r commit; do \
+	  git archive "$$commit" buf.yaml protos | $(BIN)/buf breaking \
+	    --path protos/generation.proto --against '-#format=tar' \
+	    || { echo "generation.proto breaks clients of $$commit"; exit 1; }; \
+	done
+
+protos: $(READY) ## Regenerate the committed stubs
+	PATH=$(BIN):$$PATH python -m grpc_tools.protoc -I. --python_out=. --mypy_out=quiet:. \
+	  protos/*.proto
+	PATH=$(BIN):$$PATH python -m grpc_tools.protoc -I. --grpc_python_out=. \
+	  --mypy_grpc_out=quiet:. $$(grep -l '^service ' protos/*.proto)
+
+up: ## Run the four services in containers (needs Docker)
+	docker compose up --build
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Triptych needs Python 3.11 or newer, this is %d.%d; try make PYTHON=python3.12" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt --build-constraint constraints.txt \
+	  -e . --group dev --group protos
+	@touch $@
