@@ -8,6 +8,7 @@ VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 READY := $(VENV)/.installed
 ARGS ?=
+PIP_ARGS ?=
 
 help: ## List targets
 	@awk -F':.*## ' '/^[a-z-]+:.*##/ {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,5 +52,5 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt --build-constraint constraints.txt \
-	  -e . --group dev --group protos
+	  $(PIP_ARGS) -e . --group dev --group protos
 	@touch $@
