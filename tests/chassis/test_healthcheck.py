@@ -28,8 +28,8 @@ async def test_tells_what_the_service_says_of_itself(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], ready: bool, health: str, code: int
 ) -> None:
     settings = ServiceSettings(listen=f"unix:{tmp_path / 'service.sock'}")
-    async with serving("router", mounting(ready=ready), settings) as address:
-        assert await asyncio.to_thread(healthcheck.main, [address]) == code
+    async with serving("router", mounting(ready=ready), settings):
+        assert await asyncio.to_thread(healthcheck.main, [settings.listen]) == code
     assert capsys.readouterr().out == f"{health}\n"
 
 
