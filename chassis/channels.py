@@ -10,7 +10,7 @@ from grpc import aio
 KEEPALIVE_S = 5.0
 KEEPALIVE_TIMEOUT_S = 5.0
 RECONNECT_FIRST_S = 0.1
-RECONNECT_MOST_S = 1.0
+RECONNECT_MOST_S = 0.3
 
 
 def open_channel(address: str, *, max_message_mib: int = 32) -> aio.Channel:

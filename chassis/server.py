@@ -45,12 +45,16 @@ class Host:
         registry: add metrics to it.
         services: full names of the mounted gRPC services, for health and reflection.
         list_links: answers the links to other services.
+        ended: done when the service cannot go on; its exception is why.
     """
 
     server: aio.Server
     registry: CollectorRegistry
     services: list[str] = field(default_factory=list)
     list_links: ListLinks = tuple
+    ended: asyncio.Future[None] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
     _health: health_aio.HealthServicer = field(default_factory=health_aio.HealthServicer)
     _ready: bool = False
 
@@ -64,6 +68,11 @@ class Host:
             status = health_pb2.HealthCheckResponse.NOT_SERVING
         for name in ("", *self.services):
             await self._health.set(name, status)
+
+    def end(self, why: BaseException) -> None:
+        """Have the process end with `why`; the first reason counts."""
+        if not self.ended.done():
+            self.ended.set_exception(why)
 
     async def drain(self) -> None:
         """Tell health checks for good that the service ends."""
@@ -91,11 +100,19 @@ def _bind(server: aio.Server, address: str) -> str:
     return f"{address.rpartition(':')[0]}:{port}"
 
 
+@dataclass(frozen=True)
+class Serving:
+    """A running server: where it is bound, and what ends when it cannot go on."""
+
+    address: str
+    ended: asyncio.Future[None]
+
+
 @asynccontextmanager
 async def serving(
     service: str, mount: Mount, settings: config.ServiceSettings
-) -> AsyncIterator[str]:
-    """Serve `mount` inside the block; yield the bound address.
+) -> AsyncIterator[Serving]:
+    """Serve `mount` inside the block.
 
     On exit the service stops being SERVING, new calls are refused, calls in flight get
     `settings.grace_s` seconds, and only then is what `mount` opened closed.
@@ -128,7 +145,7 @@ async def serving(
             await server.start()
             log.info("listening", extra={"address": address})
             try:
-                yield address
+                yield Serving(address, host.ended)
             finally:
                 await host.drain()
                 await server.stop(settings.grace_s)
@@ -146,9 +163,13 @@ async def _run(service: str, mount: Mount, settings: config.ServiceSettings) -> 
     loop = asyncio.get_running_loop()
     for sig in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(sig, stop.set)
-    async with serving(service, mount, settings):
-        await stop.wait()
+    async with serving(service, mount, settings) as server:
+        stopped = asyncio.ensure_future(stop.wait())
+        await asyncio.wait([stopped, server.ended], return_when=asyncio.FIRST_COMPLETED)
         log.info("stopping")
+        if server.ended.done():
+            server.ended.result()
+        server.ended.cancel()
 
 
 def main(service: str, settings_class: type[S], make_mount: Callable[[S], Mount]) -> None:

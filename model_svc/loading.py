@@ -1,0 +1,177 @@
+"""From settings to a model that can run: checkpoint, weights, KV pool, engine.
+
+All that touches torch before the engine thread starts is here, and runs on that thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from prometheus_client import CollectorRegistry
+
+from chassis.errors import StartError
+from chassis.introspection import triptych_version
+from kernels.ops import UnsupportedDevice, operations_for
+from model_svc.checkpoint import Checkpoint, CheckpointError, read_checkpoint, resolve
+from model_svc.commands import Report
+from model_svc.engine import Engine
+from model_svc.hub import Hub
+from model_svc.kv_cache import KvCache, bytes_per_slot
+from model_svc.memory import available_bytes, choose_slots
+from model_svc.metrics import ModelMetrics
+from model_svc.models.decoder import Decoder
+from model_svc.runner import Runner
+from model_svc.scheduler import Scheduler
+from model_svc.settings import ModelSettings
+from model_svc.slot_pool import SlotPool
+from model_svc.submission import Limits
+from model_svc.weights import load_weights
+from protos import generation_pb2, model_pb2
+
+log = logging.getLogger(__name__)
+
+_BATCH_TOKENS = 512
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model that can run.
+
+    Attributes:
+        engine: its step loop.
+        hub: where its reports go.
+        metrics: what counts its work.
+        limits: what a request must fit.
+        welcome: what routers are told of it.
+    """
+
+    engine: Engine
+    hub: Hub
+    metrics: ModelMetrics
+    limits: Limits
+    welcome: model_pb2.Welcome
+
+
+def choose_dtype(asked: str, checkpoint_dtype: str) -> torch.dtype:
+    """What the model computes in.
+
+    `auto` is the checkpoint's own type, but float32 where the CPU has no bfloat16 arithmetic.
+
+    Raises:
+        StartError: the name is unknown.
+    """
+    if asked == "auto":
+        fast: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        half = checkpoint_dtype in ("bfloat16", "float16")
+        return torch.bfloat16 if half and fast else torch.float32
+    if asked not in _DTYPES:
+        raise StartError(f"dtype {asked!r}: expected auto, {', '.join(_DTYPES)}")
+    return _DTYPES[asked]
+
+
+def load(
+    settings: ModelSettings,
+    registry: CollectorRegistry,
+    post: Callable[[Callable[[], None]], None],
+) -> LoadedModel:
+    """Load the checkpoint and build its engine; takes seconds to minutes.
+
+    Args:
+        settings: what was asked for.
+        registry: where its metrics go.
+        post: has a function called on the event loop.
+
+    Raises:
+        StartError: something asked for cannot be had; one line.
+    """
+    threads = settings.threads or len(os.sched_getaffinity(0))
+    torch.set_num_threads(threads)
+    try:
+        checkpoint = read_checkpoint(resolve(settings.checkpoint))
+        dtype = choose_dtype(settings.dtype, checkpoint.dtype)
+        device = "cpu" if settings.device == "auto" else settings.device
+        ops = operations_for(device, dtype)
+        slots = choose_slots(
+            settings.kv_tokens, bytes_per_slot(checkpoint.spec, dtype), available_bytes()
+        )
+        weights = load_weights(checkpoint, ops, dtype, _report_progress)
+    except (CheckpointError, UnsupportedDevice) as error:
+        raise StartError(str(error)) from error
+    decoder = Decoder(checkpoint.spec, weights, ops, dtype)
+    kv = KvCache(checkpoint.spec, slots, dtype)
+    log.info(
+        "loaded",
+        extra={
+            "model": checkpoint.name,
+            "dtype": str(dtype),
+            "kv_slots": slots,
+            "threads": threads,
+        },
+    )
+    return _assemble(settings, checkpoint, Runtime(decoder, kv, dtype, registry, post))
+
+
+def _report_progress(done: int, total: int) -> None:
+    log.info("loading weights", extra={"done_bytes": done, "total_bytes": total})
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """What an engine is built from."""
+
+    decoder: Decoder
+    kv: KvCache
+    dtype: torch.dtype
+    registry: CollectorRegistry
+    post: Callable[[Callable[[], None]], None]
+
+
+def _assemble(settings: ModelSettings, checkpoint: Checkpoint, runtime: Runtime) -> LoadedModel:
+    kv, spec = runtime.kv, checkpoint.spec
+    metrics = ModelMetrics(runtime.registry, kv.slots)
+    hub = Hub(metrics)
+    pool = SlotPool(kv.slots)
+    budget = settings.max_batch_tokens or max(_BATCH_TOKENS, settings.max_sequences)
+    scheduler = Scheduler(
+        pool,
+        rows=min(settings.max_sequences, budget),
+        context=spec.context_length,
+        max_batch_tokens=budget,
+    )
+    runner = Runner(runtime.decoder, kv, scheduler.slot_table)
+
+    def report(said: Report) -> None:
+        runtime.post(lambda: hub.deliver(said))
+
+    engine = Engine(runner, scheduler, pool, report, metrics, spec.vocab_size)
+    limits = Limits(
+        spec.vocab_size, min(spec.context_length, kv.slots), frozenset(checkpoint.eos_token_ids)
+    )
+    welcome = model_pb2.Welcome(
+        model=_describe(settings, checkpoint, runtime.dtype),
+        kv_slots=kv.slots,
+        max_sequences=min(settings.max_sequences, budget),
+        max_batch_tokens=budget,
+        eos_token_ids=checkpoint.eos_token_ids,
+    )
+    return LoadedModel(engine, hub, metrics, limits, welcome)
+
+
+def _describe(
+    settings: ModelSettings, checkpoint: Checkpoint, dtype: torch.dtype
+) -> generation_pb2.Model:
+    return generation_pb2.Model(
+        name=settings.name or Path(checkpoint.name).name,
+        architecture=checkpoint.architecture,
+        context_length=checkpoint.context_length,
+        vocab_size=checkpoint.spec.vocab_size,
+        parameters=checkpoint.parameters,
+        dtype=str(dtype).removeprefix("torch."),
+        version=triptych_version(),
+    )

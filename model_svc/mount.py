@@ -1,0 +1,73 @@
+"""The model service on a server: load in the engine's thread, then run there until the end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+
+from chassis.config import ConfigError
+from chassis.server import Host, Mount
+from chassis.shared_file import sweep
+from model_svc.loading import LoadedModel, load
+from model_svc.servicer import ModelServicer, Rings
+from model_svc.settings import ModelSettings
+from protos import model_pb2_grpc
+
+log = logging.getLogger(__name__)
+
+_LEAST_RING_KIB = 4
+SERVICE = "triptych.internal.v1.ModelService"
+
+
+def mount(settings: ModelSettings) -> Mount:
+    """Prepare the model service with `settings`.
+
+    Raises:
+        ConfigError: the ring is too small for a row.
+    """
+    if settings.ring_kib < _LEAST_RING_KIB:
+        raise ConfigError(
+            f"TRIPTYCH_MODEL_RING_KIB={settings.ring_kib}: at least {_LEAST_RING_KIB}"
+        )
+
+    @asynccontextmanager
+    async def mounted(host: Host) -> AsyncIterator[None]:
+        for name in sweep():
+            log.info("removed a dead process's shared file", extra={"file": name})
+        rings = Rings(settings.ring_kib << 10 if settings.shared_memory else 0)
+        servicer = ModelServicer(rings, settings.ring_kib << 10)
+        model_pb2_grpc.add_ModelServiceServicer_to_server(servicer, host.server)
+        host.services.append(SERVICE)
+        await host.set_ready(False)
+        running = asyncio.create_task(_run(settings, host, servicer))
+        running.add_done_callback(lambda task: _pass_on(task, host))
+        try:
+            yield
+        finally:
+            servicer.quit()
+            await asyncio.wait([running])
+            rings.close()
+
+    return mounted
+
+
+async def _run(settings: ModelSettings, host: Host, servicer: ModelServicer) -> None:
+    """Load the model and run its engine, both on one thread."""
+    loop = asyncio.get_running_loop()
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine") as thread:
+        model: LoadedModel = await loop.run_in_executor(
+            thread, load, settings, host.registry, loop.call_soon_threadsafe
+        )
+        servicer.serve(model)
+        await host.set_ready(True)
+        await loop.run_in_executor(thread, model.engine.run)
+
+
+def _pass_on(task: asyncio.Task[None], host: Host) -> None:
+    """A model that cannot be loaded, or an engine that failed, ends the process."""
+    error = None if task.cancelled() else task.exception()
+    if error is not None:
+        host.end(error)

@@ -1,0 +1,134 @@
+"""A detokenizer's stream of token frames: through a ring it shares, or inline.
+
+Room is bounded by what is not yet acknowledged. A frame for which there is none is left out and
+remembered as a gap, told when room comes back; the detokenizer then asks for the rows again. The
+engine never waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Protocol
+
+from chassis.ring import Ring
+from model_svc.frame_builder import cut
+from protos import memory_pb2, model_pb2
+from protos.token_frame import TokenFrame, frame_bytes, write_frame
+
+# Frames are cut so that several fit the room there is.
+_FRAMES_IN_ROOM = 4
+
+
+class Room(Protocol):
+    """Where the bytes of unacknowledged frames are."""
+
+    largest: int
+    transport: str
+
+    def put(self, sequence: int, frame: TokenFrame) -> model_pb2.Frame | None:
+        """Place a frame; None where there is no room."""
+
+    def acknowledge(self, sequence: int) -> None:
+        """Take back the room of frames up to and including `sequence`."""
+
+
+class SharedRoom:
+    """Frames in a token ring that the detokenizer sees."""
+
+    transport = "shared memory"
+
+    def __init__(self, ring: Ring) -> None:
+        ring.clear()
+        self._ring = ring
+        self.largest = len(ring.file.view) // _FRAMES_IN_ROOM
+
+    def put(self, sequence: int, frame: TokenFrame) -> model_pb2.Frame | None:
+        size = frame_bytes(len(frame.rows), len(frame.alternatives))
+        span = self._ring.reserve(sequence, size)
+        if span is None:
+            return None
+        write_frame(frame, self._ring.view(span))
+        return model_pb2.Frame(sequence=sequence, span=span)
+
+    def acknowledge(self, sequence: int) -> None:
+        self._ring.acknowledge(sequence)
+
+
+class InlineRoom:
+    """Frames inside the messages, at most `most_bytes` of them unacknowledged."""
+
+    transport = "inline"
+
+    def __init__(self, most_bytes: int) -> None:
+        self._free = most_bytes
+        self._sent: deque[tuple[int, int]] = deque()
+        self.largest = most_bytes // _FRAMES_IN_ROOM
+
+    def put(self, sequence: int, frame: TokenFrame) -> model_pb2.Frame | None:
+        size = frame_bytes(len(frame.rows), len(frame.alternatives))
+        if size > self._free:
+            return None
+        self._free -= size
+        self._sent.append((sequence, size))
+        payload = bytearray(size)
+        write_frame(frame, memoryview(payload))
+        return model_pb2.Frame(sequence=sequence, inline=bytes(payload))
+
+    def acknowledge(self, sequence: int) -> None:
+        while self._sent and self._sent[0][0] <= sequence:
+            self._free += self._sent.popleft()[1]
+
+
+class Outlet:
+    """What is to be sent to one detokenizer."""
+
+    def __init__(self, room: Room) -> None:
+        self.transport = room.transport
+        self._room = room
+        self._sequence = 0
+        self._responses: deque[model_pb2.FramesResponse] = deque()
+        self._gaps: dict[tuple[int, int, int], None] = {}  # ordered set
+        self._wake = asyncio.Event()
+
+    def offer(self, frame: TokenFrame) -> int:
+        """Send `frame`, or as much of it as there is room for; return the rows left out."""
+        left_out = 0
+        for part in cut(frame, self._room.largest):
+            placed = self._room.put(self._sequence + 1, part)
+            if placed is None:
+                left_out += len(part.rows)
+                rows = part.rows[["handle", "attempt", "candidate"]].tolist()
+                self._gaps.update(dict.fromkeys(rows))
+            else:
+                self._sequence += 1
+                self._responses.append(model_pb2.FramesResponse(frame=placed))
+        self._wake.set()
+        return left_out
+
+    def acknowledge(self, sequence: int) -> None:
+        """Note what the detokenizer has read; tell it of gaps now that there is room."""
+        self._room.acknowledge(sequence)
+        if self._gaps:
+            missing = [
+                model_pb2.Missing(handle=handle, attempt=attempt, candidate=candidate)
+                for handle, attempt, candidate in self._gaps
+            ]
+            self._gaps.clear()
+            gap = model_pb2.Gap(requests=missing)
+            self._responses.append(model_pb2.FramesResponse(gap=gap))
+            self._wake.set()
+
+    async def take(self) -> model_pb2.FramesResponse:
+        """The next message, once there is one."""
+        while not self._responses:
+            self._wake.clear()
+            await self._wake.wait()
+        return self._responses.popleft()
+
+
+def room_for(ring: Ring | None, proof: memory_pb2.SharedProof, inline_bytes: int) -> Room:
+    """A shared room where the detokenizer proved that it sees the ring, else an inline one."""
+    if ring is not None and ring.file.proven_by(proof):
+        return SharedRoom(ring)
+    return InlineRoom(inline_bytes)

@@ -1,0 +1,114 @@
+"""One engine step on the device: tokens in, drawn tokens and prompt scores out.
+
+Owned by the engine thread, the only one that may call torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from model_svc.kv_cache import KvCache
+from model_svc.models.batch import Batch
+from model_svc.models.decoder import Decoder
+from model_svc.request import NO_ALTERNATIVES, Candidate, OutputRow
+from model_svc.sampling import Drawn, Sampler
+from model_svc.scheduler import Chunk, Plan
+from model_svc.scheduler import Sequence as Scheduled
+from protos.token_frame import PROMPT
+
+# Logits are float32 over the whole vocabulary; scoring a prompt in runs of rows bounds their size.
+_SCORED_AT_ONCE = 64
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What a step produced.
+
+    Attributes:
+        drawn_for: whose tokens `drawn` holds, in order.
+        drawn: the tokens; None where nothing was drawn.
+        prompt_rows: candidate whose request's prompt was scored → its new rows.
+    """
+
+    drawn_for: list[Candidate]
+    drawn: Drawn | None
+    prompt_rows: list[tuple[Candidate, list[OutputRow]]]
+
+
+class Runner:
+    """A model, its KV cache and its sampler."""
+
+    def __init__(self, decoder: Decoder, kv: KvCache, slot_table: npt.NDArray[np.int32]) -> None:
+        self._decoder = decoder
+        self._kv = kv
+        self._slot_table = slot_table
+        self._sampler = Sampler(decoder.spec.vocab_size)
+
+    def run(self, plan: Plan, candidates: Mapping[Scheduled, Candidate]) -> StepResult:
+        """Compute `plan`; `candidates` tells whose sequence each is."""
+        chunks = plan.chunks
+        counts = np.fromiter((chunk.count for chunk in chunks), np.int32, len(chunks))
+        batch = Batch.build(
+            np.concatenate([candidates[c.sequence].tokens(c.start, c.count) for c in chunks]),
+            np.fromiter((chunk.sequence.row for chunk in chunks), np.int32, len(chunks)),
+            np.fromiter((chunk.start for chunk in chunks), np.int32, len(chunks)),
+            counts,
+            self._slot_table,
+        )
+        hidden = self._decoder.forward(batch, self._kv)
+        ends = np.cumsum(counts)
+        drawn_for, drawn = self._draw(hidden, chunks, ends, candidates)
+        prompt_rows = [
+            (owner, list(self._score(hidden[end - chunk.count : end], owner, chunk)))
+            for chunk, end in zip(chunks, ends.tolist(), strict=True)
+            if (owner := candidates[chunk.sequence]).request.wants_scores_from(chunk.start)
+        ]
+        return StepResult(drawn_for, drawn, prompt_rows)
+
+    def _draw(
+        self,
+        hidden: torch.Tensor,
+        chunks: Sequence[Chunk],
+        ends: npt.NDArray[np.int64],
+        candidates: Mapping[Scheduled, Candidate],
+    ) -> tuple[list[Candidate], Drawn | None]:
+        """Draw the next token of each sequence that a chunk completes."""
+        last_rows: list[int] = []
+        logit_rows: list[int] = []
+        drawn_for: list[Candidate] = []
+        for chunk, end in zip(chunks, ends.tolist(), strict=True):
+            if not chunk.draws or not candidates[chunk.sequence].request.spec.max_tokens:
+                continue
+            logit_rows += [len(last_rows)] * len(chunk.draws)
+            last_rows.append(end - 1)
+            drawn_for += [candidates[sequence] for sequence in chunk.draws]
+        if not drawn_for:
+            return [], None
+        if len(last_rows) < len(hidden):
+            hidden = hidden[torch.tensor(last_rows)]
+        logits = self._decoder.logits(hidden)
+        if len(logit_rows) > len(last_rows):
+            logits = logits[torch.tensor(logit_rows)]
+        return drawn_for, self._sampler.draw(logits, [owner.draw for owner in drawn_for])
+
+    def _score(self, hidden: torch.Tensor, owner: Candidate, chunk: Chunk) -> Iterator[OutputRow]:
+        """Score the prompt tokens that follow those of the chunk."""
+        spec = owner.request.spec
+        if chunk.start == 0:
+            yield OutputRow(0, int(spec.prompt[0]), 0.0, PROMPT, NO_ALTERNATIVES)
+        wanted = min(chunk.start + chunk.count, len(spec.prompt) - 1)
+        for start in range(chunk.start, wanted, _SCORED_AT_ONCE):
+            end = min(start + _SCORED_AT_ONCE, wanted)
+            logits = self._decoder.logits(hidden[start - chunk.start : end - chunk.start])
+            tokens = spec.prompt[start + 1 : end + 1]
+            logprobs, alternatives = self._sampler.score(
+                logits, tokens, spec.sampling.logprobs or 0
+            )
+            rows = zip(tokens.tolist(), logprobs.tolist(), alternatives, strict=True)
+            for position, (token, logprob, others) in enumerate(rows, start + 1):
+                yield OutputRow(position, token, logprob, PROMPT, others)

@@ -1,0 +1,189 @@
+"""gRPC face of the engine: leases for routers, frames for detokenizers.
+
+What came through a router's Run stream is dropped when the stream ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+from grpc import aio
+
+from chassis.errors import AlreadyTaken, InvalidRequest, StartError
+from chassis.ring import Ring
+from chassis.shared_file import SharedFile
+from chassis.streams import converse, first
+from model_svc.commands import Forget, ForgetRouter, Quit, Resend, Start, Stop
+from model_svc.hub import Lease
+from model_svc.loading import LoadedModel
+from model_svc.outlet import Outlet, room_for
+from model_svc.submission import read_submit
+from protos import memory_pb2, model_pb2, model_pb2_grpc
+
+log = logging.getLogger(__name__)
+
+Context = aio.ServicerContext[Any, Any]
+
+
+class Rings:
+    """The token rings of this process; one is kept ready, and reused."""
+
+    def __init__(self, ring_bytes: int) -> None:
+        """Reserve the first.
+
+        Raises:
+            StartError: shared memory is too small for it.
+        """
+        self.ring_bytes = ring_bytes
+        self._spare: Ring | None = self._make() if ring_bytes else None
+
+    def _make(self) -> Ring:
+        return Ring(SharedFile.create("ring", self.ring_bytes))
+
+    @contextmanager
+    def lend(self) -> Iterator[Ring | None]:
+        """Lend a ring for the block, or None where shared memory has no room for another."""
+        ring, self._spare = self._spare, None
+        if ring is None and self.ring_bytes:
+            try:
+                ring = self._make()
+            except StartError as error:
+                log.warning("frames go inline", extra={"reason": str(error)})
+        try:
+            yield ring
+        finally:
+            if self._spare is None:
+                self._spare = ring
+            elif ring is not None:
+                ring.file.close()
+
+    def close(self) -> None:
+        """Remove the spare ring."""
+        if self._spare is not None:
+            self._spare.file.close()
+
+
+class ModelServicer(model_pb2_grpc.ModelServiceServicer):
+    """Answer `triptych.internal.v1.ModelService`."""
+
+    def __init__(self, rings: Rings, inline_bytes: int) -> None:
+        """Calls wait until `serve` is given the model."""
+        self._rings = rings
+        self._inline_bytes = inline_bytes
+        self._loaded = asyncio.Event()
+        self._quitting = False
+        self._model: LoadedModel
+
+    def serve(self, model: LoadedModel) -> None:
+        """Answer calls with `model` from now on."""
+        self._model = model
+        self._loaded.set()
+        if self._quitting:
+            model.engine.post(Quit())
+
+    def quit(self) -> None:
+        """Have the engine end, as soon as there is one."""
+        self._quitting = True
+        if self._loaded.is_set():
+            self._model.engine.post(Quit())
+
+    async def Run(self, requests: Any, context: Context) -> None:  # noqa: N802  (fixed by the proto)
+        """A router's lease."""
+        await self._loaded.wait()
+        request = await first(context)
+        if request is None or request.WhichOneof("message") != "hello":
+            raise InvalidRequest("hello", "a Run stream begins with Hello")
+        router = request.hello.router
+        if router in self._model.hub.leases:
+            raise AlreadyTaken(f"router {router:#010x} already has a lease; draw another number")
+        lease = Lease(router)
+        await context.write(self._welcome(lease, request.hello.arena))
+        self._model.hub.add_lease(lease)
+        log.info("router joined", extra={"router": f"{router:#010x}", "shared": lease.shared})
+        try:
+            await converse(context, lambda message: self._obey(lease, message), lease.take)
+        finally:
+            self._model.engine.post(ForgetRouter(router))
+            self._model.hub.drop_lease(lease)
+            log.info("router left", extra={"router": f"{router:#010x}"})
+
+    def _welcome(self, lease: Lease, arena: memory_pb2.SharedFile) -> model_pb2.RunResponse:
+        proof = lease.arenas.prove(arena)
+        lease.shared = bool(proof.nonce)
+        welcome = model_pb2.Welcome()
+        welcome.CopyFrom(self._model.welcome)
+        welcome.proof.CopyFrom(proof)
+        return model_pb2.RunResponse(welcome=welcome)
+
+    def _obey(self, lease: Lease, request: model_pb2.RunRequest) -> None:
+        match request.WhichOneof("message"):
+            case "submit":
+                self._submit(lease, request.submit)
+            case "cancel":
+                cancel = request.cancel
+                candidate = cancel.candidate if cancel.HasField("candidate") else None
+                self._model.engine.post(Stop(cancel.handle, candidate))
+            case "release":
+                self._model.engine.post(Forget(request.release.handle))
+            case "arena":
+                proof = lease.arenas.prove(request.arena)
+                answer = model_pb2.ArenaProof(name=request.arena.name, proof=proof)
+                lease.send(model_pb2.RunResponse(arena=answer))
+
+    def _submit(self, lease: Lease, submit: model_pb2.Submit) -> None:
+        try:
+            if submit.handle >> 32 != lease.router:
+                raise InvalidRequest("handle", "belongs to another router")
+            spec = read_submit(submit, lease.arenas, self._model.limits)
+        except InvalidRequest as error:
+            log.warning("refused", extra={"request_id": submit.request_id, "reason": str(error)})
+            code: int = grpc.StatusCode.INVALID_ARGUMENT.value[0]
+            refusal = model_pb2.Refusal(
+                handle=submit.handle, attempt=submit.attempt, code=code, message=str(error)
+            )
+            lease.send(model_pb2.RunResponse(refusal=refusal))
+            return
+        self._model.engine.post(Start(spec))
+
+    async def Frames(self, requests: Any, context: Context) -> None:  # noqa: N802  (fixed by the proto)
+        """A detokenizer's token frames."""
+        await self._loaded.wait()
+        with self._rings.lend() as ring:
+            described = memory_pb2.SharedFile() if ring is None else ring.file.describe()
+            await context.write(model_pb2.FramesResponse(ring=described))
+            request = await first(context)
+            if request is None or request.WhichOneof("message") != "join":
+                raise InvalidRequest("join", "a Frames stream begins with Join")
+            outlet = Outlet(room_for(ring, request.join.proof, self._inline_bytes))
+            number = self._model.hub.add_outlet(outlet)
+            log.info("detokenizer joined", extra={"transport": outlet.transport})
+            try:
+                await converse(
+                    context, lambda message: self._hear(number, outlet, message), outlet.take
+                )
+            finally:
+                self._model.hub.drop_outlet(number)
+                log.info("detokenizer left")
+
+    def _hear(self, number: int, outlet: Outlet, request: model_pb2.FramesRequest) -> None:
+        match request.WhichOneof("message"):
+            case "ack":
+                outlet.acknowledge(request.ack.sequence)
+            case "replay":
+                replay = request.replay
+                self._model.metrics.replays.inc()
+                self._model.engine.post(
+                    Resend(
+                        replay.handle,
+                        replay.attempt,
+                        replay.candidate,
+                        replay.position,
+                        replay.prompt_position,
+                        number,
+                    )
+                )

@@ -1,0 +1,36 @@
+"""What the model service can be told, by `TRIPTYCH_MODEL_*` variables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from chassis.config import ServiceSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSettings(ServiceSettings):
+    """Settings of one model process.
+
+    Attributes:
+        checkpoint: folder in Hugging Face layout, or a hub id.
+        device: auto, cpu, cuda or interpret.
+        dtype: auto, float32, bfloat16 or float16.
+        name: what requests call the model; empty: the folder's name.
+        kv_tokens: tokens that the KV pool holds; 0: what memory allows.
+        max_batch_tokens: tokens in one engine step; 0: 512.
+        max_sequences: candidates that may run at once.
+        threads: of torch; 0: one for each CPU the process may use.
+        ring_kib: size of the token ring in KiB; also bounds frames sent inline.
+        shared_memory: whether to offer the ring at all.
+    """
+
+    checkpoint: str
+    device: str = "auto"
+    dtype: str = "auto"
+    name: str = ""
+    kv_tokens: int = 0
+    max_batch_tokens: int = 0
+    max_sequences: int = 256
+    threads: int = 0
+    ring_kib: int = 4096
+    shared_memory: bool = True
