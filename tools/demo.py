@@ -52,15 +52,15 @@ def serving(log: IO[bytes]) -> Iterator[str]:
     """
     command = [TRIPTYCH, "serve", "--model", "models/demo", "--device", "cpu"]
     command += ["--listen", "127.0.0.1:0", "--metrics-listen", "off"]
-    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log)
-    try:
-        yield wait_ready(server)
-    finally:
-        server.send_signal(signal.SIGINT)
-        with ended_after(server, STOPPED_WITHIN_S):
-            code = server.wait()
-    if code != 0:
-        raise DemoFailed(f"the services ended with exit code {code} instead of 0")
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log) as server:
+        try:
+            yield wait_ready(server)
+        finally:
+            server.send_signal(signal.SIGINT)
+            with ended_after(server, STOPPED_WITHIN_S):
+                server.wait()
+    if server.returncode != 0:
+        raise DemoFailed(f"the services ended with exit code {server.returncode} instead of 0")
 
 
 def wait_ready(server: subprocess.Popen[bytes]) -> str:
@@ -84,17 +84,19 @@ def stream_completion(address: str) -> None:
     command += ["--max-tokens", "160", "--temperature", "0", PROMPT]
     sys.stdout.write(PROMPT)
     sys.stdout.flush()
-    client = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
-    assert client.stdout is not None
     received = 0
-    with ended_after(client, TEXT_WITHIN_S):
+    with (
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as client,
+        ended_after(client, TEXT_WITHIN_S),
+    ):
+        assert client.stdout is not None
         while piece := os.read(client.stdout.fileno(), 4096):
             received += len(piece.strip())
             sys.stdout.buffer.write(piece)
             sys.stdout.buffer.flush()
-        code = client.wait()
-    if code != 0:
-        raise DemoFailed(f"`triptych generate` ended with exit code {code}")
+        client.wait()
+    if client.returncode != 0:
+        raise DemoFailed(f"`triptych generate` ended with exit code {client.returncode}")
     if not received:
         raise DemoFailed("the model answered without any text")
 
