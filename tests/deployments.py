@@ -1,0 +1,110 @@
+"""Real deployments for end-to-end tests: `triptych serve` as a user starts it, four processes."""
+
+from __future__ import annotations
+
+import os
+import queue
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+
+from protos import generation_pb2_grpc, service_pb2, service_pb2_grpc
+
+ROOT = Path(__file__).parent.parent
+_READY = re.compile(r"ready on (\S+)")
+_START_S = 120
+
+
+@dataclass
+class Deployment:
+    """A running `triptych serve`."""
+
+    process: subprocess.Popen[str]
+    address: str
+    channel: grpc.Channel
+    lines: list[str] = field(default_factory=list)
+
+    @property
+    def api(self) -> generation_pb2_grpc.GenerationServiceStub:
+        return generation_pb2_grpc.GenerationServiceStub(self.channel)
+
+    def links(self) -> dict[str, service_pb2.Link]:
+        """The router's links by service."""
+        stub = service_pb2_grpc.IntrospectionServiceStub(self.channel)
+        described = stub.Describe(service_pb2.DescribeRequest(), timeout=10)
+        return {link.service: link for link in described.links}
+
+    def pids(self) -> list[int]:
+        """The supervisor and all processes below it."""
+        return [self.process.pid, *_descendants(self.process.pid)]
+
+
+def _descendants(pid: int) -> Iterator[int]:
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in task.read_text().split():
+            yield int(child)
+            yield from _descendants(int(child))
+
+
+def command(model: Path, *options: str) -> list[str]:
+    """`triptych serve` on `model` with ports of its own."""
+    serve = [sys.executable, "-m", "triptych", "serve", "--model", str(model)]
+    return [*serve, "--listen", "127.0.0.1:0", "--metrics-listen", "off", *options]
+
+
+@contextmanager
+def deployed(
+    model: Path, *options: str, env: Mapping[str, str] | None = None
+) -> Iterator[Deployment]:
+    """Serve `model` inside the block; fail if it does not end cleanly afterwards."""
+    process = subprocess.Popen(
+        command(model, *options),
+        cwd=ROOT,
+        env={**os.environ, **(env or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    lines: list[str] = []
+    fresh: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    reader = threading.Thread(target=_read, args=(process, lines, fresh))
+    reader.start()
+    try:
+        address = _await_ready(fresh, lines)
+        with grpc.insecure_channel(address) as channel:
+            yield Deployment(process, address, channel, lines)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(30)
+        finally:
+            process.kill()
+            reader.join()
+            assert process.stdout is not None
+            process.stdout.close()
+    assert process.returncode == 0, "\n".join(lines[-40:])
+
+
+def _read(
+    process: subprocess.Popen[str], lines: list[str], fresh: queue.SimpleQueue[str | None]
+) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        lines.append(line.rstrip("\n"))
+        fresh.put(lines[-1])
+    fresh.put(None)
+
+
+def _await_ready(fresh: queue.SimpleQueue[str | None], lines: list[str]) -> str:
+    while (line := fresh.get(timeout=_START_S)) is not None:
+        if match := _READY.search(line):
+            return match[1]
+    raise AssertionError("it ended before it was ready:\n" + "\n".join(lines))

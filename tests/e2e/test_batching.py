@@ -1,0 +1,121 @@
+"""Whatever runs beside a request changes none of its tokens, and leaves nothing behind."""
+
+import asyncio
+import random
+from pathlib import Path
+
+import checkpoints
+import deployments
+import pytest
+from grpc import aio
+
+from protos import generation_pb2 as g
+from protos import generation_pb2_grpc
+
+REQUESTS = 48
+# Room for a few requests at once: most of them have to wait, some are put back.
+KV_TOKENS = 600
+
+
+def make_requests(seed):
+    rng = random.Random(seed)
+    for i in range(REQUESTS):
+        message = g.GenerateRequest(
+            token_ids=g.TokenIds(ids=[rng.randrange(3, 250) for _ in range(rng.randint(1, 150))])
+        )
+        message.stop.max_tokens = rng.randint(1, 90)
+        message.stop.ignore_eos = True
+        message.output.token_ids = True
+        if i % 2:
+            message.sampling.seed = rng.getrandbits(64)
+            message.sampling.top_p = rng.choice([1.0, 0.9])
+            message.sampling.top_k = rng.choice([0, 20])
+            message.sampling.repetition_penalty = rng.choice([1.0, 1.2])
+            message.sampling.n = rng.choice([1, 1, 2])
+        else:
+            message.sampling.temperature = 0
+        yield message
+
+
+def outcome(response):
+    return [(list(c.token_ids), c.text, c.finish_reason) for c in response.candidates]
+
+
+async def run_all(api, messages, seed):
+    """All at once, at random moments; every eighth is cancelled on its way."""
+    rng = random.Random(seed)
+
+    async def run(i, message, delay_s, patience_s):
+        await asyncio.sleep(delay_s)
+        call = api.Generate(message, timeout=120)
+        if i % 8 == 0:
+            await asyncio.sleep(patience_s)
+            call.cancel()
+        try:
+            return outcome(await call)
+        except asyncio.CancelledError:
+            return None
+
+    return await asyncio.gather(
+        *(
+            run(i, message, rng.uniform(0, 1.0), rng.uniform(0, 0.5))
+            for i, message in enumerate(messages)
+        )
+    )
+
+
+@pytest.mark.parametrize("family", ["llama", "mixtral"])
+def test_concurrent_requests_equal_their_lone_runs(tmp_path, family):
+    model = checkpoints.write_checkpoint(tmp_path, family)
+    messages = list(make_requests(seed=7))
+    options = ("--dtype", "float32", "--kv-tokens", str(KV_TOKENS))
+    with deployments.deployed(model, *options) as deployment:
+        lone = [outcome(deployment.api.Generate(m, timeout=60)) for m in messages]
+
+        async def together():
+            async with aio.insecure_channel(deployment.address) as channel:
+                api = generation_pb2_grpc.GenerationServiceStub(channel)
+                return await run_all(api, messages, seed=11)
+
+        crowded = asyncio.run(together())
+        idle = deployment.api.Generate(messages[0], timeout=30)
+        load = deployment.api.GetLoad(g.GetLoadRequest(), timeout=10)
+
+    finished = [i for i, result in enumerate(crowded) if result is not None]
+    assert len(finished) >= REQUESTS - REQUESTS // 8
+    for i in finished:
+        assert crowded[i] == lone[i], f"request {i} came out differently in company"
+    assert outcome(idle) == lone[0]
+    assert (load.running, load.queued, load.kv_slots_used) == (0, 0, 0)
+
+
+def test_a_ring_too_small_for_the_load_loses_nothing(tmp_path):
+    model = checkpoints.write_checkpoint(tmp_path, "llama")
+    messages = list(make_requests(seed=3))
+    for message in messages:
+        message.output.logprobs = 5
+    options = ("--dtype", "float32")
+    with deployments.deployed(model, *options, env={"TRIPTYCH_MODEL_RING_KIB": "4"}) as deployment:
+        lone = [outcome(deployment.api.Generate(m, timeout=60)) for m in messages]
+
+        async def together():
+            async with aio.insecure_channel(deployment.address) as channel:
+                api = generation_pb2_grpc.GenerationServiceStub(channel)
+                calls = [api.Generate(message, timeout=120) for message in messages]
+                return [outcome(await call) for call in calls]
+
+        crowded = asyncio.run(together())
+
+    assert crowded == lone
+
+
+def test_nothing_stays_in_shared_memory_after_the_end(tmp_path):
+    before = set(Path("/dev/shm").glob("triptych-*"))
+    model = checkpoints.write_checkpoint(tmp_path, "llama")
+    with deployments.deployed(model) as deployment:
+        during = set(Path("/dev/shm").glob("triptych-*")) - before
+        pids = deployment.pids()
+
+    assert len(during) >= 2, "arena and ring are files in /dev/shm"
+    assert not during & set(Path("/dev/shm").glob("triptych-*"))
+    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]

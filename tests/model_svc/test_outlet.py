@@ -1,0 +1,92 @@
+"""Frames reach a detokenizer or are remembered as gaps; nothing is lost and nothing waits."""
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from chassis.ring import Ring
+from chassis.shared_file import SharedFile
+from model_svc.outlet import InlineRoom, Outlet, SharedRoom, room_for
+from protos import memory_pb2
+from protos.token_frame import ALTERNATIVE, ROW, TokenFrame, frame_bytes, read_frame
+
+
+def frame(*positions, handle=1, alternatives=0):
+    rows = np.zeros(len(positions), dtype=ROW)
+    rows["handle"], rows["attempt"], rows["position"] = handle, 1, positions
+    rows["alternatives"] = alternatives
+    others = np.zeros(len(positions) * alternatives, dtype=ALTERNATIVE)
+    others["token"] = np.arange(len(others))
+    return TokenFrame(rows, others)
+
+
+@pytest.fixture
+def ring(tmp_path):
+    file = SharedFile.create("ring", 512, tmp_path)
+    yield Ring(file)
+    file.close()
+
+
+@pytest.fixture(params=["shared", "inline"])
+def room(request, ring):
+    return SharedRoom(ring) if request.param == "shared" else InlineRoom(512)
+
+
+def read(room, response):
+    sent = response.frame
+    if sent.WhichOneof("place") == "span":
+        return read_frame(bytes(room._ring.view(sent.span)))
+    return read_frame(sent.inline)
+
+
+async def test_a_frame_arrives_whole(room):
+    outlet = Outlet(room)
+    assert outlet.offer(frame(0, 1)) == 0
+
+    response = await outlet.take()
+
+    assert response.frame.sequence == 1
+    assert read(room, response).rows["position"].tolist() == [0, 1]
+
+
+async def test_a_frame_larger_than_the_room_comes_in_parts(room):
+    outlet = Outlet(room)
+    left_out = outlet.offer(frame(*range(6), alternatives=2))
+    parts = [await outlet.take() for _ in range(len(outlet._responses))]
+
+    assert left_out == 0
+    assert len(parts) > 1
+    read_parts = [read(room, part) for part in parts]
+    assert [p for part in read_parts for p in part.rows["position"].tolist()] == list(range(6))
+    assert [t for part in read_parts for t in part.alternatives["token"].tolist()] == list(
+        range(12)
+    )
+
+
+async def test_rows_without_room_become_a_gap_once_room_is_back(room):
+    outlet = Outlet(room)
+    left_out = sum(outlet.offer(frame(i, handle=i)) for i in range(30))
+    assert left_out > 0
+    sent = [await outlet.take() for _ in range(30 - left_out)]
+    waiting = asyncio.ensure_future(outlet.take())
+    await asyncio.sleep(0)
+    assert not waiting.done(), "a gap was told before there was room to mend it"
+
+    outlet.acknowledge(sent[-1].frame.sequence)
+    gap = (await waiting).gap
+
+    assert [missing.handle for missing in gap.requests] == list(range(30 - left_out, 30))
+    assert outlet.offer(frame(29, handle=29)) == 0
+
+
+def test_who_proves_that_it_sees_the_ring_gets_it(ring):
+    proof = memory_pb2.SharedProof(nonce=ring.file.nonce)
+
+    assert isinstance(room_for(ring, proof, 512), SharedRoom)
+    assert isinstance(room_for(ring, memory_pb2.SharedProof(nonce=b"x" * 16), 512), InlineRoom)
+    assert isinstance(room_for(None, proof, 512), InlineRoom)
+
+
+def test_a_row_with_all_alternatives_fits_the_smallest_ring():
+    assert frame_bytes(1, 20) < 4096 // 4
