@@ -164,8 +164,8 @@ async def _run(service: str, mount: Mount, settings: config.ServiceSettings) -> 
     for sig in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(sig, stop.set)
     async with serving(service, mount, settings) as server:
-        stopped = asyncio.ensure_future(stop.wait())
-        await asyncio.wait([stopped, server.ended], return_when=asyncio.FIRST_COMPLETED)
+        server.ended.add_done_callback(lambda _: stop.set())
+        await stop.wait()
         log.info("stopping")
         if server.ended.done():
             server.ended.result()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
@@ -59,11 +59,15 @@ async def _run(settings: ModelSettings, host: Host, servicer: ModelServicer) -> 
     loop = asyncio.get_running_loop()
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine") as thread:
         model: LoadedModel = await loop.run_in_executor(
-            thread, load, settings, host.registry, loop.call_soon_threadsafe
+            thread, load, settings, host.registry, lambda deliver: _post(loop, deliver)
         )
         servicer.serve(model)
         await host.set_ready(True)
         await loop.run_in_executor(thread, model.engine.run)
+
+
+def _post(loop: asyncio.AbstractEventLoop, deliver: Callable[[], None]) -> None:
+    loop.call_soon_threadsafe(deliver)
 
 
 def _pass_on(task: asyncio.Task[None], host: Host) -> None:

@@ -61,11 +61,11 @@ class Runner:
             self._slot_table,
         )
         hidden = self._decoder.forward(batch, self._kv)
-        ends = np.cumsum(counts)
+        ends: list[int] = np.cumsum(counts).tolist()
         drawn_for, drawn = self._draw(hidden, chunks, ends, candidates)
         prompt_rows = [
             (owner, list(self._score(hidden[end - chunk.count : end], owner, chunk)))
-            for chunk, end in zip(chunks, ends.tolist(), strict=True)
+            for chunk, end in zip(chunks, ends, strict=True)
             if (owner := candidates[chunk.sequence]).request.wants_scores_from(chunk.start)
         ]
         return StepResult(drawn_for, drawn, prompt_rows)
@@ -74,14 +74,14 @@ class Runner:
         self,
         hidden: torch.Tensor,
         chunks: Sequence[Chunk],
-        ends: npt.NDArray[np.int64],
+        ends: Sequence[int],
         candidates: Mapping[Scheduled, Candidate],
     ) -> tuple[list[Candidate], Drawn | None]:
         """Draw the next token of each sequence that a chunk completes."""
         last_rows: list[int] = []
         logit_rows: list[int] = []
         drawn_for: list[Candidate] = []
-        for chunk, end in zip(chunks, ends.tolist(), strict=True):
+        for chunk, end in zip(chunks, ends, strict=True):
             if not chunk.draws or not candidates[chunk.sequence].request.spec.max_tokens:
                 continue
             logit_rows += [len(last_rows)] * len(chunk.draws)

@@ -92,7 +92,10 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         if self._loaded.is_set():
             self._model.engine.post(Quit())
 
-    async def Run(self, requests: Any, context: Context) -> None:  # noqa: N802  (fixed by the proto)
+    # grpc.aio takes a coroutine that writes its replies; the stub's types know generators only.
+    async def Run(  # type: ignore[override]  # noqa: N802  (name fixed by the proto)
+        self, requests: Any, context: Context
+    ) -> None:
         """A router's lease."""
         await self._loaded.wait()
         request = await first(context)
@@ -150,7 +153,9 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
             return
         self._model.engine.post(Start(spec))
 
-    async def Frames(self, requests: Any, context: Context) -> None:  # noqa: N802  (fixed by the proto)
+    async def Frames(  # type: ignore[override]  # noqa: N802  (name fixed by the proto)
+        self, requests: Any, context: Context
+    ) -> None:
         """A detokenizer's token frames."""
         await self._loaded.wait()
         with self._rings.lend() as ring:

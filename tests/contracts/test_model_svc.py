@@ -1,0 +1,269 @@
+"""`triptych.internal.v1.ModelService` over a real socket, with a real tiny model."""
+
+import asyncio
+from contextlib import asynccontextmanager
+
+import checkpoints
+import grpc
+import numpy as np
+import pytest
+from grpc import aio
+
+from chassis.arena import Arena
+from chassis.server import serving
+from chassis.shared_file import PeerFiles, SharedFile
+from model_svc.mount import mount
+from model_svc.settings import ModelSettings
+from protos import memory_pb2, model_pb2, model_pb2_grpc
+from protos.token_frame import FINISHED, read_frame
+
+ROUTER = 0xABCD1234
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return checkpoints.write_checkpoint(tmp_path_factory.mktemp("tiny"), "llama")
+
+
+@asynccontextmanager
+async def model(checkpoint, **changes):
+    values = {
+        "listen": "127.0.0.1:0",
+        "checkpoint": str(checkpoint),
+        "dtype": "float32",
+        "kv_tokens": 512,
+        "threads": 1,
+    }
+    settings = ModelSettings(**(values | changes))
+    async with (
+        serving("model", mount(settings), settings) as server,
+        aio.insecure_channel(server.address) as channel,
+    ):
+        yield model_pb2_grpc.ModelServiceStub(channel)
+
+
+class Router:
+    """The router's side of a Run stream."""
+
+    def __init__(self, stub, router=ROUTER):
+        self.call = stub.Run()
+        self.router = router
+        self.welcome = None
+
+    async def join(self, arena=None):
+        shared = memory_pb2.SharedFile() if arena is None else arena.file.describe()
+        hello = model_pb2.Hello(router=self.router, arena=shared)
+        await self.call.write(model_pb2.RunRequest(hello=hello))
+        self.welcome = (await self.call.read()).welcome
+        return self
+
+    async def submit(self, counter=1, ids=(1, 2, 3), max_tokens=5, **fields):
+        submit = model_pb2.Submit(handle=self.router << 32 | counter, attempt=1, **fields)
+        if "slab" not in fields:
+            submit.ids = np.array(ids, "<i4").tobytes()
+        submit.stop.max_tokens = max_tokens
+        submit.stop.ignore_eos = True
+        submit.sampling.seed = 1
+        submit.sampling.temperature = 0
+        await self.call.write(model_pb2.RunRequest(submit=submit))
+        return submit.handle
+
+    async def loads_until(self, condition):
+        while True:
+            response = await self.call.read()
+            if response.WhichOneof("message") == "load" and condition(response.load):
+                return response.load
+
+
+class Detokenizer:
+    """The detokenizer's side of a Frames stream."""
+
+    def __init__(self, stub, shares=True):
+        self.call = stub.Frames()
+        self.files = PeerFiles()
+        self.shares = shares
+        self.places = set()
+        self.rows = []
+
+    async def join(self):
+        ring = (await self.call.read()).ring
+        proof = self.files.prove(ring) if self.shares else memory_pb2.SharedProof()
+        await self.call.write(model_pb2.FramesRequest(join=model_pb2.Join(proof=proof)))
+        return self
+
+    async def take(self, acknowledge=True):
+        response = await self.call.read()
+        if response.WhichOneof("message") == "frame":
+            sent = response.frame
+            self.places.add(sent.WhichOneof("place"))
+            view = self.files.view(sent.span) if sent.HasField("span") else sent.inline
+            self.rows += read_frame(bytes(view)).rows.tolist()
+            if acknowledge:
+                ack = model_pb2.Ack(sequence=sent.sequence)
+                await self.call.write(model_pb2.FramesRequest(ack=ack))
+        return response
+
+    def ids(self, handle):
+        return [row[3] for row in self.rows if row[0] == handle]
+
+    def ids_by_position(self, handle):
+        rows = sorted((row[2], row[3]) for row in self.rows if row[0] == handle)
+        return dict(rows)
+
+    def first_missing(self, handle):
+        have = self.ids_by_position(handle)
+        return next(i for i in range(len(have) + 1) if i not in have)
+
+    async def until_finished(self, handle):
+        while not any(row[0] == handle and row[6] & FINISHED for row in self.rows):
+            await self.take()
+        return self.ids(handle)
+
+
+@pytest.mark.parametrize(("shares", "place"), [(True, "span"), (False, "inline")])
+async def test_a_submitted_prompt_comes_back_as_frames(checkpoint, shares, place):
+    async with model(checkpoint) as stub:
+        detokenizer = await Detokenizer(stub, shares).join()
+        router = await Router(stub).join()
+
+        ids = await detokenizer.until_finished(await router.submit(max_tokens=5))
+
+    assert len(ids) == 5
+    assert detokenizer.places == {place}
+
+
+async def test_a_prompt_in_the_arena_is_the_prompt_inline(checkpoint, tmp_path):
+    arena = Arena(SharedFile.create("arena", 1 << 16))
+    try:
+        async with model(checkpoint) as stub:
+            detokenizer = await Detokenizer(stub).join()
+            router = await Router(stub).join(arena)
+            assert router.welcome.proof.nonce == arena.file.nonce
+            inline = await detokenizer.until_finished(await router.submit(1, ids=[7, 8, 9]))
+            slab = arena.take(12)
+            arena.file.view[slab.offset : slab.offset + 12] = np.array([7, 8, 9], "<i4").tobytes()
+
+            shared = await detokenizer.until_finished(await router.submit(2, slab=slab))
+    finally:
+        arena.file.close()
+
+    assert shared == inline
+
+
+async def test_welcome_says_what_the_model_is(checkpoint):
+    async with model(checkpoint, name="parrot") as stub:
+        router = await Router(stub).join()
+
+    assert router.welcome.model.name == "parrot"
+    assert router.welcome.kv_slots == 512
+    assert router.welcome.max_sequences <= router.welcome.max_batch_tokens
+
+
+async def test_a_router_number_in_use_is_refused(checkpoint):
+    async with model(checkpoint) as stub:
+        await Router(stub).join()
+        second = Router(stub)
+        with pytest.raises(aio.AioRpcError) as error:
+            await second.join()
+            await second.call.read()
+
+    assert error.value.code() == grpc.StatusCode.ALREADY_EXISTS
+
+
+async def test_the_slots_of_a_router_that_leaves_are_free(checkpoint):
+    async with model(checkpoint) as stub:
+        await Detokenizer(stub).join()
+        leaver = await Router(stub, router=1).join()
+        stayer = await Router(stub, router=2).join()
+        await leaver.submit(ids=range(3, 90), max_tokens=400)
+        await stayer.loads_until(lambda load: load.kv_slots_used > 0)
+        leaver.call.cancel()
+
+        await stayer.loads_until(lambda load: load.kv_slots_used == 0 and not load.running)
+
+
+async def test_cancel_and_release_free_the_slots(checkpoint):
+    async with model(checkpoint) as stub:
+        await Detokenizer(stub).join()
+        router = await Router(stub).join()
+        for counter, message in ((1, "cancel"), (2, "release")):
+            handle = await router.submit(counter, max_tokens=400)
+            await router.loads_until(lambda load: load.running)
+            request = model_pb2.RunRequest()
+            getattr(request, message).handle = handle
+            await router.call.write(request)
+
+            await router.loads_until(lambda load: not load.kv_slots_used and not load.running)
+
+
+async def test_a_submit_that_cannot_run_is_refused_and_the_next_one_runs(checkpoint):
+    async with model(checkpoint) as stub:
+        detokenizer = await Detokenizer(stub).join()
+        router = await Router(stub).join()
+        await router.submit(1, ids=[1, 10_000_000])
+        await router.submit(2, max_tokens=10_000)
+        await router.submit(3, ids=[])
+        refused = []
+        while len(refused) < 3:
+            response = await router.call.read()
+            if response.WhichOneof("message") == "refusal":
+                refused.append(response.refusal)
+
+        assert len(await detokenizer.until_finished(await router.submit(4))) == 5
+    assert [refusal.handle & 0xFFFFFFFF for refusal in refused] == [1, 2, 3]
+    assert {r.code for r in refused} == {grpc.StatusCode.INVALID_ARGUMENT.value[0]}
+
+
+@pytest.mark.parametrize("shares", [True, False])
+async def test_frames_left_out_of_a_full_ring_are_sent_again_when_asked_for(checkpoint, shares):
+    async with model(checkpoint, ring_kib=4, kv_tokens=2048) as stub:
+        detokenizer = await Detokenizer(stub, shares).join()
+        router = await Router(stub).join()
+        handle = await router.submit(max_tokens=300)
+        await router.loads_until(lambda load: not load.running and load.submits_seen)
+        while (response := await detokenizer.take()).WhichOneof("message") != "gap":
+            pass
+        assert response.gap.requests[0].handle == handle
+
+        while len(detokenizer.ids_by_position(handle)) < 300:
+            wanted = detokenizer.first_missing(handle)
+            replay = model_pb2.Replay(handle=handle, attempt=1, candidate=0, position=wanted)
+            await detokenizer.call.write(model_pb2.FramesRequest(replay=replay))
+            while detokenizer.first_missing(handle) == wanted:
+                await detokenizer.take()
+
+        calm = await Detokenizer(stub, shares).join()
+        again = await router.submit(2, max_tokens=20)
+        ids = await calm.until_finished(again)
+    assert list(detokenizer.ids_by_position(handle).values())[:20] == ids
+
+
+async def test_requests_run_without_a_detokenizer_and_are_replayed_to_one_that_comes(checkpoint):
+    async with model(checkpoint) as stub:
+        router = await Router(stub).join()
+        handle = await router.submit(max_tokens=5)
+        await router.loads_until(lambda load: load.submits_seen and not load.running)
+        detokenizer = await Detokenizer(stub).join()
+        replay = model_pb2.Replay(handle=handle, attempt=1, candidate=0, position=2)
+        await detokenizer.call.write(model_pb2.FramesRequest(replay=replay))
+
+        await detokenizer.until_finished(handle)
+
+    assert [row[2] for row in detokenizer.rows] == [2, 3, 4]
+
+
+async def test_a_stream_that_begins_wrongly_is_refused(checkpoint):
+    async with model(checkpoint) as stub:
+        run = stub.Run()
+        await run.write(model_pb2.RunRequest(release=model_pb2.Release(handle=1)))
+        with pytest.raises(aio.AioRpcError) as error:
+            await run.read()
+
+    assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_calls_wait_while_the_model_loads(checkpoint):
+    async with model(checkpoint) as stub:
+        router = await asyncio.wait_for(Router(stub).join(), 60)
+
+    assert router.welcome.kv_slots
