@@ -1,0 +1,154 @@
+"""What is asked for arrives in the request, and nothing else."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from protos import generation_pb2 as pb
+from triptych.client.options import Message, OptionChanges, Options, choose
+from triptych.client.requests import OptionError, generate_request, tokenize_request
+
+
+def test_every_option_can_be_given_as_a_keyword():
+    fields = {field.name for field in dataclasses.fields(Options)}
+
+    assert OptionChanges.__annotations__.keys() == fields
+
+
+def test_defaults_leave_the_request_empty_but_for_the_prompt():
+    request = generate_request("hello", Options())
+
+    set_fields = [field.name for field, _ in request.ListFields()]
+    assert set_fields == ["text", "stop", "output"]
+    assert (request.stop, request.output) == (pb.StopConditions(), pb.OutputOptions())
+
+
+def test_options_land_in_their_fields():
+    options = Options(
+        model="m",
+        request_id="r",
+        priority=-2,
+        add_special_tokens=False,
+        max_tokens=0,
+        min_tokens=1,
+        stop=("a", "b"),
+        stop_token_ids=(5,),
+        ignore_eos=True,
+        include_matched=True,
+        temperature=0.0,
+        top_p=0.5,
+        top_k=0,
+        min_p=0.25,
+        repetition_penalty=2.0,
+        presence_penalty=0.5,
+        frequency_penalty=-0.5,
+        seed=2**64 - 1,
+        logit_bias={3: -1.0},
+        n=2,
+        token_ids=True,
+        logprobs=0,
+        prompt_logprobs=True,
+        echo=True,
+        skip_special_tokens=False,
+    )
+
+    want = pb.GenerateRequest(
+        model="m",
+        request_id="r",
+        priority=-2,
+        add_special_tokens=False,
+        text="hello",
+        sampling=pb.SamplingParams(
+            temperature=0.0,
+            top_p=0.5,
+            top_k=0,
+            min_p=0.25,
+            repetition_penalty=2.0,
+            presence_penalty=0.5,
+            frequency_penalty=-0.5,
+            seed=2**64 - 1,
+            logit_bias={3: -1.0},
+            n=2,
+        ),
+        stop=pb.StopConditions(
+            max_tokens=0,
+            min_tokens=1,
+            strings=["a", "b"],
+            token_ids=[5],
+            ignore_eos=True,
+            include_matched=True,
+        ),
+        output=pb.OutputOptions(
+            token_ids=True, logprobs=0, prompt_logprobs=True, echo=True, skip_special_tokens=False
+        ),
+    )
+    assert generate_request("hello", options) == want
+
+
+def test_one_stop_string_is_not_taken_for_its_letters():
+    assert list(generate_request("x", Options(stop="END")).stop.strings) == ["END"]
+
+
+@pytest.mark.parametrize("ids", [[1, 2], (1, 2), np.array([1, 2])])
+def test_ids_become_token_ids(ids):
+    assert list(generate_request(ids, Options()).token_ids.ids) == [1, 2]
+
+
+def test_an_empty_list_is_sent_as_no_ids_for_the_server_to_refuse():
+    assert generate_request([], Options()).WhichOneof("prompt") == "token_ids"
+
+
+def test_messages_become_a_chat_with_its_arguments():
+    messages = [{"role": "system", "content": "be brief"}, Message("user", "hi")]
+    options = Options(
+        tools=[{"name": "t"}], template_arguments={"deep": True}, continue_final_message=True
+    )
+
+    chat = generate_request(messages, options).chat
+
+    assert [(one.role, one.content) for one in chat.messages] == [
+        ("system", "be brief"),
+        ("user", "hi"),
+    ]
+    assert chat.tools_json == '[{"name": "t"}]'
+    assert chat.template_arguments["deep"] is True
+    assert chat.continue_final_message
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"max_tokens": -1}, "max_tokens"),
+        ({"seed": 2**64}, "seed"),
+        ({"stop_token_ids": [-1]}, "stop_token_ids"),
+        ({"logit_bias": {-1: 0.0}}, "logit_bias"),
+        ({"temperature": "hot"}, "temperature"),
+    ],
+)
+def test_a_value_that_cannot_be_sent_is_named(changes, named):
+    with pytest.raises(OptionError, match=f"^{named}: "):
+        generate_request("x", choose(None, **changes))
+
+
+@pytest.mark.parametrize("prompt", [7, None, b"bytes", {"role": "user", "content": "hi"}])
+def test_what_is_no_prompt_is_refused(prompt):
+    with pytest.raises(TypeError, match="a prompt is"):
+        generate_request(prompt, Options())
+
+
+@pytest.mark.parametrize("message", [{"role": "user"}, {"content": "hi"}])
+def test_a_message_without_role_or_content_is_refused(message):
+    with pytest.raises(TypeError, match="needs a role and a content"):
+        generate_request([message], Options())
+
+
+def test_token_ids_are_not_tokenised_again():
+    with pytest.raises(TypeError, match="token ids already"):
+        tokenize_request([1, 2], Options())
+
+
+def test_changes_win_over_options():
+    chosen = choose(Options(max_tokens=3, seed=1), max_tokens=5)
+
+    assert (chosen.max_tokens, chosen.seed) == (5, 1)

@@ -1,0 +1,164 @@
+"""A `GenerationService` of the tests' own, on a real socket, in a thread with its own loop."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from chassis.config import ServiceSettings
+from chassis.errors import InvalidRequest, NotFound, Overloaded, RequestFailed
+from chassis.server import Host, serving
+from protos import generation_pb2 as pb
+from protos import generation_pb2_grpc, service_pb2
+
+WORDS = ("Once ", "upon ", "a ", "time")
+
+
+class FakeGeneration(generation_pb2_grpc.GenerationServiceServicer):
+    """Answers every prompt with `WORDS`; special prompts fail, or never end."""
+
+    def __init__(self) -> None:
+        self.requests: list = []
+        self.cancelled = threading.Event()
+
+    def _refuse(self, request: pb.GenerateRequest) -> None:
+        self.requests.append(request)
+        if request.text == "invalid":
+            raise InvalidRequest("sampling.top_p", "must be in (0, 1]")
+        if request.text == "overloaded":
+            raise Overloaded("the queue is full", retry_after_s=2.5)
+        if request.text == "crashing":
+            raise RequestFailed("IMPLICATED_IN_CRASHES", "ran in three crashes")
+        if request.model == "unknown":
+            raise NotFound("no model 'unknown'")
+
+    async def Generate(self, request, context):  # noqa: N802
+        self._refuse(request)
+        try:
+            if request.text == "endless":
+                await asyncio.Event().wait()
+        finally:
+            if request.text == "endless":
+                self.cancelled.set()
+        candidates = [_candidate(index, "".join(WORDS)) for index in range(request.sampling.n or 1)]
+        return pb.GenerateResponse(
+            request_id=request.request_id or "made",
+            candidates=candidates,
+            usage=_usage(len(candidates)),
+            prompt=pb.Prompt(text=request.text) if request.output.echo else None,
+        )
+
+    async def GenerateStream(self, request, context):  # noqa: N802
+        self._refuse(request)
+        for number, word in enumerate(WORDS):
+            last = number == len(WORDS) - 1
+            part = pb.Candidate(text=word, token_ids=[number])
+            if last:
+                part.finish_reason = pb.FINISH_REASON_STOP
+                part.matched_token_id = 2
+            usage = _usage(1) if last else None
+            reply = pb.GenerateStreamResponse(request_id="made", deltas=[part], usage=usage)
+            await context.write(reply)
+            if request.text == "endless":
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    self.cancelled.set()
+
+    async def Tokenize(self, request, context):  # noqa: N802
+        self.requests.append(request)
+        text = request.text or "".join(one.content for one in request.chat.messages)
+        raw = text.encode()
+        return pb.TokenizeResponse(token_ids=list(raw), tokens=[bytes([one]) for one in raw])
+
+    async def Detokenize(self, request, context):  # noqa: N802
+        return pb.DetokenizeResponse(text=bytes(request.token_ids).decode())
+
+    async def ListModels(self, request, context):  # noqa: N802
+        model = pb.Model(name="fake", architecture="Fake", context_length=512, vocab_size=256)
+        return pb.ListModelsResponse(models=[model])
+
+    async def GetLoad(self, request, context):  # noqa: N802
+        replica = pb.Replica(address="unix:/nowhere/model.sock", ready=True, kv_slots_total=64)
+        return pb.GetLoadResponse(
+            queued=3, running=2, kv_slots_used=16, kv_slots_total=64, replicas=[replica]
+        )
+
+
+def _candidate(index: int, text: str) -> pb.Candidate:
+    logprob = pb.TokenLogprob(
+        token_id=1, token=b"a", logprob=-0.5, top=[pb.TokenLogprob(token_id=1, logprob=-0.5)]
+    )
+    return pb.Candidate(
+        index=index,
+        text=text,
+        token_ids=range(len(WORDS)),
+        finish_reason=pb.FINISH_REASON_LENGTH,
+        logprobs=[logprob],
+    )
+
+
+def _usage(candidates: int) -> pb.Usage:
+    return pb.Usage(
+        prompt_tokens=7, completion_tokens=candidates * len(WORDS), cached_prompt_tokens=1
+    )
+
+
+class FakeServer:
+    """Serves until `stop`; `address` is where."""
+
+    def __init__(self) -> None:
+        self.generation = FakeGeneration()
+        self.address = ""
+        self._loop = asyncio.new_event_loop()
+        self._started = threading.Event()
+        self._stop = asyncio.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+        assert self._started.wait(10)
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+
+    def _run(self) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._serve())
+
+    async def _serve(self) -> None:
+        settings = ServiceSettings(listen="127.0.0.1:0", grace_s=0.1)
+        async with serving("router", self._mount, settings) as running:
+            self.address = running.address
+            self._started.set()
+            await self._stop.wait()
+
+    @asynccontextmanager
+    async def _mount(self, host: Host) -> AsyncIterator[None]:
+        generation_pb2_grpc.add_GenerationServiceServicer_to_server(self.generation, host.server)
+        host.list_links = lambda: [
+            service_pb2.Link(
+                service="tokenizer",
+                address="unix:/nowhere/tokenizer.sock",
+                ready=False,
+                transport=service_pb2.TRANSPORT_SHARED_MEMORY,
+            ),
+            service_pb2.Link(service="model", address=self.address, ready=True),
+        ]
+        await host.set_ready(True)
+        yield
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    """A server that answers."""
+    running = FakeServer()
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def nobody() -> str:
+    """An address where nothing answers: port 9 (discard) of this machine."""
+    return "127.0.0.1:9"

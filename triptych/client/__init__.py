@@ -1,0 +1,65 @@
+"""Client library of `triptych.v1.GenerationService`, blocking and asyncio.
+
+Both clients build requests and read replies with the same code, so they never differ but in how
+they wait.
+"""
+
+from __future__ import annotations
+
+from triptych.client.asynchronous import AsyncClient
+from triptych.client.blocking import Client
+from triptych.client.failures import (
+    Cancelled,
+    DeadlineExceeded,
+    FieldViolation,
+    InternalError,
+    InvalidRequest,
+    NotFound,
+    Overloaded,
+    TriptychError,
+    Unavailable,
+)
+from triptych.client.options import Message, Options, Prompt
+from triptych.client.requests import OptionError
+from triptych.client.results import (
+    CandidateText,
+    Completion,
+    Delta,
+    FinishReason,
+    Load,
+    Model,
+    PromptEcho,
+    ReplicaLoad,
+    TokenLogprob,
+    Tokens,
+    Usage,
+)
+
+__all__ = [
+    "AsyncClient",
+    "Cancelled",
+    "CandidateText",
+    "Client",
+    "Completion",
+    "DeadlineExceeded",
+    "Delta",
+    "FieldViolation",
+    "FinishReason",
+    "InternalError",
+    "InvalidRequest",
+    "Load",
+    "Message",
+    "Model",
+    "NotFound",
+    "OptionError",
+    "Options",
+    "Overloaded",
+    "Prompt",
+    "PromptEcho",
+    "ReplicaLoad",
+    "TokenLogprob",
+    "Tokens",
+    "TriptychError",
+    "Unavailable",
+    "Usage",
+]

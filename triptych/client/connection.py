@@ -1,0 +1,12 @@
+"""How a client's channel is set up; the same for both clients."""
+
+from __future__ import annotations
+
+_MAX_MESSAGE_BYTES = 32 << 20
+
+CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
+    # A proxy of the environment is for the web, and would swallow calls to this machine.
+    ("grpc.enable_http_proxy", 0),
+)

@@ -1,0 +1,104 @@
+"""Reply messages as results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from protos import generation_pb2 as pb
+from triptych.client import results
+
+_REASONS = {
+    pb.FINISH_REASON_STOP: results.FinishReason.STOP,
+    pb.FINISH_REASON_LENGTH: results.FinishReason.LENGTH,
+}
+
+
+def completion(reply: pb.GenerateResponse) -> results.Completion:
+    """A whole answer."""
+    return results.Completion(
+        request_id=reply.request_id,
+        candidates=tuple(_candidate(one) for one in reply.candidates),
+        usage=_usage(reply.usage),
+        prompt=_prompt(reply.prompt) if reply.HasField("prompt") else None,
+    )
+
+
+def delta(reply: pb.GenerateStreamResponse) -> results.Delta:
+    """One message of a stream."""
+    return results.Delta(
+        request_id=reply.request_id,
+        candidates=tuple(_candidate(one) for one in reply.deltas),
+        usage=_usage(reply.usage) if reply.HasField("usage") else None,
+        prompt=_prompt(reply.prompt) if reply.HasField("prompt") else None,
+    )
+
+
+def tokens(reply: pb.TokenizeResponse) -> results.Tokens:
+    """Token ids and their bytes."""
+    return results.Tokens(ids=tuple(reply.token_ids), pieces=tuple(reply.tokens))
+
+
+def models(reply: pb.ListModelsResponse) -> tuple[results.Model, ...]:
+    """The models served."""
+    return tuple(
+        results.Model(
+            name=one.name,
+            architecture=one.architecture,
+            context_length=one.context_length,
+            vocab_size=one.vocab_size,
+            parameters=one.parameters,
+            dtype=one.dtype,
+            version=one.version,
+        )
+        for one in reply.models
+    )
+
+
+def load(reply: pb.GetLoadResponse) -> results.Load:
+    """How busy the deployment is."""
+    return results.Load(
+        queued=reply.queued,
+        running=reply.running,
+        kv_slots_used=reply.kv_slots_used,
+        kv_slots_total=reply.kv_slots_total,
+        replicas=tuple(_replica(one) for one in reply.replicas),
+    )
+
+
+def _replica(one: pb.Replica) -> results.ReplicaLoad:
+    return results.ReplicaLoad(
+        address=one.address,
+        ready=one.ready,
+        running=one.running,
+        kv_slots_used=one.kv_slots_used,
+        kv_slots_total=one.kv_slots_total,
+        kv_slots_cached=one.kv_slots_cached,
+    )
+
+
+def _candidate(one: pb.Candidate) -> results.CandidateText:
+    matched = one.WhichOneof("matched")
+    return results.CandidateText(
+        index=one.index,
+        text=one.text,
+        token_ids=tuple(one.token_ids),
+        finish_reason=_REASONS.get(one.finish_reason),
+        matched_stop=one.matched_stop if matched == "matched_stop" else None,
+        matched_token_id=one.matched_token_id if matched == "matched_token_id" else None,
+        logprobs=_logprobs(one.logprobs),
+    )
+
+
+def _logprobs(entries: Iterable[pb.TokenLogprob]) -> tuple[results.TokenLogprob, ...]:
+    return tuple(
+        results.TokenLogprob(one.token_id, one.token, one.logprob, _logprobs(one.top))
+        for one in entries
+    )
+
+
+def _usage(one: pb.Usage) -> results.Usage:
+    return results.Usage(one.prompt_tokens, one.completion_tokens, one.cached_prompt_tokens)
+
+
+def _prompt(one: pb.Prompt) -> results.PromptEcho:
+    return results.PromptEcho(tuple(one.token_ids), _logprobs(one.logprobs), one.text)
