@@ -1,1 +1,1 @@
-"""Scripts of the repository, each run as `python -m tools.<name>`; nothing that serves imports them."""
+"""Scripts of the repository, each run as `python -m tools.<name>`; no service imports them."""

@@ -131,7 +131,7 @@ class SparseExperts(nn.Module):
 
     def _experts(self, rows: Tensor, counts: list[int]) -> Tensor:
         parts = []
-        for part, w1_w3, w2 in zip(rows.split(counts), self.w1_w3, self.w2, strict=True):
+        for part, w1_w3, w2 in zip(torch.split(rows, counts), self.w1_w3, self.w2, strict=True):
             gate, up = F.linear(part, w1_w3.flatten(0, 1)).chunk(2, dim=-1)
             parts.append(F.linear(F.silu(gate) * up, w2))
         return torch.cat(parts)
