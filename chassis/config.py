@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Mapping
 from typing import Any, TypeVar, get_type_hints
 
@@ -51,14 +52,20 @@ def _parse_bool(text: str) -> bool:
 _PARSERS: Mapping[type, Any] = {str: str, int: int, float: float, bool: _parse_bool}
 
 
+# What Kubernetes sets in every container for each Service X of the namespace. A setting whose name
+# ends like `_LINK` is told from it by the value.
+_SERVICE = re.compile(
+    r"\w+_SERVICE_(HOST|PORT(_\w+)?)|\w+_PORT_\d+_(TCP|UDP|SCTP)_(PROTO|PORT|ADDR)"
+)
+_LINK = re.compile(r"\w+_PORT(_\d+_(TCP|UDP|SCTP))?")
+_LINK_VALUES = ("tcp://", "udp://", "sctp://")
+
+
 def _injected_by_kubernetes(name: str, value: str) -> bool:
-    """Kubernetes sets such variables for each of its Services; they are not ours to refuse."""
-    return name.endswith(("_SERVICE_HOST", "_SERVICE_PORT")) or (
-        ("_PORT" in name and value.startswith(("tcp://", "udp://")))
-        or name.endswith(("_PROTO", "_ADDR"))
-        or "_SERVICE_PORT_" in name
-        or "_TCP_PORT" in name
-    )
+    """Whether a variable is none of ours, neither to read nor to refuse."""
+    if _SERVICE.fullmatch(name):
+        return True
+    return _LINK.fullmatch(name) is not None and value.startswith(_LINK_VALUES)
 
 
 def load(cls: type[T], prefix: str, env: Mapping[str, str] = os.environ) -> T:
