@@ -7,6 +7,7 @@ stops the process before it binds a port, and the message names the variable.
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -15,8 +16,26 @@ from typing import Any, TypeVar, get_type_hints
 T = TypeVar("T")
 
 
+_LOG_FORMATS = ("text", "json")
+_LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
+_MOST_MESSAGE_MIB = 2047  # gRPC counts a message's bytes in an int32
+
+
 class ConfigError(Exception):
     """A setting is missing or malformed."""
+
+
+class WrongValue(ConfigError):
+    """A setting's value is of the right type and still of no use; its dataclass may raise this."""
+
+    def __init__(self, field: str, why: str) -> None:
+        super().__init__(f"{field}: {why}")
+        self.field = field
+        self.why = why
+
+    def under(self, prefix: str) -> str:
+        """The message, with the variable's name for the field's."""
+        return f"{_variable(prefix, self.field)}: {self.why}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,6 +60,22 @@ class ServiceSettings:
     grace_s: float = 5.0
     parent_pid: int = 0
 
+    def __post_init__(self) -> None:
+        if self.log_format not in _LOG_FORMATS:
+            raise WrongValue("log_format", f"{self.log_format!r} is not text or json")
+        if self.log_level.lower() not in _LOG_LEVELS:
+            levels = ", ".join(_LOG_LEVELS)
+            raise WrongValue("log_level", f"{self.log_level!r} is none of {levels}")
+        if not 1 <= self.max_message_mib <= _MOST_MESSAGE_MIB:
+            why = f"{self.max_message_mib} is not from 1 to {_MOST_MESSAGE_MIB}"
+            raise WrongValue("max_message_mib", why)
+        if self.grace_s < 0:
+            raise WrongValue("grace_s", f"{self.grace_s} is less than 0")
+
+
+def _variable(prefix: str, field: str) -> str:
+    return f"{prefix}_{field}".upper()
+
 
 def _parse_bool(text: str) -> bool:
     try:
@@ -49,7 +84,14 @@ def _parse_bool(text: str) -> bool:
         raise ValueError(f"not a boolean: {text!r}") from None
 
 
-_PARSERS: Mapping[type, Any] = {str: str, int: int, float: float, bool: _parse_bool}
+def _parse_float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"not a finite number: {text!r}")
+    return value
+
+
+_PARSERS: Mapping[type, Any] = {str: str, int: int, float: _parse_float, bool: _parse_bool}
 
 
 # What Kubernetes sets in every container for each Service X of the namespace. A setting whose name
@@ -72,27 +114,28 @@ def load(cls: type[T], prefix: str, env: Mapping[str, str] = os.environ) -> T:
     """Build `cls` from the variables `<prefix>_<FIELD>`.
 
     Raises:
-        ConfigError: a required variable is missing, malformed, or starts with `prefix` but
-            belongs to no field (a misspelling must not be silently ignored).
+        ConfigError: a required variable is missing, malformed or refused by `cls`, or one starts
+            with `prefix` but belongs to no field (a misspelling must not be silently ignored).
     """
+    ours = {
+        name: text
+        for name, text in env.items()
+        if name.startswith(f"{prefix}_".upper()) and not _injected_by_kubernetes(name, text)
+    }
     hints = get_type_hints(cls)
     values: dict[str, Any] = {}
-    known = set()
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
-        name = f"{prefix}_{field.name}".upper()
-        known.add(name)
-        if name in env and not _injected_by_kubernetes(name, env[name]):
+        name = _variable(prefix, field.name)
+        if name in ours:
             try:
-                values[field.name] = _PARSERS[hints[field.name]](env[name])
+                values[field.name] = _PARSERS[hints[field.name]](ours.pop(name))
             except ValueError as error:
                 raise ConfigError(f"{name}: {error}") from error
-        elif field.default is dataclasses.MISSING:
+        elif field.default is field.default_factory is dataclasses.MISSING:
             raise ConfigError(f"{name} is required")
-    strays = {
-        name
-        for name, value in env.items()
-        if name.startswith(f"{prefix}_".upper()) and not _injected_by_kubernetes(name, value)
-    } - known
-    if strays:
-        raise ConfigError(f"unknown setting(s): {', '.join(sorted(strays))}")
-    return cls(**values)
+    if ours:
+        raise ConfigError(f"unknown setting(s): {', '.join(sorted(ours))}")
+    try:
+        return cls(**values)
+    except WrongValue as error:
+        raise ConfigError(error.under(prefix)) from error

@@ -177,11 +177,14 @@ def main(service: str, settings_class: type[S], make_mount: Callable[[S], Mount]
 
     A service that cannot start says why in one line and ends with exit code 1.
     """
+    prefix = f"TRIPTYCH_{service.upper()}"
     try:
-        settings = config.load(settings_class, f"TRIPTYCH_{service.upper()}")
+        settings = config.load(settings_class, prefix)
         logs.configure(service, log_format=settings.log_format, level=settings.log_level)
         if settings.parent_pid:
             die_with_parent(settings.parent_pid)
         uvloop.run(_run(service, make_mount(settings), settings))
+    except config.WrongValue as error:
+        sys.exit(f"triptych {service}: {error.under(prefix)}")
     except (config.ConfigError, StartError) as error:
         sys.exit(f"triptych {service}: {error}")
