@@ -25,6 +25,16 @@ class Linear(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Routing:
+    """How a token chooses its experts."""
+
+    top_k: int
+    """Experts per token, the likeliest."""
+    renormalise: bool
+    """Whether their weights are scaled to sum to one."""
+
+
+@dataclass(frozen=True, slots=True)
 class AttentionShape:
     """The sizes that attention has in every layer of one model.
 
@@ -72,12 +82,13 @@ class Operations(Protocol):
         """
         ...
 
-    def pack_experts(self, gate_up: torch.Tensor, down: torch.Tensor) -> Any:
+    def pack_experts(self, gate_up: torch.Tensor, down: torch.Tensor, routing: Routing) -> Any:
         """Make the experts of one layer ready for `moe`; the arguments may then be freed.
 
         Args:
             gate_up: [experts, 2 * intermediate, hidden], gate rows before up rows.
             down: [experts, hidden, intermediate].
+            routing: how tokens choose among them.
         """
         ...
 
@@ -179,22 +190,13 @@ class Operations(Protocol):
         """`silu(gate) * up` of [tokens, 2 * intermediate], gate before up; may overwrite it."""
         ...
 
-    def moe(
-        self,
-        x: torch.Tensor,
-        router_logits: torch.Tensor,
-        experts: Any,
-        top_k: int,
-        renormalise: bool,
-    ) -> torch.Tensor:
-        """Weighted sum of the `top_k` likeliest experts' outputs for each token.
+    def moe(self, x: torch.Tensor, router_logits: torch.Tensor, experts: Any) -> torch.Tensor:
+        """Weighted sum of the likeliest experts' outputs for each token.
 
         Args:
             x: [tokens, hidden].
             router_logits: [tokens, experts]; the softmax is taken in float32.
             experts: what `pack_experts` gave.
-            top_k: experts per token.
-            renormalise: scale the chosen weights of a token to sum to one.
 
         Returns:
             [tokens, hidden].

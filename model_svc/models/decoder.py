@@ -16,7 +16,7 @@ from kernels.ops import Linear, Operations
 from model_svc.kv_cache import KvCache
 from model_svc.models.batch import Batch
 from model_svc.models.rotary import rope_table
-from model_svc.models.spec import DecoderSpec, DenseSpec, MoeSpec
+from model_svc.models.spec import DecoderSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ class _Layer:
         self._rotated = spec.heads + spec.kv_heads
         self._split = (spec.heads, spec.kv_heads, spec.kv_heads)
         self._norm_heads = _head_norm(weights.head_norm, spec.norm_eps, ops)
-        self._mlp = _mlp(spec.mlp, weights.mlp, ops)
+        self._mlp = _mlp(weights.mlp, ops)
 
     def run(
         self,
@@ -146,7 +146,7 @@ class _Layer:
         rotated = heads[:, : self._rotated]
         self._norm_heads(rotated)
         ops.rope(rotated, step.angles)
-        q, k, v = heads.split(self._split, dim=1)
+        q, k, v = heads.split_with_sizes(self._split, dim=1)
         ops.store_kv(k, v, step.slots, k_cache, v_cache)
         x = weights.output(ops.attention(q, k_cache, v_cache, step.plan).flatten(1))
         x, residual = ops.rms_norm(x, weights.mlp_norm, self._eps, residual)
@@ -162,16 +162,10 @@ def _head_norm(
 
 
 def _mlp(
-    spec: DenseSpec | MoeSpec, weights: DenseWeights | MoeWeights, ops: Operations
+    weights: DenseWeights | MoeWeights, ops: Operations
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     if isinstance(weights, DenseWeights):
         gate_up, down = weights.gate_up, weights.down
         return lambda x: down(ops.silu_mul(gate_up(x)))
-    assert isinstance(spec, MoeSpec)
-    router, experts, top_k, renormalise = (
-        weights.router,
-        weights.experts,
-        spec.top_k,
-        spec.renormalise,
-    )
-    return lambda x: ops.moe(x, router(x), experts, top_k, renormalise)
+    router, experts = weights.router, weights.experts
+    return lambda x: ops.moe(x, router(x), experts)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kernels.ops import AttentionShape
+from kernels.ops import AttentionShape, Routing
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,10 @@ class DenseSpec:
     intermediate: int
     bias: bool = False
 
+    def parameters(self, hidden: int) -> int:
+        """How many weights a layer's MLP has."""
+        return 3 * hidden * self.intermediate + self.bias * (2 * self.intermediate + hidden)
+
 
 @dataclass(frozen=True, slots=True)
 class MoeSpec:
@@ -51,9 +55,11 @@ class MoeSpec:
     intermediate: int
     """Of one expert."""
     experts: int
-    top_k: int
-    renormalise: bool
-    """Whether the chosen experts' weights are scaled to sum to one."""
+    routing: Routing
+
+    def parameters(self, hidden: int) -> int:
+        """How many weights a layer's router and experts have."""
+        return self.experts * (3 * hidden * self.intermediate + hidden)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,3 +94,14 @@ class DecoderSpec:
     def attention_shape(self) -> AttentionShape:
         """The sizes attention has in every layer."""
         return AttentionShape(self.heads, self.kv_heads, self.head_dim, self.head_dim**-0.5)
+
+    @property
+    def parameters(self) -> int:
+        """How many weights there are; tied ones count once."""
+        q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        attention = self.hidden * (2 * q + 2 * kv)
+        attention += self.qkv_bias * (q + 2 * kv) + self.output_bias * self.hidden
+        attention += self.head_norm * 2 * self.head_dim
+        per_layer = attention + self.mlp.parameters(self.hidden) + 2 * self.hidden
+        tables = self.vocab_size * self.hidden * (1 if self.tied_embeddings else 2)
+        return self.layers * per_layer + tables + self.hidden

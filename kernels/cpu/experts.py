@@ -1,0 +1,145 @@
+"""Mixture of experts: all experts at once where they are small, else only those that are hit.
+
+Invariant: both ways compute the same; which one runs depends on sizes alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+from kernels.cpu.linear import pack_linear
+from kernels.cpu.rows import silu_mul
+from kernels.ops import Linear, Routing
+
+# Measured on two cores of a server of 2024. They need not be exact: where the two ways cost
+# about the same, either will do.
+ALL_S = 40e-6
+"""What computing all experts costs besides arithmetic."""
+HITS_S = 50e-6
+"""What computing the hit experts costs besides them: sorting the tokens and back."""
+HIT_S = 40e-6
+"""What one hit expert costs besides arithmetic."""
+BYTE_FLOPS = 1.6e12
+"""Multiplications and additions a second, times the bytes of a number."""
+BANDWIDTH = 3e10
+"""Bytes of weights a second."""
+MOST_TOKENS = 4096
+"""Of a step, for deciding which forms are worth their memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertSizes:
+    """What the cost of a layer depends on, besides the number of tokens."""
+
+    experts: int
+    top_k: int
+    hidden: int
+    intermediate: int
+    itemsize: int
+    """Bytes of a weight."""
+
+
+@lru_cache(maxsize=4096)
+def all_pay(sizes: ExpertSizes, tokens: int) -> bool:
+    """Whether computing every expert for every token costs less than the hit ones for theirs.
+
+    Small experts cost less in arithmetic than in calls.
+    """
+    weights = 3 * sizes.hidden * sizes.intermediate
+    read_s = weights * sizes.itemsize / BANDWIDTH
+    token_s = 2 * weights * sizes.itemsize / BYTE_FLOPS
+    hit = sizes.experts * (1 - (1 - sizes.top_k / sizes.experts) ** tokens)
+    all_s = ALL_S + sizes.experts * (read_s + tokens * token_s)
+    hits_s = HITS_S + hit * (HIT_S + read_s) + tokens * sizes.top_k * token_s
+    return all_s < hits_s
+
+
+@dataclass(frozen=True, slots=True)
+class PackedExperts:
+    """One layer's experts, in the forms that steps of some size use."""
+
+    sizes: ExpertSizes
+    routing: Routing
+    each: list[tuple[Linear, Linear]]
+    """Gate and up, and down, of every expert; empty if all at once are always cheaper."""
+    together: tuple[Linear, Linear] | None
+    """[hidden] to all experts' gates and then ups, and all experts' [intermediate] to their sum."""
+
+
+def pack_experts(gate_up: torch.Tensor, down: torch.Tensor, routing: Routing) -> PackedExperts:
+    """See `Operations.pack_experts`: both forms are kept only where both are used."""
+    experts, hidden, intermediate = down.shape
+    sizes = ExpertSizes(experts, routing.top_k, hidden, intermediate, down.dtype.itemsize)
+    decisions = {all_pay(sizes, tokens) for tokens in range(1, MOST_TOKENS + 1)}
+    each: list[tuple[Linear, Linear]] = []
+    together = None
+    if False in decisions:
+        each = [
+            (pack_linear(own_gate_up, None), pack_linear(own_down, None))
+            for own_gate_up, own_down in zip(gate_up, down, strict=True)
+        ]
+    if True in decisions:
+        gates_then_ups = (
+            gate_up.view(experts, 2, intermediate, hidden).transpose(0, 1).reshape(-1, hidden)
+        )
+        side_by_side = down.transpose(0, 1).reshape(hidden, -1)
+        together = pack_linear(gates_then_ups, None), pack_linear(side_by_side, None)
+    return PackedExperts(sizes, routing, each, together)
+
+
+def moe(x: torch.Tensor, router_logits: torch.Tensor, experts: PackedExperts) -> torch.Tensor:
+    """See `Operations.moe`."""
+    weights, chosen = _route(router_logits, experts.routing)
+    together, each = experts.together, experts.each
+    if together is not None and (not each or all_pay(experts.sizes, x.shape[0])):
+        return _compute_all(x, weights, chosen, together, experts.sizes.experts)
+    return _compute_hit(x, weights, chosen, each)
+
+
+def _route(router_logits: torch.Tensor, routing: Routing) -> tuple[torch.Tensor, torch.Tensor]:
+    """Choose experts: their weights [tokens, top_k] float32, and numbers [tokens, top_k]."""
+    if routing.renormalise:
+        # Scaling a part of a softmax to sum to one is the softmax of that part.
+        logits, chosen = router_logits.float().topk(routing.top_k, dim=-1)
+        return logits.softmax(dim=-1), chosen
+    weights, chosen = router_logits.float().softmax(dim=-1).topk(routing.top_k, dim=-1)
+    return weights, chosen
+
+
+def _compute_all(
+    x: torch.Tensor,
+    weights: torch.Tensor,
+    chosen: torch.Tensor,
+    together: tuple[Linear, Linear],
+    experts: int,
+) -> torch.Tensor:
+    gate_up, down = together
+    every = weights.new_zeros(x.shape[0], experts).scatter_(1, chosen, weights).to(x.dtype)
+    gated = silu_mul(gate_up(x))
+    # Weighted before the down projection, which then sums over the experts as well.
+    gated.view(x.shape[0], experts, -1).mul_(every.unsqueeze(-1))
+    return down(gated)
+
+
+def _compute_hit(
+    x: torch.Tensor,
+    weights: torch.Tensor,
+    chosen: torch.Tensor,
+    each: list[tuple[Linear, Linear]],
+) -> torch.Tensor:
+    tokens, top_k = chosen.shape
+    by_expert = chosen.view(-1).argsort()
+    counts = torch.bincount(chosen.view(-1), minlength=len(each)).tolist()
+    rows = x.index_select(0, by_expert // top_k).split_with_sizes(counts)
+    outs = [
+        down(silu_mul(gate_up(own_rows)))
+        for (gate_up, down), own_rows in zip(each, rows, strict=True)
+        if own_rows.shape[0]
+    ]
+    by_token = torch.empty(tokens * top_k, x.shape[1], dtype=x.dtype)
+    by_token.index_copy_(0, by_expert, torch.cat(outs))
+    pairs = by_token.view(tokens, top_k, -1)
+    return torch.bmm(weights.unsqueeze(1).to(x.dtype), pairs).squeeze(1)
