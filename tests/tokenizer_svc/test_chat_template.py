@@ -1,0 +1,191 @@
+"""Chats are rendered as Hugging Face checkpoints expect, in a sandbox, with errors by field."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from google.protobuf import struct_pb2
+from tiny_tokenizers import TEMPLATE
+
+from chassis.errors import InvalidRequest, StartError
+from protos import generation_pb2
+from tokenizer_svc import chat_template
+from tokenizer_svc.chat_template import ChatTemplates
+
+SPECIAL = {"bos_token": "<s>", "eos_token": "</s>"}
+
+
+def chat(*contents: str, roles: tuple[str, ...] = ("user", "assistant"), **fields):
+    turns = [
+        generation_pb2.ChatMessage(role=roles[i % len(roles)], content=content)
+        for i, content in enumerate(contents)
+    ]
+    return generation_pb2.Chat(messages=turns, **fields)
+
+
+def arguments(**values) -> struct_pb2.Struct:
+    struct = struct_pb2.Struct()
+    struct.update(values)
+    return struct
+
+
+def render(template: str, request: generation_pb2.Chat) -> str:
+    return ChatTemplates({"default": template}, SPECIAL).render(request)
+
+
+def refusal(template: str, request: generation_pb2.Chat) -> InvalidRequest:
+    with pytest.raises(InvalidRequest) as error:
+        render(template, request)
+    return error.value
+
+
+def test_opens_a_new_turn() -> None:
+    assert render(TEMPLATE, chat("Hi")) == "<s><|user|>Hi</s>\n<|assistant|>"
+
+
+def test_a_continued_message_is_left_open() -> None:
+    request = chat("Hi", "Hello, I", continue_final_message=True)
+    assert render(TEMPLATE, request) == "<s><|user|>Hi</s>\n<|assistant|>Hello, I"
+
+
+@pytest.mark.parametrize("content", ["Sure ", " Sure", "Sure\n"])
+def test_a_continued_message_keeps_its_spacing_where_the_template_does(content: str) -> None:
+    request = chat("Hi", content, continue_final_message=True)
+    assert render(TEMPLATE, request).endswith(f"<|assistant|>{content}")
+
+
+def test_a_continued_message_ends_trimmed_where_the_template_trims() -> None:
+    template = "{% for m in messages %}[{{ m.content | trim }}]{% endfor %}"
+    assert render(template, chat("Hi", "Sure ", continue_final_message=True)) == "[Hi][Sure"
+
+
+def test_a_template_that_drops_the_final_message_cannot_continue_it() -> None:
+    error = refusal("{{ messages[0].content }}", chat("a", "b", continue_final_message=True))
+    assert error.field == "chat.messages"
+
+
+def test_continuing_needs_a_message() -> None:
+    assert refusal(TEMPLATE, chat(continue_final_message=True)).field == "chat.messages"
+
+
+def test_what_the_template_refuses_is_told_in_its_words() -> None:
+    error = refusal(TEMPLATE, chat("Hi", roles=("narrator",)))
+    assert error.field == "chat.messages"
+    assert "no role narrator" in error.description
+
+
+@pytest.mark.parametrize(
+    "expression",
+    ["1 / 0", "messages[7].content", "'a' + 1", "[1][2].x", "{}.update()", "missing.attribute"],
+)
+def test_a_template_that_fails_is_the_requests_error(expression: str) -> None:
+    assert refusal("{{ " + expression + " }}", chat("Hi")).field == "chat"
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "''.__class__.__mro__[1].__subclasses__()",
+        "messages.append(1)",
+        "raise_exception.__globals__.log",
+        "range(10 ** 9) | list",
+    ],
+)
+def test_the_sandbox_holds(expression: str) -> None:
+    refusal("{{ " + expression + " }}", chat("Hi"))
+
+
+def test_a_template_that_runs_on_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat_template, "RENDER_LIMIT_S", 0.05)
+    loops = "{% for i in range(99999) %}" * 3 + "{% endfor %}" * 3
+    assert "ran for more than" in refusal(loops, chat("Hi")).description
+
+
+def test_tools_reach_the_template_as_json() -> None:
+    template = "{% for tool in tools %}{{ tool | tojson }};{% endfor %}"
+    request = chat("Hi", tools_json='[{"name": "größer <&>"}, 2]')
+    assert render(template, request) == '{"name": "größer <&>"};2;'
+
+
+def test_a_template_for_tools_is_used_where_there_are_some() -> None:
+    templates = ChatTemplates({"default": "plain", "tool_use": "tools"}, {})
+    assert templates.render(chat("Hi")) == "plain"
+    assert templates.render(chat("Hi", tools_json="[]")) == "tools"
+
+
+@pytest.mark.parametrize("tools_json", ["{}", "[", "3", "[" * 100_000])
+def test_tools_that_are_no_array_are_refused(tools_json: str) -> None:
+    assert refusal(TEMPLATE, chat("Hi", tools_json=tools_json)).field == "chat.tools_json"
+
+
+def test_template_arguments_keep_integers() -> None:
+    request = chat("Hi", template_arguments=arguments(n=3, x=1.5, on=True, deep={"n": [2]}))
+    assert render("{{ n }} {{ x }} {{ on }} {{ deep.n[0] }}", request) == "3 1.5 True 2"
+
+
+@pytest.mark.parametrize("name", ["messages", "tools", "add_generation_prompt"])
+def test_template_arguments_cannot_replace_the_requests_fields(name: str) -> None:
+    request = chat("Hi", template_arguments=arguments(**{name: "x"}))
+    assert refusal(TEMPLATE, request).field == "chat.template_arguments"
+
+
+def test_blocks_are_trimmed_and_loops_can_be_left() -> None:
+    template = "{% for m in messages %}\n    {% if loop.index > 1 %}{% break %}{% endif %}\n"
+    template += "{{ m.content }}\n{% endfor %}"
+    assert render(template, chat("a", "b")) == "a\n"
+
+
+def test_generation_blocks_change_nothing() -> None:
+    template = "{% set x = 1 %}{% generation %}{{ messages[0].content }}{{ x }}{% endgeneration %}"
+    assert render(template, chat("a")) == "a1"
+
+
+def test_a_template_can_tell_the_year() -> None:
+    years = {str(datetime.now().year), str(datetime.now().year + 1)}
+    assert render("{{ strftime_now('%Y') }}", chat("a")) in years
+
+
+def test_a_checkpoint_without_a_template_refuses_chats(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match="no chat template"):
+        ChatTemplates.load(tmp_path).render(chat("Hi"))
+
+
+def test_special_tokens_are_read_in_both_spellings(tmp_path: Path) -> None:
+    config = {
+        "bos_token": {"content": "<b>"},
+        "eos_token": "<e>",
+        "pad_token": None,
+        "add_bos_token": True,
+        "chat_template": "{{ bos_token }}{{ eos_token }}{{ pad_token }}{{ add_bos_token }}",
+    }
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    assert ChatTemplates.load(tmp_path).render(chat("Hi")) == "<b><e>"
+
+
+def test_named_templates_are_read(tmp_path: Path) -> None:
+    named = [{"name": "rag", "template": "r"}, {"name": "default", "template": "d"}]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": named}))
+    assert ChatTemplates.load(tmp_path).render(chat("Hi")) == "d"
+
+
+def test_a_templates_own_file_comes_first(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer_config.json").write_text('{"chat_template": "config"}')
+    (tmp_path / "chat_template.json").write_text('{"chat_template": "json"}')
+    assert ChatTemplates.load(tmp_path).render(chat("Hi")) == "json"
+    (tmp_path / "chat_template.jinja").write_text("jinja")
+    assert ChatTemplates.load(tmp_path).render(chat("Hi")) == "jinja"
+
+
+@pytest.mark.parametrize(
+    "config",
+    ["{", "[]", '{"chat_template": "{% if %}"}', '{"chat_template": 3}', '{"chat_template": [1]}'],
+)
+def test_a_malformed_template_stops_the_start_in_one_line(tmp_path: Path, config: str) -> None:
+    (tmp_path / "tokenizer_config.json").write_text(config)
+    with pytest.raises(StartError) as error:
+        ChatTemplates.load(tmp_path)
+    assert re.fullmatch(r".+(mend|fetch).+", str(error.value))

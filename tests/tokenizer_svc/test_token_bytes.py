@@ -1,0 +1,126 @@
+"""The bytes of a token are what it adds to a text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_tokenizers import byte_fallback, byte_level, unigram, word_piece, write_checkpoint
+from tokenizers import AddedToken, decoders
+
+from tokenizer_svc.token_bytes import TokenBytes, VocabularyError, load_tokenizer
+
+BYTE_LEVEL = byte_level()
+BYTE_FALLBACK = byte_fallback()
+
+
+@given(st.text())
+def test_byte_level_tokens_laid_end_to_end_are_the_text(text: str) -> None:
+    ids = BYTE_LEVEL.encode(text, add_special_tokens=False).ids
+    spelled = TokenBytes(BYTE_LEVEL)
+    assert b"".join(map(spelled.of, ids)) == text.encode()
+
+
+@given(st.text(alphabet="adghot ,.é世🌍\n"))
+def test_byte_fallback_tokens_are_the_text_with_the_space_that_encoding_put_before(
+    text: str,
+) -> None:
+    ids = BYTE_FALLBACK.encode(text, add_special_tokens=False).ids
+    spelled = b"".join(map(TokenBytes(BYTE_FALLBACK).of, ids))
+    assert spelled.decode() in (text, f" {text}")
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "exact", "spaces"),
+    [(BYTE_LEVEL, True, 0), (BYTE_FALLBACK, True, 1), (word_piece(), False, 0)],
+)
+def test_knows_whether_a_text_is_its_tokens(tokenizer, exact: bool, spaces: int) -> None:
+    assert (TokenBytes(tokenizer).exact, TokenBytes(tokenizer).lead_spaces) == (exact, spaces)
+
+
+def test_a_metaspace_decoder_drops_the_spaces_at_the_start() -> None:
+    tokenizer = unigram()
+    spelled = TokenBytes(tokenizer)
+    assert spelled.exact
+    assert spelled.lead_spaces > 100
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme="never")
+    assert TokenBytes(tokenizer).lead_spaces == 0
+
+
+@pytest.mark.parametrize(
+    "decoder",
+    [
+        decoders.BPEDecoder(),
+        decoders.Strip(content=" ", left=1, right=0),  # of each token, for want of Fuse
+        decoders.Sequence([decoders.Fuse(), decoders.Strip(content=" ", left=0, right=1)]),
+        decoders.Sequence([decoders.Replace("a", "b")]),
+    ],
+)
+def test_a_decoder_that_changes_more_than_spelling_is_not_exact(decoder) -> None:
+    tokenizer = byte_level()
+    tokenizer.decoder = decoder
+    assert not TokenBytes(tokenizer).exact
+
+
+def test_a_tokenizer_without_decoder_is_not_exact() -> None:
+    tokenizer = word_piece()
+    tokenizer.decoder = None
+    assert not TokenBytes(tokenizer).exact
+
+
+def test_added_tokens_are_their_literal_text() -> None:
+    tokenizer = byte_level()
+    tokenizer.add_tokens(["ein Wört", AddedToken("ß")])
+    spelled = TokenBytes(tokenizer)
+    assert [spelled.of(tokenizer.token_to_id(token)) for token in ("<s>", "ein Wört", "ß")] == [
+        b"<s>",
+        "ein Wört".encode(),
+        "ß".encode(),
+    ]
+
+
+def test_only_special_tokens_are_special() -> None:
+    tokenizer = byte_level()
+    tokenizer.add_tokens(["plain"])
+    assert TokenBytes(tokenizer).special_ids == {0, 1, 2, 3}
+
+
+def test_ids_without_a_token_have_no_bytes() -> None:
+    spelled = TokenBytes(BYTE_LEVEL)
+    assert len(spelled) == BYTE_LEVEL.get_vocab_size()
+    assert spelled.of(len(spelled)) == b""
+
+
+def test_a_byte_spelling_is_literal_where_the_decoder_has_no_byte_fallback() -> None:
+    tokenizer = byte_fallback()
+    tokenizer.decoder = decoders.Metaspace()
+    assert TokenBytes(tokenizer).of(tokenizer.token_to_id("<0x0A>")) == b"<0x0A>"
+    assert TokenBytes(BYTE_FALLBACK).of(BYTE_FALLBACK.token_to_id("<0x0A>")) == b"\n"
+
+
+def test_truncation_that_a_file_asks_for_is_off(tmp_path: Path) -> None:
+    tokenizer = byte_level()
+    tokenizer.enable_truncation(max_length=2)
+    tokenizer.enable_padding(length=9)
+    write_checkpoint(tmp_path, tokenizer)
+    assert len(load_tokenizer(tmp_path).encode("the dog, the fox").ids) == len(
+        BYTE_LEVEL.encode("the dog, the fox").ids
+    )
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "{}", '{"model": {"type": "Odd"}}'])
+def test_a_missing_or_malformed_file_is_named_in_one_line(
+    tmp_path: Path, content: str | None
+) -> None:
+    if content is not None:
+        (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(VocabularyError, match=r"tokenizer\.json is .*; .*") as error:
+        load_tokenizer(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(VocabularyError, match=r"folder .*gone does not exist"):
+        load_tokenizer(tmp_path / "gone")

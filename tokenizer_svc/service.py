@@ -1,0 +1,37 @@
+"""The tokenizer service, put together: pool, metrics, servicer.
+
+It is ready from the moment all workers have loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from chassis.errors import StartError
+from chassis.server import Host, Mount
+from protos import tokenizer_pb2, tokenizer_pb2_grpc
+from tokenizer_svc.pool import Pool
+from tokenizer_svc.servicer import TokenizerMetrics, TokenizerServicer
+from tokenizer_svc.settings import TokenizerSettings
+
+
+def make_mount(settings: TokenizerSettings) -> Mount:
+    """What the tokenizer adds to a server."""
+
+    @asynccontextmanager
+    async def mount(host: Host) -> AsyncIterator[None]:
+        if settings.workers < 1:
+            raise StartError(f"{settings.workers} tokenizer workers: at least 1 is needed")
+        pool = Pool(Path(settings.model), settings.workers)
+        metrics = TokenizerMetrics(host.registry, lambda: pool.waiting)
+        async with pool.running(on_restart=metrics.restarts.inc):
+            servicer = TokenizerServicer(pool, metrics)
+            tokenizer_pb2_grpc.add_TokenizerServiceServicer_to_server(servicer, host.server)
+            services = tokenizer_pb2.DESCRIPTOR.services_by_name
+            host.services.append(services["TokenizerService"].full_name)
+            await host.set_ready(True)
+            yield
+
+    return mount

@@ -1,0 +1,74 @@
+"""gRPC face of the pool: hand prompts over, count, answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from google.rpc import error_details_pb2
+from grpc import aio
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from chassis.errors import InvalidRequest
+from chassis.logs import about
+from protos import memory_pb2, tokenizer_pb2, tokenizer_pb2_grpc
+from tokenizer_svc.pool import Pool
+from tokenizer_svc.wire import Kind
+
+_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2.0, 10.0)
+
+
+class TokenizerMetrics:
+    """What the tokenizer counts."""
+
+    def __init__(self, registry: CollectorRegistry, waiting: Callable[[], int]) -> None:
+        self.requests = Counter(
+            "triptych_tokenizer_encodes", "Prompts encoded.", ["prompt"], registry=registry
+        )
+        self.tokens = Counter("triptych_tokenizer_tokens", "Tokens encoded.", registry=registry)
+        self.seconds = Histogram(
+            "triptych_tokenizer_encode_seconds",
+            "Time of an Encode, its wait for a worker included.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.restarts = Counter(
+            "triptych_tokenizer_worker_restarts", "Workers replaced.", registry=registry
+        )
+        queue = Gauge("triptych_tokenizer_queue", "Prompts that wait.", registry=registry)
+        queue.set_function(waiting)
+
+
+class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServiceServicer):
+    """Answer `triptych.internal.v1.TokenizerService`."""
+
+    def __init__(self, pool: Pool, metrics: TokenizerMetrics) -> None:
+        self._pool = pool
+        self._metrics = metrics
+
+    async def Attach(  # noqa: N802  (name fixed by the proto)
+        self, request: tokenizer_pb2.AttachRequest, context: aio.ServicerContext[Any, Any]
+    ) -> tokenizer_pb2.AttachResponse:
+        """Have a worker prove that it can write the arena; the others are made like it."""
+        arena = request.arena.SerializeToString()
+        _, proof = await self._pool.ask(Kind.ATTACH, arena, request_id="-")
+        return tokenizer_pb2.AttachResponse(proof=memory_pb2.SharedProof.FromString(proof))
+
+    async def Encode(  # noqa: N802  (name fixed by the proto)
+        self, request: tokenizer_pb2.EncodeRequest, context: aio.ServicerContext[Any, Any]
+    ) -> tokenizer_pb2.EncodeResponse:
+        """Encode one prompt; a cancelled call ends once nothing is written for it any more."""
+        begun = time.perf_counter()
+        with about(request.request_id or "-"):
+            kind, payload = await self._pool.ask(
+                Kind.ENCODE, request.SerializeToString(), request.request_id
+            )
+        if kind == Kind.REFUSAL:
+            violation = error_details_pb2.BadRequest.FieldViolation.FromString(payload)
+            raise InvalidRequest(violation.field, violation.description)
+        response = tokenizer_pb2.EncodeResponse.FromString(payload)
+        self._metrics.requests.labels(request.WhichOneof("prompt")).inc()
+        self._metrics.tokens.inc(response.count)
+        self._metrics.seconds.observe(time.perf_counter() - begun)
+        return response

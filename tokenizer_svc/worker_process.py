@@ -1,0 +1,129 @@
+"""The parent's side of one worker process: start it, ask it, end it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from chassis.errors import StartError
+from tokenizer_svc import wire
+from tokenizer_svc.wire import Kind
+
+_ROOT = Path(__file__).parents[1]
+_READ_AHEAD_BYTES = 1 << 20
+
+
+class WorkerDied(Exception):
+    """The process ended before it answered."""
+
+
+class WorkerProcess:
+    """A running worker. Whoever starts it calls `end`."""
+
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        self._process = process
+        self._reader = reader
+        self._writer = writer
+        loop = asyncio.get_running_loop()
+        self._exit: asyncio.Future[None] = loop.create_future()
+        self._descriptor = os.pidfd_open(process.pid)
+        loop.add_reader(self._descriptor, self._reap)
+
+    @classmethod
+    async def start(cls, folder: Path) -> WorkerProcess:
+        """Start a worker on the checkpoint in `folder`; it has not loaded it yet."""
+        process, link = _spawn(folder)
+        reader, writer = await asyncio.open_connection(sock=link, limit=_READ_AHEAD_BYTES)
+        return cls(process, reader, writer)
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
+    async def loaded(self) -> None:
+        """Wait until the worker has loaded its checkpoint.
+
+        Raises:
+            StartError: it cannot.
+        """
+        try:
+            kind, payload = await wire.read_async(self._reader)
+        except (EOFError, ConnectionError):
+            raise StartError(
+                f"a tokenizer worker ended while loading, with exit code {await self._code()}; "
+                f"its last lines above say why"
+            ) from None
+        if kind == Kind.FAILED:
+            raise StartError(payload.decode())
+
+    async def ask(self, kind: Kind, payload: bytes) -> wire.Message:
+        """Have the worker do one thing. Only one at a time.
+
+        Raises:
+            WorkerDied: it ended before it answered.
+        """
+        try:
+            self._writer.write(wire.pack(kind, payload))
+            return await wire.read_async(self._reader)
+        except (EOFError, ConnectionError) as error:
+            raise WorkerDied from error
+
+    @property
+    def ended(self) -> bool:
+        """Whether the process is known to have ended."""
+        return self._exit.done()
+
+    def on_exit(self, call: Callable[[], None]) -> None:
+        """Have `call` called once the process has ended."""
+        self._exit.add_done_callback(lambda _: call())
+
+    async def end(self) -> None:
+        """Kill the process and wait for its end; it writes nowhere after this."""
+        self._writer.close()
+        self._process.kill()
+        await self._exit
+        with suppress(ConnectionError):
+            await self._writer.wait_closed()
+
+    async def _code(self) -> int:
+        await self._exit
+        return self._process.wait()
+
+    def _reap(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._descriptor)
+        os.close(self._descriptor)
+        self._process.wait()  # it has ended: this only takes its exit code
+        self._exit.set_result(None)
+
+
+def _spawn(folder: Path) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """Start the process and return it with our end of its socket.
+
+    Not through the event loop: Popen's vfork does not run gRPC's fork handlers.
+    """
+    ours, theirs = socket.socketpair()
+    with theirs:
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                *("-m", "tokenizer_svc.worker"),
+                *(str(theirs.fileno()), str(os.getpid()), str(folder)),
+            ],
+            pass_fds=[theirs.fileno()],
+            cwd=_ROOT,
+            # One thread each: the pool is what runs prompts side by side.
+            env={**os.environ, "TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"},
+        )
+    return process, ours
