@@ -40,8 +40,9 @@ class _About:
     ) -> None:
         _request_id.reset(self._token)
         if error is not None:
-            # It may be logged outside the block, where the binding is gone.
-            vars(error).setdefault("request_id", self._request_id)
+            # It may be logged outside the block, where the binding is gone. Overwritten, because
+            # one exception may end several requests in turn.
+            vars(error)["request_id"] = self._request_id
 
 
 def about(request_id: str) -> AbstractContextManager[None]:
