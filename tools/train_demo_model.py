@@ -145,7 +145,7 @@ class Trainer:
         """
         while self.used < 1 and not self._ended:
             began = time.monotonic()
-            loss, norm = self._step()
+            loss, norm = self.step()
             self.progress.seconds += time.monotonic() - began
             if self.progress.step % self.settings.log_every == 0:
                 self._log(loss, norm)
@@ -153,7 +153,12 @@ class Trainer:
                 self.save()
         return self.used >= 1
 
-    def _step(self) -> tuple[float, float]:
+    def step(self) -> tuple[float, float]:
+        """Train on one batch.
+
+        Returns:
+            Its loss in nats per token, and the gradient's norm before it was clipped.
+        """
         context = self.model.shape.max_position_embeddings
         length = min(context, next(length for length, end in PHASES if self.used < end))
         windows = max(1, self.settings.tokens_per_step // length)

@@ -86,7 +86,7 @@ tokenizer with a chat template, text that looks like Python.
 
 The sources of the standard library of Python {run.python}: {run.files} files, one in 64 of
 them held out for validation by the hash of its path. Generated tables, files broken on purpose and
-two thirds of the tests are left out. A tenth of the training text is chat: functions with a
+all but a twelfth of the tests are left out. A tenth of the training text is chat: functions with a
 docstring, each asked for by name and first docstring line. {run.training_tokens:,} tokens in all.
 The sources are under the Python Software Foundation License, version 2; so is what is derived from
 them here.
