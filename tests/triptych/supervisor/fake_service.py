@@ -1,0 +1,61 @@
+"""A stand-in for one service: the real chassis, and a role told by `FAKE_<SERVICE>`.
+
+Roles: `serve` (the default), `refuse` to start, `vanish` when asked for metrics, `stubborn` against
+SIGTERM, `silent` (serves, but is never ready).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from prometheus_client import Gauge
+
+from chassis import server
+from chassis.config import ServiceSettings
+from chassis.errors import StartError
+from chassis.server import Host
+
+SERVICE = sys.argv[1]
+ROLE = os.environ.get(f"FAKE_{SERVICE.upper()}", "serve")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(ServiceSettings):
+    """All that any service is told."""
+
+    tokenizer: str = ""
+    replicas: str = ""
+    model: str = ""
+    checkpoint: str = ""
+    model_address: str = ""
+    name: str = ""
+
+
+@asynccontextmanager
+async def mount(host: Host) -> AsyncIterator[None]:
+    log = logging.getLogger("fake")
+    if ROLE == "refuse":
+        raise StartError("no tokenizer.json in the checkpoint; save the tokenizer there")
+    if SERVICE == "model":
+        for done in (100, 250, 600, 1000):
+            loaded = {"done_bytes": done, "total_bytes": 1000}
+            log.info("loading weights", extra=loaded)
+    sys.stderr.write(f"a plain line of the {SERVICE}\n")
+    gauge = Gauge("fake_things", "Things.", registry=host.registry)
+    gauge.set(7)
+    if ROLE == "vanish":
+        gauge.set_function(lambda: os._exit(3))
+    await host.set_ready(ROLE != "silent")
+    yield
+    sys.stderr.write(f"{SERVICE} is stopping\n")
+    if ROLE == "stubborn":
+        signal.pause()
+
+
+server.main(SERVICE, Settings, lambda settings: mount)

@@ -1,0 +1,80 @@
+"""What an operator sees, on a terminal and elsewhere."""
+
+import io
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from triptych.supervisor.display import Display
+from triptych.supervisor.log_lines import parse
+from triptych.supervisor.plan import Deployment, plan
+
+
+class Screen(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def model():
+    deployment = Deployment(checkpoint=Path("/m"), listen="x:1", log_level="warning")
+    plans = plan(deployment, Path("/run"), parent_pid=1, environment={})
+    return next(one for one in plans if one.service == "model")
+
+
+def line(event, level="info", **extra):
+    return json.dumps({"level": level, "event": event, "time": "2026-01-01T00:00:00Z", **extra})
+
+
+def show(display, plan, text):
+    display.show(plan, text, parse(text))
+
+
+def test_hides_what_is_below_the_level(model):
+    stream = io.StringIO()
+    display = Display(stream, log_format="text")
+
+    show(display, model, line("quiet"))
+    show(display, model, line("loud", "warning"))
+
+    assert "quiet" not in stream.getvalue()
+    assert "loud" in stream.getvalue()
+    assert model.shown_from == logging.WARNING
+
+
+def test_json_lines_pass_as_they_are(model):
+    stream = io.StringIO()
+    text = line("loud", "warning", key=[1, 2])
+
+    show(Display(stream, log_format="json"), model, text)
+
+    assert stream.getvalue() == text + "\n"
+
+
+def test_progress_is_a_line_a_quarter_and_begins_anew_after_a_restart(model):
+    stream = io.StringIO()
+    display = Display(stream, log_format="text")
+
+    for done in (1, 30, 31, 99, 100, 25):
+        show(display, model, line("loading weights", done_bytes=done, total_bytes=100))
+
+    percents = [row.split()[2] for row in stream.getvalue().splitlines()]
+    assert percents == ["25", "75", "100", "25"]
+
+
+def test_progress_is_a_bar_on_a_terminal_and_logs_stand_above_it(model, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    screen = Screen()
+    display = Display(screen, log_format="text")
+
+    show(display, model, line("loading weights", done_bytes=5, total_bytes=10))
+    show(display, model, line("hot", "warning"))
+    show(display, model, line("loading weights", done_bytes=10, total_bytes=10))
+    display.close()
+
+    shown = screen.getvalue()
+    assert "10/10 bytes" in shown
+    assert "hot" in shown
+    assert shown.endswith("\x1b[?25h"), "the cursor is shown again"

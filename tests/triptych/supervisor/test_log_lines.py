@@ -1,0 +1,58 @@
+"""Log lines as the services write them, read and shown."""
+
+import logging
+
+import pytest
+
+from chassis.logs import JsonFormatter, about
+from triptych.supervisor.log_lines import parse, render
+
+
+def written(level=logging.INFO, message="listening", exc_info=None, **extra):
+    """A line as a service writes it."""
+    record = logging.getLogger("router.x").makeRecord(
+        "router.x", level, "f", 1, message, (), exc_info, extra=extra
+    )
+    return JsonFormatter("router").format(record)
+
+
+def test_reads_what_the_chassis_writes():
+    record = parse(written(address="127.0.0.1:1"))
+
+    assert record is not None
+    assert (record.level, record.event) == (logging.INFO, "listening")
+    assert record.fields["address"] == "127.0.0.1:1"
+
+
+@pytest.mark.parametrize("line", ["", "Traceback (most recent call last):", "[]", "7", '{"a": 1}'])
+def test_leaves_other_lines_alone(line):
+    assert parse(line) is None
+
+
+def test_shows_what_belongs_to_the_event():
+    record = parse(written(address="127.0.0.1:1"))
+
+    shown = render("router", record, coloured=False)
+
+    assert shown.endswith("info    router      listening address=127.0.0.1:1")
+
+
+def test_shows_the_request_and_the_traceback():
+    try:
+        raise KeyError("lost")
+    except KeyError as error:
+        with about("req-1"):
+            line = written(logging.ERROR, "failed", (KeyError, error, error.__traceback__))
+
+    shown = render("router", parse(line), coloured=False)
+
+    assert "[req-1] failed\nTraceback" in shown
+    assert shown.endswith("KeyError: 'lost'")
+
+
+def test_colours_only_where_asked_and_only_what_stands_out():
+    warning = parse(written(logging.WARNING))
+
+    assert render("router", warning, coloured=True).startswith("\x1b[33m")
+    assert "\x1b" not in render("router", warning, coloured=False)
+    assert "\x1b" not in render("router", parse(written()), coloured=True)

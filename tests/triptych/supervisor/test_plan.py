@@ -1,0 +1,125 @@
+"""What each process of a deployment is told."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from chassis.errors import StartError
+from triptych.supervisor.plan import Deployment, plan
+
+FOLDER = Path("/run/x")
+DEPLOYMENT = Deployment(checkpoint=Path("/models/demo"), listen="127.0.0.1:0")
+
+
+def told(service, deployment=DEPLOYMENT, **environment):
+    """The variables of a service that bear its prefix."""
+    (one,) = (
+        one
+        for one in plan(deployment, FOLDER, parent_pid=42, environment=environment)
+        if one.service == service
+    )
+    prefix = f"TRIPTYCH_{service.upper()}_"
+    return {
+        key.removeprefix(prefix): value
+        for key, value in one.environment.items()
+        if key.startswith(prefix)
+    }
+
+
+def test_every_service_runs_as_its_own_module():
+    plans = plan(DEPLOYMENT, FOLDER, parent_pid=42, environment={})
+
+    assert [one.command for one in plans] == [
+        (sys.executable, "-m", module)
+        for module in ("router", "tokenizer_svc", "model_svc", "detokenizer_svc")
+    ]
+
+
+def test_the_services_are_tied_together_by_sockets():
+    model = "unix:/run/x/model.sock"
+    detokenizer = "unix:/run/x/detokenizer.sock"
+
+    router = told("router")
+    assert router["LISTEN"] == "127.0.0.1:0"
+    assert router["TOKENIZER"] == told("tokenizer")["LISTEN"] == "unix:/run/x/tokenizer.sock"
+    assert router["REPLICAS"] == f"{model}+{detokenizer}"
+    assert told("detokenizer")["MODEL_ADDRESS"] == told("model")["LISTEN"] == model
+    assert told("detokenizer")["LISTEN"] == detokenizer
+
+
+def test_all_read_the_same_checkpoint_and_end_with_the_supervisor():
+    folder = "/models/demo"
+
+    assert told("model")["CHECKPOINT"] == folder
+    assert told("tokenizer")["MODEL"] == told("detokenizer")["MODEL"] == folder
+    for service in ("router", "tokenizer", "model", "detokenizer"):
+        assert told(service)["PARENT_PID"] == "42"
+        assert told(service)["LOG_FORMAT"] == "json"
+        assert told(service)["METRICS_LISTEN"] == "off"
+
+
+def test_what_was_not_said_is_left_to_the_service_but_for_the_name():
+    model = told("model")
+
+    assert model["NAME"] == "demo"
+    assert not {"DEVICE", "DTYPE", "KV_TOKENS", "MAX_BATCH_TOKENS"} & model.keys()
+
+
+def test_an_option_wins_over_the_operators_variable_which_wins_over_a_default():
+    deployment = Deployment(
+        checkpoint=Path("/models/demo"), listen="x:1", device="cpu", dtype="float32", kv_tokens=64
+    )
+    environment = {
+        "TRIPTYCH_MODEL_DEVICE": "cuda",
+        "TRIPTYCH_MODEL_NAME": "mine",
+        "TRIPTYCH_MODEL_THREADS": "1",
+        "TRIPTYCH_MODEL_METRICS_LISTEN": "127.0.0.1:9999",
+    }
+
+    model = told("model", deployment, **environment)
+
+    assert model["DEVICE"] == "cpu"
+    assert model["KV_TOKENS"] == "64"
+    assert model["NAME"] == "mine"
+    assert model["THREADS"] == "1"
+    assert model["METRICS_LISTEN"] == "127.0.0.1:9999"
+
+
+def test_nobody_can_untie_the_services():
+    router = told("router", TRIPTYCH_ROUTER_LISTEN="0.0.0.0:1", TRIPTYCH_ROUTER_LOG_FORMAT="text")
+
+    assert router["LISTEN"] == "127.0.0.1:0"
+    assert router["LOG_FORMAT"] == "json"
+
+
+@pytest.mark.parametrize(
+    ("level", "written", "shown_from"),
+    [("debug", "debug", 10), ("info", "info", 20), ("error", "info", 40)],
+)
+def test_info_is_always_written_and_shown_from_the_chosen_level(level, written, shown_from):
+    deployment = Deployment(checkpoint=Path("/m"), listen="x:1", log_level=level)
+    (router, *_) = plan(deployment, FOLDER, parent_pid=1, environment={})
+
+    assert router.environment["TRIPTYCH_ROUTER_LOG_LEVEL"] == written
+    assert router.shown_from == shown_from
+
+
+def test_a_service_may_be_shown_from_a_level_of_its_own():
+    environment = {"TRIPTYCH_TOKENIZER_LOG_LEVEL": "debug"}
+    plans = plan(DEPLOYMENT, FOLDER, parent_pid=1, environment=environment)
+
+    assert [one.shown_from for one in plans] == [20, 10, 20, 20]
+    assert told("tokenizer", **environment)["LOG_LEVEL"] == "debug"
+
+
+def test_an_unknown_log_level_is_refused():
+    deployment = Deployment(checkpoint=Path("/m"), listen="x:1", log_level="loud")
+
+    with pytest.raises(StartError, match="loud"):
+        plan(deployment, FOLDER, parent_pid=1, environment={})
+
+
+def test_a_folder_too_deep_for_sockets_is_refused():
+    with pytest.raises(StartError, match="TMPDIR"):
+        plan(DEPLOYMENT, Path("/" + "d" * 100), parent_pid=1, environment={})

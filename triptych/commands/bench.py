@@ -1,0 +1,113 @@
+"""`triptych bench`: put load on a deployment and say how it held up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from triptych import addresses
+from triptych.commands import arguments
+
+if TYPE_CHECKING:
+    from triptych.load.bench import BenchPlan, Report
+
+
+def bench(  # noqa: PLR0913  (one parameter an option)
+    more: Annotated[
+        list[int] | None, typer.Argument(metavar="[C]...", help="Further --concurrency values.")
+    ] = None,
+    address: arguments.Address = addresses.PUBLIC,
+    concurrency: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--concurrency",
+            min=1,
+            metavar="C…",
+            help="Streams at a time; one run for each value. [default: 1]",
+        ),
+    ] = None,
+    requests: Annotated[
+        int | None,
+        typer.Option(
+            "--requests", min=1, metavar="N", help="A run. [default: 4 a stream, or the trace]"
+        ),
+    ] = None,
+    prompt_tokens: Annotated[
+        int, typer.Option("--prompt-tokens", min=1, metavar="P", help="Exactly so many.")
+    ] = 128,
+    max_tokens: Annotated[
+        int, typer.Option("--max-tokens", min=1, metavar="M", help="Exactly so many.")
+    ] = 128,
+    trace: Annotated[
+        Path | None,
+        typer.Option(
+            "--trace", metavar="FILE", help="Recorded arrivals: .csv or .jsonl, also with .gz."
+        ),
+    ] = None,
+    rate_scale: Annotated[
+        float, typer.Option("--rate-scale", min=1e-6, help="Times faster than recorded.")
+    ] = 1.0,
+    temperature: Annotated[float, typer.Option("--temperature", min=0.0)] = 0.0,
+    warm_up: Annotated[int, typer.Option("--warm-up", min=0, help="Requests not counted.")] = 1,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there.")
+    ] = None,
+    plot_file: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE.png", help="Draw the figures there.")
+    ] = None,
+) -> None:
+    """Measure TTFT, TPOT, end-to-end time and throughput.
+
+    Runs a closed loop for each --concurrency value, or replays a --trace as an open loop. Answers
+    go on to their full length whatever the model says.
+    """
+    from triptych.commands.endings import one_line_errors
+    from triptych.load.bench import BenchPlan
+    from triptych.load.plot import draw, require_matplotlib
+
+    with one_line_errors():
+        if plot_file is not None:
+            require_matplotlib()
+        plan = BenchPlan(
+            address=address,
+            concurrency=[*(concurrency or []), *(more or [])] or [1],
+            requests=requests,
+            prompt_tokens=prompt_tokens,
+            max_tokens=max_tokens,
+            trace=trace,
+            rate_scale=rate_scale,
+            temperature=temperature,
+            warm_up=warm_up,
+        )
+        report = _run(plan)
+        if json_file is not None:
+            _write_json(report, json_file)
+        if plot_file is not None:
+            draw(report.runs, plot_file)
+    if all(run.failures and run.output_tokens == 0 for run in report.runs):
+        raise typer.Exit(1)
+
+
+def _run(plan: BenchPlan) -> Report:
+    import uvloop
+    from rich.console import Console
+
+    from triptych.load import bench
+    from triptych.load.report import table
+
+    report = uvloop.run(bench.run(plan, Console(stderr=True)))
+    Console().print(table(report.runs))
+    return report
+
+
+def _write_json(report: Report, path: Path) -> None:
+    import json
+
+    from chassis.errors import StartError
+
+    try:
+        path.write_text(json.dumps(report.as_json(), indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise StartError(f"cannot write {path}: {error.strerror}") from error

@@ -1,0 +1,89 @@
+"""`triptych generate`: stream one completion to the terminal."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from triptych import addresses
+from triptych.commands import arguments
+
+if TYPE_CHECKING:
+    from triptych.client import Client, Options
+    from triptych.commands.tally import Tally
+
+
+def generate(  # noqa: PLR0913  (one parameter an option)
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="Text; `-` reads stdin.")],
+    address: arguments.Address = addresses.PUBLIC,
+    model: arguments.ModelName = None,
+    max_tokens: arguments.MaxTokens = 256,
+    temperature: arguments.Temperature = None,
+    top_p: Annotated[float | None, typer.Option("--top-p", metavar="P")] = None,
+    top_k: Annotated[int | None, typer.Option("--top-k", min=0, metavar="K")] = None,
+    seed: arguments.Seed = None,
+    stop: arguments.Stop = None,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", metavar="SECONDS", help="Give up after this.")
+    ] = None,
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json",
+            help="Print one JSON object at the end instead of the text: request_id, text, "
+            "token_ids, finish_reason, matched_stop, usage, ttft_ms, tokens_per_s.",
+        ),
+    ] = False,
+    stats: Annotated[
+        bool, typer.Option("--stats", help="Say TTFT and tokens/s on stderr at the end.")
+    ] = False,
+) -> None:
+    """Continue PROMPT and stream the text to stdout.
+
+    Tokens/s counts from the first token to the last.
+    """
+    from triptych.client import Client, Options
+    from triptych.commands.endings import one_line_errors
+
+    with one_line_errors():
+        options = Options(
+            model=model,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            seed=seed,
+            stop=stop or (),
+            timeout=timeout,
+            token_ids=as_json,
+        )
+        text = sys.stdin.read() if prompt == "-" else prompt
+        with Client(address) as client:
+            tally = _stream(client, text, options, quiet=as_json)
+        if as_json:
+            _print_json(tally.summary())
+        if stats:
+            typer.echo(tally.sentence(), err=True)
+
+
+def _stream(client: Client, prompt: str, options: Options, *, quiet: bool) -> Tally:
+    """Write the text as it comes; end it with a newline where it has none."""
+    from triptych.commands.tally import Tally
+
+    tally = Tally()
+    for delta in client.stream(prompt, options):
+        tally.see(delta)
+        if not quiet:
+            sys.stdout.write(delta.text)
+            sys.stdout.flush()
+    if not quiet and not tally.text.endswith("\n"):
+        typer.echo()
+    return tally
+
+
+def _print_json(summary: dict[str, Any]) -> None:
+    import json
+
+    typer.echo(json.dumps(summary, ensure_ascii=False))

@@ -1,0 +1,132 @@
+"""A whole benchmark: find out what is served, make prompts for it, run the loads one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from grpc import aio
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from chassis.errors import StartError
+from triptych.client import AsyncClient, Model, Options
+from triptych.client.connection import CHANNEL_OPTIONS
+from triptych.load import prompts
+from triptych.load.generator import Job, Sender, closed_loop, open_loop
+from triptych.load.measures import Figures
+from triptych.load.traces import read_trace, shape
+
+_ANSWER_S = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchPlan:
+    """What to run.
+
+    Attributes:
+        address: the router's.
+        concurrency: one closed-loop run for each; not used where there is a trace.
+        requests: to send in each run; with a trace: of it, None: all.
+        prompt_tokens: length of each prompt.
+        max_tokens: length of each answer.
+        trace: file of recorded arrivals, for one open-loop run.
+        rate_scale: how many times faster than recorded.
+        temperature: 0 is greedy.
+        warm_up: requests sent before, and not counted.
+    """
+
+    address: str
+    concurrency: Sequence[int] = (1,)
+    requests: int | None = None
+    prompt_tokens: int = 128
+    max_tokens: int = 128
+    trace: Path | None = None
+    rate_scale: float = 1.0
+    temperature: float = 0.0
+    warm_up: int = 1
+
+
+@dataclass(frozen=True)
+class Report:
+    """A finished benchmark."""
+
+    model: Model
+    plan: BenchPlan
+    runs: tuple[Figures, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data; keys are only ever added."""
+        return {
+            "model": self.model.name,
+            "dtype": self.model.dtype,
+            "prompt_tokens": self.plan.prompt_tokens,
+            "max_tokens": self.plan.max_tokens,
+            "trace": None if self.plan.trace is None else self.plan.trace.name,
+            "rate_scale": self.plan.rate_scale,
+            "temperature": self.plan.temperature,
+            "runs": [run.as_json() for run in self.runs],
+        }
+
+
+async def run(plan: BenchPlan, console: Console) -> Report:
+    """Run `plan`, with a progress bar on `console`.
+
+    Raises:
+        TriptychError: the server does not answer.
+        StartError: the plan does not fit the model, or the trace cannot be read.
+    """
+    async with AsyncClient(plan.address) as client:
+        models = await client.models(timeout=_ANSWER_S)
+        if not models:
+            raise StartError(f"{plan.address} serves no model yet")
+        text = await client.tokenize(prompts.text(), add_special_tokens=False, timeout=_ANSWER_S)
+    model = models[0]
+    _check(plan, model)
+    options = Options(model=model.name, temperature=plan.temperature, seed=0)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    async with aio.insecure_channel(plan.address, options=CHANNEL_OPTIONS) as channel:
+        sender = Sender(channel, prompts.Prompts(text.ids), options)
+        with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as progress:
+            await closed_loop(sender, _jobs(plan, plan.warm_up), concurrency=1, on_done=_ignore)
+            if plan.trace is not None:
+                runs = [await _run_trace(sender, plan, model, progress)]
+            else:
+                runs = [await _run_closed(sender, plan, c, progress) for c in plan.concurrency]
+    return Report(model, plan, tuple(runs))
+
+
+def _check(plan: BenchPlan, model: Model) -> None:
+    wanted = plan.prompt_tokens + plan.max_tokens
+    if plan.trace is None and wanted > model.context_length:
+        raise StartError(
+            f"--prompt-tokens {plan.prompt_tokens} and --max-tokens {plan.max_tokens} are "
+            f"{wanted} tokens together; {model.name} has a context of {model.context_length}"
+        )
+
+
+def _jobs(plan: BenchPlan, count: int) -> list[Job]:
+    return [Job(number, plan.prompt_tokens, plan.max_tokens) for number in range(count)]
+
+
+def _ignore() -> None:
+    """Warming up is no progress."""
+
+
+async def _run_closed(
+    sender: Sender, plan: BenchPlan, concurrency: int, progress: Progress
+) -> Figures:
+    jobs = _jobs(plan, plan.requests or 4 * concurrency)
+    task = progress.add_task(f"{concurrency} streams", total=len(jobs))
+    return await closed_loop(
+        sender, jobs, concurrency=concurrency, on_done=lambda: progress.advance(task)
+    )
+
+
+async def _run_trace(sender: Sender, plan: BenchPlan, model: Model, progress: Progress) -> Figures:
+    recorded = read_trace(plan.trace)[: plan.requests] if plan.trace else []
+    arrivals = shape(recorded, context_length=model.context_length, rate_scale=plan.rate_scale)
+    task = progress.add_task("trace", total=len(recorded))
+    return await open_loop(sender, arrivals, on_done=lambda: progress.advance(task))

@@ -1,0 +1,57 @@
+"""A picture of a closed-loop sweep: throughput and latency over the number of streams."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from chassis.errors import StartError
+from triptych.load.measures import Figures, Spread
+
+
+def require_matplotlib() -> None:
+    """Find out before the load is run, not after.
+
+    Raises:
+        StartError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib  # noqa: F401  (only whether it is there)
+    except ImportError as error:
+        raise StartError(
+            "--plot needs matplotlib; install it with `pip install 'triptych[plot]'`"
+        ) from error
+
+
+def draw(runs: Sequence[Figures], path: Path) -> None:
+    """Draw the runs that have a concurrency into `path`; its ending decides the format.
+
+    Raises:
+        StartError: the file cannot be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    throughput, ttft, tpot = figure.subplots(1, 3)
+    streams = [run.concurrency or 0 for run in runs]
+    throughput.plot(streams, [run.output_tokens_per_s for run in runs], marker="o")
+    throughput.set_title("output tokens/s")
+    _spreads(ttft, streams, [run.ttft_ms for run in runs], "TTFT, ms")
+    _spreads(tpot, streams, [run.tpot_ms for run in runs], "TPOT, ms")
+    for axes in (throughput, ttft, tpot):
+        axes.set_xlabel("streams" if any(streams) else "trace")
+        axes.set_ylim(bottom=0)
+    try:
+        figure.savefig(path)
+    except (OSError, ValueError) as error:
+        raise StartError(f"cannot draw {path}: {error}") from error
+
+
+def _spreads(axes: Any, streams: Sequence[int], spreads: Sequence[Spread], title: str) -> None:
+    axes.plot(streams, [one.p50 for one in spreads], marker="o", label="p50")
+    axes.plot(streams, [one.p99 for one in spreads], marker="o", label="p99")
+    axes.set_title(title)
+    axes.legend()

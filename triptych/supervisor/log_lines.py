@@ -1,0 +1,69 @@
+"""The services' log lines, read back and shown to people."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+_SHOWN_APART = frozenset({"time", "level", "service", "request_id", "event", "logger", "exception"})
+_COLOURS = {
+    logging.DEBUG: "\x1b[2m",
+    logging.WARNING: "\x1b[33m",
+    logging.ERROR: "\x1b[31m",
+    logging.CRITICAL: "\x1b[31m",
+}
+_PLAIN = "\x1b[0m"
+
+
+@dataclass(frozen=True, slots=True)
+class LogRecord:
+    """One line of a service's log.
+
+    Attributes:
+        level: Python's number of it.
+        event: what happened.
+        fields: everything the line held.
+    """
+
+    level: int
+    event: str
+    fields: Mapping[str, Any]
+
+
+def parse(line: str) -> LogRecord | None:
+    """Read a JSON log line; None where it is something else."""
+    try:
+        fields = json.loads(line)
+        level = logging.getLevelNamesMapping()[fields["level"].upper()]
+        return LogRecord(level, str(fields["event"]), fields)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def render(service: str, record: LogRecord, *, coloured: bool) -> str:
+    """One line for people: time, level, service, request, event and the rest as `key=value`."""
+    fields = record.fields
+    text = (
+        f"{_clock(fields.get('time'))} {logging.getLevelName(record.level).lower():7} {service:11} "
+    )
+    request_id = fields.get("request_id", "-")
+    if request_id != "-":
+        text += f"[{request_id}] "
+    text += record.event
+    text += "".join(f" {k}={v}" for k, v in fields.items() if k not in _SHOWN_APART)
+    if "exception" in fields:
+        text += f"\n{fields['exception']}"
+    colour = _COLOURS.get(record.level, "")
+    return f"{colour}{text}{_PLAIN}" if coloured and colour else text
+
+
+def _clock(time: object) -> str:
+    """Local time of day of an ISO timestamp."""
+    try:
+        return datetime.fromisoformat(str(time)).astimezone().strftime("%H:%M:%S.%f")[:-3]
+    except ValueError:
+        return "--:--:--.---"
