@@ -100,7 +100,7 @@ def load(
         slots = choose_slots(
             settings.kv_tokens, bytes_per_slot(checkpoint.spec, dtype), available_bytes()
         )
-        weights = load_weights(checkpoint, ops, dtype, _report_progress)
+        weights = load_weights(checkpoint, ops, dtype, _Progress())
     except (CheckpointError, UnsupportedDevice) as error:
         raise StartError(str(error)) from error
     decoder = Decoder(checkpoint.spec, weights, ops, dtype)
@@ -117,8 +117,17 @@ def load(
     return _assemble(settings, checkpoint, Runtime(decoder, kv, dtype, registry, post))
 
 
-def _report_progress(done: int, total: int) -> None:
-    log.info("loading weights", extra={"done_bytes": done, "total_bytes": total})
+class _Progress:
+    """Log how far loading is, each time it is a twentieth further."""
+
+    def __init__(self) -> None:
+        self._told = -1
+
+    def __call__(self, done: int, total: int) -> None:
+        twentieths = 20 * done // total
+        if twentieths > self._told:
+            self._told = twentieths
+            log.info("loading weights", extra={"done_bytes": done, "total_bytes": total})
 
 
 @dataclass(frozen=True, slots=True)

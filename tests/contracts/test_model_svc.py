@@ -33,6 +33,7 @@ async def model(checkpoint, **changes):
         "dtype": "float32",
         "kv_tokens": 512,
         "threads": 1,
+        "grace_s": 0.1,
     }
     settings = ModelSettings(**(values | changes))
     async with (
@@ -161,18 +162,19 @@ async def test_welcome_says_what_the_model_is(checkpoint):
 
 async def test_a_router_number_in_use_is_refused(checkpoint):
     async with model(checkpoint) as stub:
-        await Router(stub).join()
+        first = await Router(stub).join()
         second = Router(stub)
         with pytest.raises(aio.AioRpcError) as error:
             await second.join()
             await second.call.read()
 
+        assert not first.call.done()
     assert error.value.code() == grpc.StatusCode.ALREADY_EXISTS
 
 
 async def test_the_slots_of_a_router_that_leaves_are_free(checkpoint):
     async with model(checkpoint) as stub:
-        await Detokenizer(stub).join()
+        detokenizer = await Detokenizer(stub).join()
         leaver = await Router(stub, router=1).join()
         stayer = await Router(stub, router=2).join()
         await leaver.submit(ids=range(3, 90), max_tokens=400)
@@ -180,11 +182,11 @@ async def test_the_slots_of_a_router_that_leaves_are_free(checkpoint):
         leaver.call.cancel()
 
         await stayer.loads_until(lambda load: load.kv_slots_used == 0 and not load.running)
+        assert not detokenizer.call.done()
 
 
 async def test_cancel_and_release_free_the_slots(checkpoint):
     async with model(checkpoint) as stub:
-        await Detokenizer(stub).join()
         router = await Router(stub).join()
         for counter, message in ((1, "cancel"), (2, "release")):
             handle = await router.submit(counter, max_tokens=400)
