@@ -1,0 +1,46 @@
+"""`triptych serve` where it cannot start."""
+
+import socket
+
+import pytest
+from typer.testing import CliRunner
+
+from triptych.cli import app
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    return str(tmp_path)
+
+
+def serve(*arguments):
+    return CliRunner().invoke(app, ["serve", *arguments])
+
+
+def test_a_folder_that_is_not_there_is_one_line():
+    ended = serve("--model", "/nowhere/demo")
+
+    assert ended.exit_code == 1
+    assert ended.stderr.startswith("triptych: there is no folder /nowhere/demo")
+    assert ended.stderr.count("\n") == 1
+
+
+def test_a_metrics_port_in_use_is_one_line(checkpoint):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        ended = serve("--model", checkpoint, "--metrics-listen", address)
+
+    assert ended.exit_code == 1
+    assert ended.stderr.startswith(f"triptych: cannot serve metrics on {address}")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--log-format", "xml"), ("--log-level", "loud"), ("--kv-tokens", "-1")]
+)
+def test_an_unknown_value_is_refused(checkpoint, option, value):
+    ended = serve("--model", checkpoint, option, value)
+
+    assert ended.exit_code != 0
+    assert value in ended.stderr or option in ended.stderr
+    assert ended.stdout == ""
