@@ -20,8 +20,7 @@ class Arena:
 
     def __init__(self, file: SharedFile) -> None:
         self.file = file
-        self._end = len(file.view)
-        self._free: list[tuple[int, int]] = [(HEADER_BYTES, self._end)]  # sorted (start, end)
+        self._free = [(HEADER_BYTES, len(file.view))]  # sorted (start, end)
         self._held: dict[int, int] = {}
 
     @property
@@ -31,14 +30,12 @@ class Arena:
 
     def take(self, payload_bytes: int) -> memory_pb2.Span | None:
         """Hand out a slab of at least `payload_bytes`, or None where no gap is that long."""
-        size = max(_ALIGN, -(-payload_bytes // _ALIGN) * _ALIGN)
         for i, (start, end) in enumerate(self._free):
-            if end - start >= size:
-                if end - start == size:
-                    del self._free[i]
-                else:
-                    self._free[i] = (start + size, end)
-                self._held[start] = start + size
+            if end - start >= payload_bytes and start < end:
+                # A file need not end where a slab would.
+                cut = min(end, start + max(_ALIGN, -(-payload_bytes // _ALIGN) * _ALIGN))
+                self._free[i : i + 1] = [(cut, end)] if cut < end else []
+                self._held[start] = cut
                 return memory_pb2.Span(name=self.file.name, offset=start, length=payload_bytes)
         return None
 
@@ -46,8 +43,10 @@ class Arena:
         """Take a slab back.
 
         Raises:
-            KeyError: it was not handed out, or was given back before.
+            KeyError: it was not handed out here, or was given back before.
         """
+        if slab.name != self.file.name:
+            raise KeyError(f"{slab.name} is not {self.file.name}")
         start = slab.offset
         end = self._held.pop(start)
         i = bisect.bisect(self._free, (start, end))
