@@ -20,7 +20,7 @@ class Ring:
     def __init__(self, file: SharedFile) -> None:
         self.file = file
         self._start = HEADER_BYTES
-        self._end = len(file.view)
+        self._end = len(file.view) // _ALIGN * _ALIGN
         self._head = self._start
         self._live: deque[tuple[int, int]] = deque()  # (sequence, offset), oldest first
 
@@ -34,23 +34,24 @@ class Ring:
 
         `sequence` must be higher than that of the record before.
         """
-        offset = self._fit(-(-size // _ALIGN) * _ALIGN)
+        room = max(_ALIGN, -(-size // _ALIGN) * _ALIGN)
+        offset = self._fit(room)
         if offset is None:
             return None
-        self._head = offset + -(-size // _ALIGN) * _ALIGN
+        self._head = offset + room
         self._live.append((sequence, offset))
         return memory_pb2.Span(name=self.file.name, offset=offset, length=size)
 
-    def _fit(self, size: int) -> int | None:
-        """Where `size` bytes may go. Head equal to tail means empty, so a gap is never filled."""
+    def _fit(self, room: int) -> int | None:
+        """Where `room` bytes may go: before the oldest live record, or behind the newest."""
         if not self._live:
-            return self._start if self._start + size <= self._end else None
+            return self._start if self._start + room <= self._end else None
         tail = self._live[0][1]
-        if self._head > tail:
-            if self._head + size <= self._end:
-                return self._head
-            return self._start if self._start + size < tail else None
-        return self._head if self._head + size < tail else None
+        if self._head <= tail:  # wrapped; full where they are equal
+            return self._head if self._head + room <= tail else None
+        if self._head + room <= self._end:
+            return self._head
+        return self._start if self._start + room <= tail else None
 
     def view(self, span: memory_pb2.Span) -> memoryview:
         """The bytes of a reserved record, to be written."""
