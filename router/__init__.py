@@ -1,0 +1,1 @@
+"""The public API: validates, queues, and carries each request through the other services."""

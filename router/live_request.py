@@ -1,0 +1,120 @@
+"""What the router knows of one request on its way: all that it takes to start it again.
+
+Each output position of each candidate is taken in exactly once, from the current attempt only.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import time
+
+from chassis.errors import ServiceError
+from protos import detokenizer_pb2, generation_pb2
+from router.admission import Demand
+from router.outbox import Outbox
+from router.prompt_arena import Prompt
+from router.validation import Plan
+
+_NO_FINISH = generation_pb2.FINISH_REASON_UNSPECIFIED
+FIRST_ATTEMPT = 1
+
+
+class CandidateProgress:
+    """What one candidate's client has been given, or will be by the outbox."""
+
+    __slots__ = ("finish", "ids", "text_length")
+
+    def __init__(self) -> None:
+        self.ids = array.array("i")
+        self.text_length = 0
+        self.finish: generation_pb2.FinishReason.ValueType = _NO_FINISH
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has ended."""
+        return self.finish != _NO_FINISH
+
+
+class LiveRequest:
+    """One request from the moment its prompt is known."""
+
+    def __init__(self, request_id: str, plan: Plan, prompt: Prompt, steps_apart: int) -> None:
+        """Begin the first attempt; `steps_apart` is the outbox's."""
+        self.request_id = request_id
+        self.plan = plan
+        self.prompt = prompt
+        self.handle = 0
+        self.attempt = FIRST_ATTEMPT
+        self.submitted = False
+        self.registered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.candidates = [CandidateProgress() for _ in range(plan.candidates)]
+        self.outbox = Outbox(plan.output, steps_apart)
+        self.prompt_logprobs: list[generation_pb2.TokenLogprob] = []
+        self.outbox.withhold(self._awaits_prompt())
+        self.first_output: float | None = None  # when, by `time.monotonic`
+        self.last_output: float | None = None
+
+    @property
+    def demand(self) -> Demand:
+        """What it will hold of a replica."""
+        plan = self.plan
+        return Demand(plan.prompt_tokens, plan.candidates, plan.max_tokens)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all candidates have ended."""
+        return all(candidate.finished for candidate in self.candidates)
+
+    @property
+    def completion_tokens(self) -> int:
+        """Output tokens of all candidates so far."""
+        return sum(len(candidate.ids) for candidate in self.candidates)
+
+    def place(self, handle: int) -> None:
+        """Take the handle under which a replica will know it."""
+        self.handle = handle
+        self.submitted = False
+        self.registered = asyncio.get_running_loop().create_future()
+
+    def take(self, delta: detokenizer_pb2.TextDelta, step: int) -> bool:
+        """Take in a delta of `step`; answer whether it was the next of its candidate.
+
+        What bears another attempt, another position than the next, or comes after an ending is
+        dropped.
+        """
+        if delta.attempt != self.attempt or delta.candidate >= len(self.candidates):
+            return False
+        if delta.prompt_logprobs:
+            self._take_prompt(delta)
+        candidate = self.candidates[delta.candidate]
+        if candidate.finished or delta.position != len(candidate.ids):
+            return False
+        candidate.ids.extend(delta.token_ids)
+        candidate.text_length += len(delta.text)
+        candidate.finish = delta.finish_reason
+        self.last_output = time.monotonic()
+        self.first_output = self.first_output or self.last_output
+        self.outbox.add(delta, step)
+        if candidate.finished and self.finished:
+            self.outbox.close()
+        return True
+
+    def fail(self, error: ServiceError) -> None:
+        """End it with `error`."""
+        self.outbox.fail(error)
+
+    def _take_prompt(self, delta: detokenizer_pb2.TextDelta) -> None:
+        start = delta.prompt_position
+        for position, logprob in enumerate(delta.prompt_logprobs, start):
+            if position == len(self.prompt_logprobs):
+                kept = generation_pb2.TokenLogprob()
+                kept.CopyFrom(logprob)  # so as not to keep the whole frame
+                self.prompt_logprobs.append(kept)
+        self.outbox.withhold(self._awaits_prompt())
+
+    def _awaits_prompt(self) -> bool:
+        """Whether log-probabilities of the prompt, which the first message carries, are missing."""
+        return self.plan.output.prompt_logprobs and (
+            len(self.prompt_logprobs) < self.plan.prompt_tokens
+        )

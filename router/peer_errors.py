@@ -1,0 +1,71 @@
+"""What another service's failure means to the client: the same status, said in our own words."""
+
+from __future__ import annotations
+
+import grpc
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc import aio
+
+from chassis.errors import (
+    InvalidRequest,
+    NotFound,
+    Overloaded,
+    RequestFailed,
+    ServiceError,
+    Unavailable,
+)
+
+_AWAY = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED})
+
+
+class ReplicaLost(Exception):
+    """A replica went away before the request was submitted to it; it may start again."""
+
+
+def is_away(error: aio.AioRpcError) -> bool:
+    """Whether the peer is gone, so that the call may be made again."""
+    return error.code() in _AWAY
+
+
+def from_peer(error: aio.AioRpcError, service: str) -> ServiceError:
+    """The failure to answer with where a call to `service` failed with `error`."""
+    message = error.details() or ""
+    if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
+        violation = _violation(error)
+        if violation is not None:
+            return InvalidRequest(violation.field, violation.description)
+        return InvalidRequest("prompt", message)
+    if error.code() is grpc.StatusCode.NOT_FOUND:
+        return NotFound(message)
+    if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return Overloaded(f"{service}: {message}")
+    if is_away(error) or error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return Unavailable(f"the {service} is away")
+    return RequestFailed("PEER_FAILED", f"the {service} failed; its log has more")
+
+
+def from_refusal(code: int, message: str) -> ServiceError:
+    """The failure to answer with where the model refused a submit.
+
+    Args:
+        code: a google.rpc.Code.
+        message: what it said.
+    """
+    if code == code_pb2.INVALID_ARGUMENT:
+        return InvalidRequest("prompt", message)
+    if code == code_pb2.RESOURCE_EXHAUSTED:
+        return Overloaded(message)
+    if code == code_pb2.UNAVAILABLE:
+        return Unavailable(message)
+    return RequestFailed("REFUSED_BY_MODEL", message)
+
+
+def _violation(error: aio.AioRpcError) -> error_details_pb2.BadRequest.FieldViolation | None:
+    """The first field violation that the peer named."""
+    for key, value in error.trailing_metadata() or ():
+        if key == "grpc-status-details-bin" and isinstance(value, bytes):
+            for box in status_pb2.Status.FromString(value).details:
+                bad_request = error_details_pb2.BadRequest()
+                if box.Unpack(bad_request) and bad_request.field_violations:
+                    return bad_request.field_violations[0]
+    return None

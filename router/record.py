@@ -1,0 +1,86 @@
+"""What each request came to: its metrics and its one line in the log."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from grpc import aio
+
+from chassis.errors import ServiceError
+from protos import generation_pb2
+from router.live_request import LiveRequest
+from router.metrics import RouterMetrics
+
+log = logging.getLogger(__name__)
+
+
+class Record:
+    """Follows one request for a block; set `live` once it runs."""
+
+    def __init__(self, metrics: RouterMetrics, context: aio.ServicerContext[Any, Any]) -> None:
+        self.live: LiveRequest | None = None
+        self._metrics = metrics
+        self._context = context
+        self._arrived = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        outcome = _outcome(error, self._context)
+        self._metrics.requests.labels(outcome).inc()
+        now = time.monotonic()
+        self._metrics.whole.observe(now - self._arrived)
+        line: dict[str, Any] = {"outcome": outcome, "duration_ms": _ms(now - self._arrived)}
+        if self.live is not None:
+            line |= self._measure(self.live)
+        if isinstance(error, ServiceError):
+            line["cause"] = str(error)
+        if outcome == "internal":
+            log.error("request failed", extra=line, exc_info=error)
+        else:
+            log.info("request ended", extra=line)
+
+    def _measure(self, live: LiveRequest) -> dict[str, Any]:
+        """Count its tokens and times; return what the log says of them."""
+        prompt_tokens, output_tokens = live.plan.prompt_tokens, live.completion_tokens
+        self._metrics.prompt_tokens.inc(prompt_tokens)
+        self._metrics.output_tokens.inc(output_tokens)
+        line = {"prompt_tokens": prompt_tokens, "output_tokens": output_tokens}
+        if live.first_output is None or live.last_output is None:
+            return line
+        first_s = live.first_output - self._arrived
+        self._metrics.first_token.observe(first_s)
+        longest = max(len(candidate.ids) for candidate in live.candidates)
+        if longest > 1:
+            span_s = live.last_output - live.first_output
+            self._metrics.per_token.observe(span_s / (longest - 1))
+        reasons = (
+            generation_pb2.FinishReason.Name(candidate.finish) for candidate in live.candidates
+        )
+        finish = ",".join(name.removeprefix("FINISH_REASON_").lower() for name in reasons)
+        return {**line, "ttft_ms": _ms(first_s), "finish": finish}
+
+
+def _outcome(error: BaseException | None, context: aio.ServicerContext[Any, Any]) -> str:
+    if error is None:
+        return "ok"
+    if isinstance(error, ServiceError):
+        return error.reason.lower()
+    if isinstance(error, asyncio.CancelledError):
+        # Whoever's deadline passes is cancelled by gRPC.
+        return "deadline_exceeded" if context.time_remaining() == 0 else "cancelled"
+    return "internal"
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 2)

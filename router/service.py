@@ -1,0 +1,127 @@
+"""The router on a server: its links, its queue, its servicer, put together."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from chassis.introspection import transport
+from chassis.server import Host, Mount
+from chassis.shared_file import sweep
+from protos import generation_pb2_grpc, service_pb2
+from router.dispatcher import Dispatcher
+from router.journey import Journeys
+from router.metrics import LinkCollector, RouterMetrics
+from router.prompt_arena import PromptArena
+from router.replica import Replica
+from router.servicer import GenerationServicer
+from router.settings import RouterSettings, check_ranges, replica_addresses
+from router.tokenizer_link import TokenizerLink
+
+log = logging.getLogger(__name__)
+
+SERVICE = "triptych.v1.GenerationService"
+
+
+class Router:
+    """All parts of one router."""
+
+    def __init__(self, settings: RouterSettings, arena: PromptArena) -> None:
+        """Prepare the links; `run` brings them up.
+
+        Args:
+            settings: checked.
+            arena: where prompts go.
+        """
+        self._readiness = asyncio.Event()
+        self._readiness.set()
+        self.arena = arena
+        self.dispatcher = Dispatcher(settings.max_queue, settings.recovery_s, self._readiness.set)
+        self.tokenizer = TokenizerLink(
+            settings.tokenizer,
+            arena,
+            recovery_s=settings.recovery_s,
+            max_message_mib=settings.max_message_mib,
+            changed=self._readiness.set,
+            arena_renewed=self._offer_arena,
+        )
+        counter = itertools.count(1)
+        self.dispatcher.replicas = tuple(
+            Replica(
+                address,
+                arena,
+                counter,
+                self.dispatcher,
+                max_message_mib=settings.max_message_mib,
+            )
+            for address in replica_addresses(settings)
+        )
+        self.journeys = Journeys(self.tokenizer, self.dispatcher, arena, settings.recovery_s)
+
+    async def run(self, host: Host) -> None:
+        """Keep all links up, and `host` told whether they are, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.tokenizer.keep())
+            for replica in self.dispatcher.replicas:
+                group.create_task(replica.keep())
+            while True:
+                await self._readiness.wait()
+                self._readiness.clear()
+                await host.set_ready(self.tokenizer.ready and self.dispatcher.ready)
+
+    def list_links(self) -> Sequence[service_pb2.Link]:
+        """The links to other services, as introspection tells them."""
+        tokenizer = self.tokenizer
+        links = [_link("tokenizer", tokenizer.address, tokenizer.ready, tokenizer.shares)]
+        for replica in self.dispatcher.replicas:
+            run, watch, address = replica.run, replica.watch, replica.address
+            links.append(_link("model", address.model, run.up, run.shares))
+            links.append(_link("detokenizer", address.detokenizer, watch.up, watch.upstream.shared))
+        return links
+
+    def _offer_arena(self) -> None:
+        for replica in self.dispatcher.replicas:
+            replica.run.offer_arena()
+
+
+def _link(service: str, address: str, ready: bool, shared: bool) -> service_pb2.Link:
+    how = transport(shared) if ready else service_pb2.TRANSPORT_UNSPECIFIED
+    return service_pb2.Link(service=service, address=address, ready=ready, transport=how)
+
+
+def mount(settings: RouterSettings) -> Mount:
+    """Prepare the router with `settings`.
+
+    Raises:
+        ConfigError: a setting is malformed.
+    """
+    check_ranges(settings)
+    replica_addresses(settings)
+
+    @asynccontextmanager
+    async def mounted(host: Host) -> AsyncIterator[None]:
+        for name in sweep():
+            log.info("removed a dead process's shared file", extra={"file": name})
+        arena = PromptArena(settings.arena_mib << 20 if settings.shared_memory else 0)
+        router = Router(settings, arena)
+        metrics = RouterMetrics(
+            host.registry, lambda: router.dispatcher.queued, lambda: router.dispatcher.running
+        )
+        servicer = GenerationServicer(router.journeys, router.tokenizer, router.dispatcher, metrics)
+        generation_pb2_grpc.add_GenerationServiceServicer_to_server(servicer, host.server)
+        host.registry.register(LinkCollector(router.list_links))
+        host.services.append(SERVICE)
+        host.list_links = router.list_links
+        await host.set_ready(False)
+        try:
+            async with asyncio.TaskGroup() as group:
+                running = group.create_task(router.run(host))
+                yield
+                running.cancel()
+        finally:
+            arena.close()
+
+    return mounted

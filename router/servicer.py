@@ -1,0 +1,180 @@
+"""gRPC face of the router: `triptych.v1.GenerationService`.
+
+Every call about a request has an id, told in its answers, its initial metadata and its log lines.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from grpc import aio
+
+from chassis import logs
+from chassis.errors import Unavailable
+from chassis.introspection import triptych_version
+from protos import detokenizer_pb2, generation_pb2, generation_pb2_grpc, tokenizer_pb2
+from router import validation
+from router.answers import prompt_of, usage_of
+from router.dispatcher import Dispatcher
+from router.journey import Journeys, skips_special_tokens
+from router.live_request import LiveRequest
+from router.metrics import RouterMetrics
+from router.outbox import STEPS_APART
+from router.peer_errors import ReplicaLost
+from router.record import Record
+from router.tokenizer_link import TokenizerLink
+
+REQUEST_ID_KEY = "x-request-id"
+_MERGED = 1  # steps apart for a client that wants all at once
+
+Context = aio.ServicerContext[Any, Any]
+
+
+class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
+    """Answer `triptych.v1.GenerationService`."""
+
+    def __init__(
+        self,
+        journeys: Journeys,
+        tokenizer: TokenizerLink,
+        dispatcher: Dispatcher,
+        metrics: RouterMetrics,
+    ) -> None:
+        self._journeys = journeys
+        self._tokenizer = tokenizer
+        self._dispatcher = dispatcher
+        self._metrics = metrics
+
+    async def Generate(  # noqa: N802  (name fixed by the proto)
+        self, request: generation_pb2.GenerateRequest, context: Context
+    ) -> generation_pb2.GenerateResponse:
+        """Run a prompt to its end."""
+        async with self._running(request, context, _MERGED) as live:
+            candidates = await live.outbox.take_all()
+            return generation_pb2.GenerateResponse(
+                request_id=live.request_id,
+                candidates=candidates,
+                usage=usage_of(live),
+                prompt=prompt_of(live),
+            )
+
+    async def GenerateStream(  # type: ignore[override]  # noqa: N802  (name fixed by the proto)
+        self, request: generation_pb2.GenerateRequest, context: Context
+    ) -> None:
+        """Run a prompt, writing each step's text as it comes."""
+        async with self._running(request, context, STEPS_APART) as live:
+            first = True
+            while not live.outbox.drained:
+                deltas = await live.outbox.take()
+                message = generation_pb2.GenerateStreamResponse(
+                    request_id=live.request_id,
+                    deltas=deltas,
+                    prompt=prompt_of(live) if first else None,
+                    usage=usage_of(live) if live.outbox.drained else None,
+                )
+                first = False
+                await _write(context, message)
+
+    async def Tokenize(  # noqa: N802  (name fixed by the proto)
+        self, request: generation_pb2.TokenizeRequest, context: Context
+    ) -> generation_pb2.TokenizeResponse:
+        """Turn text or a chat into ids."""
+        request_id = _request_id("", context)
+        with logs.about(request_id):
+            validation.check_prompt(request)
+            validation.check_model(request.model, await self._dispatcher.limits())
+            ask = tokenizer_pb2.EncodeRequest(request_id=request_id, want_tokens=True)
+            if request.WhichOneof("prompt") == "chat":
+                ask.chat.CopyFrom(request.chat)
+            else:
+                ask.text = request.text
+            if request.HasField("add_special_tokens"):
+                ask.add_special_tokens = request.add_special_tokens
+            answer, _ = await self._tokenizer.encode(ask, 0)
+            return generation_pb2.TokenizeResponse(
+                token_ids=array.array("i", answer.ids), tokens=answer.tokens
+            )
+
+    async def Detokenize(  # noqa: N802  (name fixed by the proto)
+        self, request: generation_pb2.DetokenizeRequest, context: Context
+    ) -> generation_pb2.DetokenizeResponse:
+        """Turn ids into text."""
+        request_id = _request_id("", context)
+        with logs.about(request_id):
+            limits = await self._dispatcher.limits()
+            validation.check_model(request.model, limits)
+            validation.check_ids("token_ids", request.token_ids, limits)
+            decode = detokenizer_pb2.DecodeRequest(
+                request_id=request_id,
+                token_ids=request.token_ids,
+                skip_special_tokens=skips_special_tokens(request),
+            )
+            try:
+                text = await self._journeys.decode(self._dispatcher.any_replica(), decode)
+            except ReplicaLost as error:
+                raise Unavailable("the detokenizer is away") from error
+            return generation_pb2.DetokenizeResponse(text=text)
+
+    async def ListModels(  # noqa: N802  (name fixed by the proto)
+        self, request: generation_pb2.ListModelsRequest, context: Context
+    ) -> generation_pb2.ListModelsResponse:
+        """List the model, once a replica has told it."""
+        model = self._dispatcher.model()
+        if model is None:
+            return generation_pb2.ListModelsResponse()
+        told = generation_pb2.Model()
+        told.CopyFrom(model)
+        told.version = told.version or triptych_version()
+        return generation_pb2.ListModelsResponse(models=[told])
+
+    async def GetLoad(  # noqa: N802  (name fixed by the proto)
+        self, request: generation_pb2.GetLoadRequest, context: Context
+    ) -> generation_pb2.GetLoadResponse:
+        """Tell what waits and runs."""
+        replicas = [replica.describe() for replica in self._dispatcher.replicas]
+        return generation_pb2.GetLoadResponse(
+            queued=self._dispatcher.queued,
+            running=self._dispatcher.running,
+            kv_slots_used=sum(replica.kv_slots_used for replica in replicas),
+            kv_slots_total=sum(replica.kv_slots_total for replica in replicas),
+            replicas=replicas,
+        )
+
+    @asynccontextmanager
+    async def _running(
+        self, request: generation_pb2.GenerateRequest, context: Context, steps_apart: int
+    ) -> AsyncIterator[LiveRequest]:
+        """Carry `request` for the block, recorded under its id."""
+        request_id = _request_id(request.request_id, context)
+        with logs.about(request_id), Record(self._metrics, context) as record:
+            await context.send_initial_metadata(((REQUEST_ID_KEY, request_id),))
+            async with self._journeys.carry(request, request_id, steps_apart) as live:
+                record.live = live
+                yield live
+
+
+def _request_id(given: str, context: Context) -> str:
+    """The id a caller gave, in the request or its metadata, or one made up.
+
+    Raises:
+        InvalidRequest: it cannot be told in metadata.
+    """
+    if not given:
+        for key, value in context.invocation_metadata() or ():
+            if key == REQUEST_ID_KEY and isinstance(value, str):
+                given = value
+    validation.check_request_id(given)
+    return given or secrets.token_hex(6)
+
+
+async def _write(context: Context, message: generation_pb2.GenerateStreamResponse) -> None:
+    """Write `message`; a client that has gone is a cancelled call."""
+    try:
+        await context.write(message)
+    except aio.InternalError:
+        raise asyncio.CancelledError from None

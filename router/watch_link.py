@@ -1,0 +1,103 @@
+"""The router's side of one detokenizer's Watch stream: registrations down, text up.
+
+The stream is a lease: what was registered through it is gone when it ends.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Protocol
+
+import grpc
+from grpc import aio
+
+from protos import detokenizer_pb2, detokenizer_pb2_grpc
+from router.connection import Conversation
+from router.live_request import LiveRequest
+
+log = logging.getLogger(__name__)
+
+TAIL_IDS = 16  # the detokenizer needs enough of the prompt to spell the first output token
+
+
+class WatchOwner(Protocol):
+    """Who is told what comes from the detokenizer."""
+
+    @property
+    def router_id(self) -> int:
+        """The number to listen with."""
+
+    def changed(self) -> None:
+        """The link, or the detokenizer's own to the model, came up or went down."""
+
+    def registered(self, handle: int, attempt: int) -> None:
+        """A registration holds."""
+
+    def text(self, frame: detokenizer_pb2.TextFrame) -> None:
+        """A step has given text."""
+
+    def watch_ended(self, code: grpc.StatusCode) -> None:
+        """The stream has ended, or was refused."""
+
+
+class WatchLink:
+    """A detokenizer, as far as text comes from it."""
+
+    def __init__(self, channel: aio.Channel, owner: WatchOwner) -> None:
+        """Prepare the link to the detokenizer behind `channel`."""
+        stub = detokenizer_pb2_grpc.DetokenizerServiceStub(channel)
+        self._owner = owner
+        self.up = False
+        self.upstream = detokenizer_pb2.Upstream()
+        self._stream: Conversation[detokenizer_pb2.WatchRequest, detokenizer_pb2.WatchResponse] = (
+            Conversation(
+                lambda: stub.Watch(wait_for_ready=True), self._listen, self._receive, self._lost
+            )
+        )
+        self.keep = self._stream.keep
+        self.again = self._stream.again
+
+    def register(self, live: LiveRequest) -> None:
+        """Have it turn the tokens of `live` into text."""
+        register = detokenizer_pb2.Register(
+            handle=live.handle,
+            attempt=live.attempt,
+            request_id=live.request_id,
+            prompt_tail=live.prompt.tail(TAIL_IDS),
+            candidates=live.plan.candidates,
+            stop=live.plan.stop,
+            output=live.plan.output,
+        )
+        self._stream.send(detokenizer_pb2.WatchRequest(register=register))
+
+    def forget(self, handle: int) -> None:
+        """Have it forget a request."""
+        self._stream.send(
+            detokenizer_pb2.WatchRequest(forget=detokenizer_pb2.Forget(handle=handle))
+        )
+
+    def _listen(self) -> detokenizer_pb2.WatchRequest:
+        return detokenizer_pb2.WatchRequest(
+            listen=detokenizer_pb2.Listen(router=self._owner.router_id)
+        )
+
+    def _receive(self, response: detokenizer_pb2.WatchResponse) -> None:
+        match response.WhichOneof("message"):
+            case "text":
+                self._owner.text(response.text)
+            case "registered":
+                self._owner.registered(response.registered.handle, response.registered.attempt)
+            case "listening":
+                self.up = True
+                log.info("detokenizer linked")
+                self._owner.changed()
+            case "upstream":
+                self.upstream = response.upstream
+                self._owner.changed()
+
+    def _lost(self, code: grpc.StatusCode, details: str) -> None:
+        if self.up:
+            log.warning("detokenizer lost", extra={"code": code.name, "cause": details})
+        self.up = False
+        self.upstream = detokenizer_pb2.Upstream()
+        self._owner.watch_ended(code)
