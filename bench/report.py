@@ -1,0 +1,48 @@
+"""Results of the pipeline benchmark as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+
+def markdown(everything: Mapping[str, Any]) -> str:
+    """The page that `bench/results/pipeline.md` holds, from what `pipeline.json` holds."""
+    lines = [
+        "# Pipeline",
+        "",
+        f"{everything['date']}, {everything['machine']}; `{everything['command']}`.",
+        f"Prompts of {everything['prompt_tokens']} tokens, answers of "
+        f"{everything['output_tokens']}, greedy, the client on the same machine.",
+        "Overhead is what the client sees minus the engine's own step time.",
+        "",
+    ]
+    for result in everything["results"]:
+        lines += _model(result)
+    return "\n".join(lines)
+
+
+def _model(result: Mapping[str, Any]) -> Iterator[str]:
+    yield f"## {result['model']}"
+    yield ""
+    yield (
+        "| streams | output tokens/s | TTFT p50 / p99 ms | TPOT p50 / p99 ms | step ms | "
+        "TPOT overhead ms | messages/s |"
+    )
+    yield "|---|---|---|---|---|---|---|"
+    for load in result["loads"]:
+        figures = load["figures"]
+        ttft, tpot = figures["ttft_ms"], figures["tpot_ms"]
+        yield (
+            f"| {figures['concurrency']} | {figures['output_tokens_per_s']:.0f} "
+            f"| {ttft['p50']:.1f} / {ttft['p99']:.1f} | {tpot['p50']:.2f} / {tpot['p99']:.2f} "
+            f"| {load['step_ms']:.2f} | {load['tpot_overhead_ms']:.2f} "
+            f"| {figures['messages_per_s']:.0f} |"
+        )
+    yield ""
+    yield f"- TTFT overhead at one stream: {result['ttft_overhead_ms']:.2f} ms"
+    yield f"- from the command to ready: {result['ready_s']:.1f} s"
+    yield f"- idle CPU, all processes: {result['idle_cpu_percent']:.2f} % of one core"
+    memory = ", ".join(f"{name} {mib:.0f}" for name, mib in result["resident_mib"].items())
+    yield f"- resident memory in MiB: {memory}"
+    yield ""
