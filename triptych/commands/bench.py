@@ -94,11 +94,12 @@ def _run(plan: BenchPlan) -> Report:
     import uvloop
     from rich.console import Console
 
+    from triptych.commands.output import console
     from triptych.load import bench
     from triptych.load.report import table
 
     report = uvloop.run(bench.run(plan, Console(stderr=True)))
-    Console().print(table(report.runs))
+    console().print(table(report.runs))
     return report
 
 

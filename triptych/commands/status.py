@@ -41,19 +41,21 @@ def status(
 
 
 def _print(seen: Survey) -> None:
-    from rich.console import Console
+    from rich.markup import escape
 
-    console = Console()
-    console.print(_services(seen))
+    from triptych.commands.output import console
+
+    out = console()
+    out.print(_services(seen))
     for model in seen.models:
-        console.print(
-            f"model [bold]{model.name}[/]: {model.architecture}, {model.parameters / 1e6:.1f} M "
+        out.print(
+            f"model [bold]{escape(model.name)}[/]: {model.architecture}, {model.parameters / 1e6:.1f} M "
             f"parameters in {model.dtype}, context {model.context_length}"
         )
     load = seen.load
     free = load.kv_slots_total - load.kv_slots_used
-    console.print(f"KV slots: {load.kv_slots_used} used, {free} free of {load.kv_slots_total}")
-    console.print(f"requests: {load.queued} queued, {load.running} running")
+    out.print(f"KV slots: {load.kv_slots_used} used, {free} free of {load.kv_slots_total}")
+    out.print(f"requests: {load.queued} queued, {load.running} running")
 
 
 def _services(seen: Survey) -> Table:
