@@ -36,6 +36,7 @@ class SharedFile:
         self._descriptor = descriptor
         self._mapping = mapping
         self._owned = owned
+        self._closed = False
         self.view = memoryview(mapping)
 
     @classmethod
@@ -51,13 +52,8 @@ class SharedFile:
             StartError: the folder cannot hold it.
         """
         size = HEADER_BYTES + payload_bytes
-        path = folder / f"triptych-{kind}-{secrets.token_hex(8)}"
+        path, descriptor = _make_locked(kind, folder)
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-        except OSError as error:
-            raise StartError(f"cannot make {path}: {error.strerror}; is {folder} there?") from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
             os.posix_fallocate(descriptor, 0, size)
             mapping = mmap.mmap(descriptor, size)
         except OSError as error:
@@ -65,7 +61,7 @@ class SharedFile:
             os.close(descriptor)
             free = shutil.disk_usage(folder).free
             raise StartError(
-                f"too little shared memory for the {kind}: {size >> 20} MiB wanted, "
+                f"too little shared memory for the {kind}: {-(-size >> 20)} MiB wanted, "
                 f"{free >> 20} MiB free in {folder}; enlarge it (docker: --shm-size) or lower "
                 f"the {kind}'s size"
             ) from error
@@ -118,6 +114,9 @@ class SharedFile:
 
     def close(self) -> None:
         """Unmap the file; its owner also removes it. Views still held keep the pages alive."""
+        if self._closed:
+            return
+        self._closed = True
         if self._owned:
             self._path.unlink(missing_ok=True)
         os.close(self._descriptor)
@@ -125,6 +124,21 @@ class SharedFile:
         with suppress(BufferError):
             self.view.release()
             self._mapping.close()
+
+
+def _make_locked(kind: str, folder: Path) -> tuple[Path, int]:
+    """Make a file that no sweep takes for a dead owner's; return its path and descriptor."""
+    while True:
+        path = folder / f"triptych-{kind}-{secrets.token_hex(8)}"
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        except OSError as error:
+            raise StartError(f"cannot make {path}: {error.strerror}; is {folder} there?") from error
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            return path, descriptor
+        # A process that started meanwhile swept the file before it was locked.
+        os.close(descriptor)
 
 
 class PeerFiles:
