@@ -1,0 +1,81 @@
+"""Change rows of logits as a request asks, and read log-probabilities off them.
+
+Invariant: what is read or changed of a row depends on that row alone; work is in proportion to
+the tokens changed, and one pass over a row whose log-probabilities are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from kernels.cpu.filters import likeliest
+
+Row = npt.NDArray[np.float32]
+Alternatives = tuple[npt.NDArray[np.intp], npt.NDArray[np.float32]]
+
+
+def penalise(
+    row: Row,
+    ids: npt.NDArray[np.intp],
+    counts: npt.NDArray[np.int32],
+    repetition: float,
+    presence: float,
+    frequency: float,
+) -> None:
+    """Make tokens that have occurred less likely, in place and in float32.
+
+    Args:
+        row: [vocab] float32 logits.
+        ids: [n], distinct ids of the prompt and the output.
+        counts: [n], how often each occurs in the output.
+        repetition: divides a logit above 0 and multiplies others; for all of `ids`.
+        presence: is subtracted where the output has the token.
+        frequency: is subtracted once for every time that the output has it.
+
+    Source: Keskar et al. 2019 (CTRL), section 4.1, for `repetition`.
+    """
+    values = row[ids]
+    factor = np.float32(repetition)
+    values = np.where(values > 0, values / factor, values * factor)
+    values -= np.float32(frequency) * counts.astype(np.float32)
+    values -= np.float32(presence) * (counts > 0).astype(np.float32)
+    row[ids] = values
+
+
+def log_probabilities(
+    logits: npt.NDArray[np.float32],
+    tokens: npt.NDArray[np.intp] | npt.NDArray[np.int32],
+    alternatives: Sequence[int],
+) -> tuple[npt.NDArray[np.float32], list[Alternatives]]:
+    """The log-probability of one token of each row, and of each row's likeliest tokens.
+
+    Args:
+        logits: [rows, vocab] float32.
+        tokens: [rows], vocabulary ids.
+        alternatives: [rows], how many of the likeliest tokens to tell.
+
+    Returns:
+        [rows] float32, NaN where a row's logits make no distribution; and for each row ids and
+        log-probabilities, likeliest first, the lower id first among equals.
+    """
+    chosen = np.empty(len(tokens), np.float32)
+    likely = []
+    for i, row in enumerate(logits):
+        normaliser = _log_sum_exp(row)
+        chosen[i] = row[tokens[i]] - normaliser
+        ids = np.empty(0, np.intp)
+        if alternatives[i]:
+            ids = likeliest(np.where(np.isnan(row), np.float32(-np.inf), row), alternatives[i])
+        likely.append((ids, (row[ids] - normaliser).astype(np.float32)))
+    return chosen, likely
+
+
+def _log_sum_exp(row: Row) -> np.float64:
+    # Infinite or NaN logits give NaN here, which is the answer.
+    with np.errstate(invalid="ignore"):
+        top = row.max()
+        result: np.float64 = np.log(np.exp(row - top).sum(dtype=np.float64)) + top
+    return result

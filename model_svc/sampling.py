@@ -1,0 +1,287 @@
+"""Turn a step's logits into tokens and log-probabilities, each row as its request asks.
+
+For a row, in this order: log-probabilities are read off the raw logits; logit bias is added; the
+repetition penalty, then frequency and presence penalties are applied; stop ids are forbidden
+while the output is shorter than `min_tokens`; temperature 0 takes the likeliest token; otherwise
+temperature, top-k, top-p, min-p and the draw of `kernels.philox`. Equally likely tokens rank by
+id, lowest first. Invariants: a row's token depends on nothing but its own logits and `Draw`, and
+a row pays for its own options alone: a greedy row costs one pass over its logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from kernels.cpu import sampling
+from kernels.cpu.filters import Filters
+from kernels.cpu.logits import Alternatives, log_probabilities, penalise
+from kernels.philox import Counters
+from protos.token_frame import ALTERNATIVE
+
+Logits = npt.NDArray[np.float32]
+Records = npt.NDArray[np.void]
+
+_CHUNK_LOGITS = 2**22  # drawn from at a time, so that the copies stay at 16 MiB
+_SMALLEST_TEMPERATURE = float(np.finfo(np.float32).tiny)
+_SEED_MASK = 2**64 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingSpec:
+    """How one request chooses its tokens, with defaults resolved. Values are not checked here.
+
+    Ids outside the vocabulary in `logit_bias` and `suppressed_ids` mean nothing.
+
+    Attributes:
+        seed: key of the draws; 64 bits.
+        temperature: 0 takes the likeliest token.
+        top_p: 1 for no limit.
+        top_k: 0 for no limit.
+        min_p: 0 for no limit.
+        repetition_penalty: over prompt and output, 1 for none.
+        presence_penalty, frequency_penalty: over the output, 0 for none.
+        logit_bias: what to add to the logits of some ids.
+        logprobs: how many alternatives to tell beside each token; None for no log-probabilities.
+        min_tokens: at output positions before it, `suppressed_ids` may not be drawn.
+        suppressed_ids: ids that would end the output.
+    """
+
+    seed: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    logprobs: int | None = None
+    min_tokens: int = 0
+    suppressed_ids: tuple[int, ...] = ()
+    _bias: tuple[npt.NDArray[np.int64], Logits] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # Made once: a request may bring thousands, and every one of its steps adds them.
+        ids = np.fromiter(self.logit_bias.keys(), np.int64, len(self.logit_bias))
+        amounts = np.fromiter(self.logit_bias.values(), np.float32, len(self.logit_bias))
+        object.__setattr__(self, "_bias", (ids, amounts))
+
+    @property
+    def needs_history(self) -> bool:
+        """Whether the draw depends on which tokens came before."""
+        return (
+            self.repetition_penalty != 1.0
+            or self.presence_penalty != 0.0
+            or self.frequency_penalty != 0.0
+        )
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is taken; so small a temperature as float32 calls 0 is 0."""
+        return self.temperature < _SMALLEST_TEMPERATURE
+
+    def edits(self, position: int) -> bool:
+        """Whether the logits are changed before the token at `position` is drawn."""
+        return bool(self.logit_bias) or self.needs_history or self.suppresses(position)
+
+    def suppresses(self, position: int) -> bool:
+        """Whether some ids may not be drawn at `position`."""
+        return position < self.min_tokens and bool(self.suppressed_ids)
+
+    def add_bias(self, row: Logits) -> None:
+        """Add the bias to `row` [vocab], in place."""
+        ids, amounts = self._bias
+        known = ids < len(row)
+        row[ids[known]] += amounts[known]
+
+    def suppress(self, row: Logits) -> None:
+        """Make the suppressed ids impossible in `row` [vocab], in place."""
+        row[[token for token in self.suppressed_ids if token < len(row)]] = -np.inf
+
+
+class TokenHistory:
+    """Which tokens a sequence has seen, and how often its output has them.
+
+    Args:
+        vocab_size: above every id.
+        prompt: [tokens] int32.
+        output: [tokens] int32, what is already there.
+    """
+
+    def __init__(
+        self, vocab_size: int, prompt: npt.NDArray[np.int32], output: npt.NDArray[np.int32]
+    ) -> None:
+        self._seen = np.zeros(vocab_size, np.bool_)
+        self._seen[prompt] = True
+        self._seen[output] = True
+        self._counts = np.bincount(output, minlength=vocab_size).astype(np.int32)
+
+    def append(self, token: int) -> None:
+        """Note that the output goes on with `token`."""
+        self._seen[token] = True
+        self._counts[token] += 1
+
+    def occurrences(self) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int32]]:
+        """Distinct ids of prompt and output, ascending, and how often the output has each."""
+        ids = np.flatnonzero(self._seen)
+        return ids, self._counts[ids]
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """One token to draw.
+
+    Attributes:
+        spec: the request's choices.
+        position: of the token in the output, 0 first.
+        candidate: which of the request's candidates.
+        history: None only where `spec.needs_history` is false.
+    """
+
+    spec: SamplingSpec
+    position: int
+    candidate: int
+    history: TokenHistory | None
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """The tokens of a step.
+
+    Attributes:
+        tokens: [rows] int32.
+        logprobs: [rows] float32, of the raw logits; NaN where not asked for.
+        alternatives: for each row records of `ALTERNATIVE`, likeliest first; none where not asked.
+    """
+
+    tokens: npt.NDArray[np.int32]
+    logprobs: npt.NDArray[np.float32]
+    alternatives: tuple[Records, ...]
+
+
+class Sampler:
+    """Draws tokens from logits; keeps nothing between calls.
+
+    Args:
+        vocab_size: how many logits a row has.
+    """
+
+    def __init__(self, vocab_size: int) -> None:
+        self._vocab_size = vocab_size
+        self._chunk_rows = max(1, _CHUNK_LOGITS // vocab_size)
+
+    def draw(self, logits: torch.Tensor, draws: Sequence[Draw]) -> Drawn:
+        """Draw the next token of every row.
+
+        Args:
+            logits: [rows, vocab], floating, raw; left as they are.
+            draws: one for each row.
+
+        Raises:
+            ValueError: the shape of `logits` is not that.
+        """
+        raw = self._array(logits, len(draws))
+        tokens = sampling.argmax(raw)
+        edited = [i for i, draw in enumerate(draws) if draw.spec.edits(draw.position)]
+        changed = dict(zip(edited, raw[edited], strict=True))
+        for i, row in changed.items():
+            with np.errstate(over="ignore", invalid="ignore"):  # infinite and NaN have a meaning
+                _edit(row, draws[i])
+            tokens[i] = sampling.argmax(row[None])[0]
+        random = [i for i, draw in enumerate(draws) if not draw.spec.greedy]
+        for start in range(0, len(random), self._chunk_rows):
+            chunk = random[start : start + self._chunk_rows]
+            rows = raw[chunk]
+            for place, i in enumerate(chunk):
+                if i in changed:
+                    rows[place] = changed[i]
+            tokens[chunk] = _draw_random(rows, [draws[i] for i in chunk])
+        logprobs, alternatives = _logprobs(raw, tokens, draws)
+        return Drawn(tokens.astype(np.int32), logprobs, alternatives)
+
+    def score(
+        self, logits: torch.Tensor, tokens: npt.NDArray[np.int32], alternatives: int
+    ) -> tuple[npt.NDArray[np.float32], tuple[Records, ...]]:
+        """Log-probabilities of given tokens, as for a prompt.
+
+        Args:
+            logits: [rows, vocab], floating, raw; left as they are.
+            tokens: [rows], the token whose log-probability each row is asked for.
+            alternatives: how many of the likeliest tokens to tell with each.
+
+        Returns:
+            [rows] float32, and for each row records of `ALTERNATIVE`, likeliest first.
+
+        Raises:
+            ValueError: the shape of `logits` is not that.
+        """
+        raw = self._array(logits, len(tokens))
+        logprobs, likely = log_probabilities(raw, tokens, [alternatives] * len(tokens))
+        return logprobs, tuple(_records(likely))
+
+    def _array(self, logits: torch.Tensor, rows: int) -> Logits:
+        if logits.shape != (rows, self._vocab_size):
+            raise ValueError(f"logits {tuple(logits.shape)}: expected [{rows}, {self._vocab_size}]")
+        array: Logits = logits.detach().to(torch.float32).contiguous().numpy()
+        return array
+
+
+def _edit(row: Logits, draw: Draw) -> None:
+    spec = draw.spec
+    if spec.logit_bias:
+        spec.add_bias(row)
+    if spec.needs_history:
+        assert draw.history is not None  # whoever makes a Draw keeps one
+        penalise(
+            row,
+            *draw.history.occurrences(),
+            spec.repetition_penalty,
+            spec.presence_penalty,
+            spec.frequency_penalty,
+        )
+    if spec.suppresses(draw.position):
+        spec.suppress(row)
+
+
+def _draw_random(rows: Logits, draws: Sequence[Draw]) -> npt.NDArray[np.intp]:
+    specs = [draw.spec for draw in draws]
+    return sampling.draw(
+        rows,
+        np.array([spec.temperature for spec in specs], np.float32),
+        Counters(
+            np.array([spec.seed & _SEED_MASK for spec in specs], np.uint64),
+            np.array([draw.position for draw in draws], np.uint64),
+            np.array([draw.candidate for draw in draws], np.uint64),
+        ),
+        Filters(
+            np.array([spec.top_k for spec in specs], np.int64),
+            np.array([spec.top_p for spec in specs], np.float64),
+            np.array([spec.min_p for spec in specs], np.float64),
+        ),
+    )
+
+
+def _logprobs(
+    raw: Logits, tokens: npt.NDArray[np.intp], draws: Sequence[Draw]
+) -> tuple[npt.NDArray[np.float32], tuple[Records, ...]]:
+    logprobs = np.full(len(draws), np.nan, np.float32)
+    alternatives = [np.empty(0, ALTERNATIVE)] * len(draws)
+    asked = [(i, d.spec.logprobs) for i, d in enumerate(draws) if d.spec.logprobs is not None]
+    rows = [i for i, _ in asked]
+    if rows:
+        logprobs[rows], likely = log_probabilities(raw[rows], tokens[rows], [n for _, n in asked])
+        for i, records in zip(rows, _records(likely), strict=True):
+            alternatives[i] = records
+    return logprobs, tuple(alternatives)
+
+
+def _records(likely: Iterable[Alternatives]) -> Iterable[Records]:
+    for ids, logprobs in likely:
+        records = np.empty(len(ids), ALTERNATIVE)
+        records["token"], records["logprob"] = ids, logprobs
+        yield records
