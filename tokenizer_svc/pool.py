@@ -116,7 +116,7 @@ class Pool:
     async def _keep_worker(self, first_loaded: asyncio.Future[None]) -> None:
         """Keep one worker running, a new one after each that dies."""
         while True:
-            worker = await WorkerProcess.start(self._folder)
+            worker = WorkerProcess(self._folder)
             try:
                 await worker.loaded()
                 if first_loaded.done():
@@ -127,7 +127,7 @@ class Pool:
                 worker.on_exit(partial(self._lose, worker))
                 await self._work(worker)
             finally:
-                await worker.end()
+                worker.end()
 
     def _lose(self, worker: WorkerProcess) -> None:
         turn = self._idle.pop(worker, None)
@@ -140,7 +140,7 @@ class Pool:
             try:
                 job.answer.set_result(await worker.ask(job.kind, job.payload))
             except WorkerDied:
-                await worker.end()
+                worker.end()
                 self._after_death(job)
             except asyncio.CancelledError:
                 job.answer.cancel()

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 from chassis.errors import StartError
@@ -26,26 +25,16 @@ class WorkerDied(Exception):
 class WorkerProcess:
     """A running worker. Whoever starts it calls `end`."""
 
-    def __init__(
-        self,
-        process: subprocess.Popen[bytes],
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-    ) -> None:
-        self._process = process
-        self._reader = reader
-        self._writer = writer
+    def __init__(self, folder: Path) -> None:
+        """Start a worker on the checkpoint in `folder`; it has not loaded it yet."""
+        self._process, self._link = _spawn(folder)
+        self._hang_up: Callable[[], None] = self._link.close
+        self._reader: asyncio.StreamReader
+        self._writer: asyncio.StreamWriter
         loop = asyncio.get_running_loop()
         self._exit: asyncio.Future[None] = loop.create_future()
-        self._descriptor = os.pidfd_open(process.pid)
+        self._descriptor = os.pidfd_open(self._process.pid)
         loop.add_reader(self._descriptor, self._reap)
-
-    @classmethod
-    async def start(cls, folder: Path) -> WorkerProcess:
-        """Start a worker on the checkpoint in `folder`; it has not loaded it yet."""
-        process, link = _spawn(folder)
-        reader, writer = await asyncio.open_connection(sock=link, limit=_READ_AHEAD_BYTES)
-        return cls(process, reader, writer)
 
     @property
     def pid(self) -> int:
@@ -53,17 +42,20 @@ class WorkerProcess:
         return self._process.pid
 
     async def loaded(self) -> None:
-        """Wait until the worker has loaded its checkpoint.
+        """Wait until the worker has loaded its checkpoint; before that it cannot be asked.
 
         Raises:
             StartError: it cannot.
         """
+        self._reader, self._writer = await asyncio.open_connection(
+            sock=self._link, limit=_READ_AHEAD_BYTES
+        )
+        self._hang_up = self._writer.close
         try:
             kind, payload = await wire.read_async(self._reader)
         except (EOFError, ConnectionError):
             raise StartError(
-                f"a tokenizer worker ended while loading, with exit code {await self._code()}; "
-                f"its last lines above say why"
+                "a tokenizer worker ended while it loaded; its last lines above say why"
             ) from None
         if kind == Kind.FAILED:
             raise StartError(payload.decode())
@@ -89,22 +81,21 @@ class WorkerProcess:
         """Have `call` called once the process has ended."""
         self._exit.add_done_callback(lambda _: call())
 
-    async def end(self) -> None:
-        """Kill the process and wait for its end; it writes nowhere after this."""
-        self._writer.close()
-        self._process.kill()
-        await self._exit
-        with suppress(ConnectionError):
-            await self._writer.wait_closed()
+    def end(self) -> None:
+        """Kill the process and wait for its end; it writes nowhere after this.
 
-    async def _code(self) -> int:
-        await self._exit
-        return self._process.wait()
+        The wait blocks, but a killed process is gone in milliseconds, and no cancellation can come
+        between.
+        """
+        self._hang_up()
+        if not self._exit.done():
+            self._process.kill()
+            self._reap()
 
     def _reap(self) -> None:
         asyncio.get_running_loop().remove_reader(self._descriptor)
         os.close(self._descriptor)
-        self._process.wait()  # it has ended: this only takes its exit code
+        self._process.wait()
         self._exit.set_result(None)
 
 

@@ -21,7 +21,7 @@ from tokenizer_svc.pool import Pool
 from tokenizer_svc.wire import Kind
 
 TOKENIZER = byte_level()
-LONG = "the quick brown fox " * 100_000
+LONG = "the quick brown fox " * 50_000
 
 
 @asynccontextmanager
