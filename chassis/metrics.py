@@ -24,7 +24,7 @@ def split_address(address: str) -> tuple[str, int]:
         StartError: it is not of that form.
     """
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65535:
+    if not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
         raise StartError(f"address {address!r}: expected HOST:PORT, such as 127.0.0.1:9400")
     return host.strip("[]"), int(port)
 

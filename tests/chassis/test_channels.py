@@ -1,0 +1,89 @@
+"""One way to open a channel, whatever the address is of."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc import aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from chassis.channels import open_channel
+from chassis.config import ServiceSettings
+from chassis.server import Host, serving
+
+WAIT_S = 20.0
+
+
+@asynccontextmanager
+async def mount(host: Host) -> AsyncIterator[None]:
+    await host.set_ready(True)
+    yield
+
+
+async def ask(channel: aio.Channel) -> int:
+    stub = health_pb2_grpc.HealthStub(channel)
+    answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=WAIT_S, wait_for_ready=True)
+    status: int = answer.status
+    return status
+
+
+@pytest.mark.parametrize("listen", ["unix:{folder}/service.sock", "127.0.0.1:0"])
+async def test_connects_to_sockets_and_ports_alike(tmp_path: Path, listen: str) -> None:
+    settings = ServiceSettings(listen=listen.format(folder=tmp_path))
+    async with (
+        serving("router", mount, settings) as server,
+        open_channel(server.address) as channel,
+    ):
+        assert await ask(channel) == health_pb2.HealthCheckResponse.SERVING
+
+
+async def test_a_proxy_of_the_environment_is_not_for_services(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    async with (
+        serving("router", mount, ServiceSettings(listen="127.0.0.1:0")) as server,
+        open_channel(server.address) as channel,
+    ):
+        assert await ask(channel) == health_pb2.HealthCheckResponse.SERVING
+
+
+async def test_a_channel_finds_a_service_that_came_back(tmp_path: Path) -> None:
+    settings = ServiceSettings(listen=f"unix:{tmp_path}/service.sock", grace_s=0)
+    async with open_channel(settings.listen) as channel:
+        for _ in range(2):
+            async with serving("router", mount, settings):
+                assert await ask(channel) == health_pb2.HealthCheckResponse.SERVING
+            with pytest.raises(aio.AioRpcError) as away:
+                await health_pb2_grpc.HealthStub(channel).Check(
+                    health_pb2.HealthCheckRequest(), timeout=WAIT_S
+                )
+            assert away.value.code() == grpc.StatusCode.UNAVAILABLE
+
+
+async def test_an_answer_larger_than_the_channel_takes_is_refused(tmp_path: Path) -> None:
+    settings = ServiceSettings(listen=f"unix:{tmp_path}/service.sock", max_message_mib=8)
+
+    async def answer(request: bytes, context: aio.ServicerContext[bytes, bytes]) -> bytes:
+        return bytes(int(request))
+
+    @asynccontextmanager
+    async def mount_bytes(host: Host) -> AsyncIterator[None]:
+        method = grpc.unary_unary_rpc_method_handler(answer)
+        handler = grpc.method_handlers_generic_handler("Test", {"Bytes": method})
+        host.server.add_generic_rpc_handlers((handler,))
+        yield
+
+    async with (
+        serving("router", mount_bytes, settings),
+        open_channel(settings.listen, max_message_mib=6) as channel,
+    ):
+        call = channel.unary_unary("/Test/Bytes")
+        assert len(await call(b"%d" % (6 << 20), timeout=WAIT_S)) == 6 << 20
+        with pytest.raises(aio.AioRpcError) as refused:
+            await call(b"%d" % ((6 << 20) + 1), timeout=WAIT_S)
+        assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
