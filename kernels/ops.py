@@ -211,14 +211,15 @@ def operations_for(device: str, dtype: torch.dtype) -> Operations:
 
     Args:
         device: "cpu"; "reference" for the plain oracle, on any device.
-        dtype: what the model computes in.
+        dtype: what the model computes in; the oracle takes float64 too.
 
     Raises:
         UnsupportedDevice: there is no such set here; the message says what to do.
     """
-    if dtype not in (*FLOAT_DTYPES, torch.float64):
-        known = ", ".join(str(known).removeprefix("torch.") for known in FLOAT_DTYPES)
-        raise UnsupportedDevice(f"cannot compute in {dtype}: use one of {known}")
+    known = (*FLOAT_DTYPES, torch.float64) if device == "reference" else FLOAT_DTYPES
+    if dtype not in known:
+        names = ", ".join(str(known).removeprefix("torch.") for known in FLOAT_DTYPES)
+        raise UnsupportedDevice(f"device {device!r} cannot compute in {dtype}: use {names}")
     if device == "cpu":
         from kernels import cpu
 

@@ -1,0 +1,84 @@
+"""Attention against the oracle: ragged chunks, permuted slots, everything unused poisoned."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kernels import cpu, reference
+from kernels.cpu.attention import SINGLE_SCORES
+from kernels.ops import AttentionChunks, AttentionShape
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+TOLERANCES = {torch.float32: 2e-6, torch.bfloat16: 4e-3, torch.float16: 1e-3}
+SHAPES = [(4, 2, 64), (5, 1, 20), (3, 3, 10), (8, 4, 2)]
+CHUNKS = {
+    "one decode": [(1, 1)],
+    "one short decode": [(1, 33)],
+    "like decodes": [(1, 600)] * 5,
+    "ragged decodes": [(1, 700), (1, 1), (1, 1500), (1, 2), (1, 690), (1, 1490)],
+    "few short decodes": [(1, 3), (1, 1), (1, 2)],
+    "whole prompts": [(7, 7), (1, 1), (65, 65)],
+    "later chunks": [(2, 3), (40, 129), (5, 600)],
+    "decodes, then prompts": [(1, 900), (1, 2), (1, 901), (17, 17), (9, 200), (1, 5)],
+}
+
+
+def ragged(chunks: list[tuple[int, int]], slots: int) -> AttentionChunks:
+    """Chunks of (queries, length), each with a row and slots of its own; the rest is nonsense."""
+    counts, lengths = [list(column) for column in zip(*chunks, strict=True)]
+    rows = torch.randperm(len(chunks) + 2)[: len(chunks)]
+    table = torch.full((len(chunks) + 2, max(lengths) + 3), 2**31 - 1, dtype=torch.int32)
+    free = torch.randperm(slots).to(torch.int32)
+    for row, length in zip(rows.tolist(), lengths, strict=True):
+        table[row, :length], free = free[:length], free[length:]
+    longer = [index for index, count in enumerate(counts) if count > 1]
+    return AttentionChunks(
+        slot_table=table,
+        rows=rows,
+        q_starts=torch.tensor([0, *counts]).cumsum(0),
+        kv_lengths=torch.tensor(lengths),
+        num_decodes=longer[0] if longer else len(counts),
+    )
+
+
+def cache_with(chunks: AttentionChunks, slots: int, heads: int, dim: int) -> torch.Tensor:
+    """Random keys or values in the slots that are used, NaN in all others."""
+    cache = torch.full((slots, heads, dim), float("nan"))
+    for row, length in zip(chunks.rows.tolist(), chunks.kv_lengths.tolist(), strict=True):
+        cache[chunks.slot_table[row, :length].long()] = torch.randn(length, heads, dim)
+    return cache
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), SHAPES)
+@pytest.mark.parametrize("case", CHUNKS)
+def test_equals_the_oracle(
+    dtype: torch.dtype, heads: int, kv_heads: int, head_dim: int, case: str
+) -> None:
+    slots = 5000
+    shape = AttentionShape(heads, kv_heads, head_dim, head_dim**-0.5)
+    chunks = ragged(CHUNKS[case], slots)
+    caches = [cache_with(chunks, slots, kv_heads, head_dim).to(dtype) for _ in range(2)]
+    fused = torch.randn(int(chunks.q_starts[-1]), heads + 2 * kv_heads, head_dim).to(dtype)
+    q = fused[:, :heads]
+    want = reference.attention(
+        q.double(),
+        *(cache.double() for cache in caches),
+        reference.plan_attention(chunks, shape, torch.float64),
+    )
+
+    got = cpu.attention(q, *caches, cpu.plan_attention(chunks, shape, dtype))
+
+    assert got.is_contiguous()
+    error = (got.double() - want).norm() / want.norm()
+    assert error < TOLERANCES[dtype]
+
+
+def test_both_ways_of_decoding_are_exercised() -> None:
+    shape = AttentionShape(4, 2, 64, 0.125)
+    short, long = ragged([(1, 100), (1, 90)], 5000), ragged([(1, 1000), (1, 900)], 5000)
+
+    assert 4 * 190 <= SINGLE_SCORES < 4 * 1900
+    assert len(cpu.plan_attention(short, shape, torch.float32).parts) == 2
+    assert len(cpu.plan_attention(long, shape, torch.float32).parts) == 1
