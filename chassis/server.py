@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TypeVar
 
 import uvloop
@@ -29,6 +27,7 @@ from chassis import config, logs, metrics
 from chassis.errors import ErrorInterceptor, StartError
 from chassis.introspection import Introspection, ListLinks, identify
 from chassis.process import die_with_parent
+from chassis.sockets import bind, release
 from protos import service_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -82,24 +81,6 @@ class Host:
 Mount = Callable[[Host], AbstractAsyncContextManager[None]]
 
 
-def _bind(server: aio.Server, address: str) -> str:
-    """Bind `address` and return it with the port that was picked."""
-    if address.startswith("unix:"):
-        # Left by a process that was killed; a live one would be refused below by its own lock.
-        Path(address.removeprefix("unix:")).unlink(missing_ok=True)
-    try:
-        port = server.add_insecure_port(address)
-    except RuntimeError as error:
-        raise StartError(
-            f"cannot listen on {address}: it is in use or not of this machine; "
-            f"choose another address, or port 0 for a free one"
-        ) from error
-    if address.startswith("unix:"):
-        os.chmod(address.removeprefix("unix:"), 0o600)
-        return address
-    return f"{address.rpartition(':')[0]}:{port}"
-
-
 @dataclass(frozen=True)
 class Serving:
     """A running server: where it is bound, and what ends when it cannot go on."""
@@ -133,7 +114,7 @@ async def serving(
         ],
     )
     host = Host(server, metrics.new_registry())
-    address = _bind(server, settings.listen)
+    address = bind(server, settings.listen)
     async with mount(host):
         introspection = Introspection(identify(service), host.registry, lambda: host.list_links())
         service_pb2_grpc.add_IntrospectionServiceServicer_to_server(introspection, server)
@@ -149,12 +130,7 @@ async def serving(
             finally:
                 await host.drain()
                 await server.stop(settings.grace_s)
-                _remove_socket(address)
-
-
-def _remove_socket(address: str) -> None:
-    if address.startswith("unix:"):
-        Path(address.removeprefix("unix:")).unlink(missing_ok=True)
+                release(address)
 
 
 async def _run(service: str, mount: Mount, settings: config.ServiceSettings) -> None:
