@@ -44,6 +44,9 @@ protos: $(READY) ## Regenerate the committed stubs
 	PATH=$(BIN):$$PATH python -m grpc_tools.protoc -I. --grpc_python_out=. \
 	  --mypy_grpc_out=quiet:. $$(grep -l '^service ' protos/*.proto)
 
+bench: $(READY) ## Measure, and write bench/results (ARGS="--streams 1 8" narrows it)
+	$(BIN)/python -m bench.pipeline $(ARGS)
+
 up: ## Run the four services in containers (needs Docker)
 	docker compose up --build
 

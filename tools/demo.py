@@ -17,7 +17,7 @@ from threading import Timer
 from typing import IO
 
 ROOT = Path(__file__).resolve().parent.parent
-TRIPTYCH = str(Path(sys.executable).with_name("triptych"))
+TRIPTYCH = (sys.executable, "-m", "triptych")
 PROMPT = "def read_file(path):"
 READY = "ready on "
 READY_WITHIN_S = 120.0
@@ -50,7 +50,7 @@ def serving(log: IO[bytes]) -> Iterator[str]:
     Raises:
         DemoFailed: they did not become ready, or did not stop as told.
     """
-    command = [TRIPTYCH, "serve", "--model", "models/demo", "--device", "cpu"]
+    command = [*TRIPTYCH, "serve", "--model", "models/demo", "--device", "cpu"]
     command += ["--listen", "127.0.0.1:0", "--metrics-listen", "off"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log) as server:
         try:
@@ -80,7 +80,7 @@ def stream_completion(address: str) -> None:
     Raises:
         DemoFailed: the client failed, or no text came.
     """
-    command = [TRIPTYCH, "generate", "--address", address, "--stats"]
+    command = [*TRIPTYCH, "generate", "--address", address, "--stats"]
     command += ["--max-tokens", "160", "--temperature", "0", PROMPT]
     sys.stdout.write(PROMPT)
     sys.stdout.flush()

@@ -46,7 +46,7 @@ def pretend(folder: Path, monkeypatch: pytest.MonkeyPatch, serve: str, generate:
     ]
     script.write_text("\n".join(lines))
     script.chmod(0o700)
-    monkeypatch.setattr(demo, "TRIPTYCH", str(script))
+    monkeypatch.setattr(demo, "TRIPTYCH", (str(script),))
 
 
 def test_passes_the_text_on_and_succeeds(
