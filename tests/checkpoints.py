@@ -93,15 +93,17 @@ def random_weights(
 ) -> dict[str, torch.Tensor]:
     """Draw every tensor that a model of this config has, sized so that activations stay near 1."""
     family = family_of(Config(config))
+    spec = family.read_spec(Config(config))
+    unscaled = None if spec.tied_embeddings else family.names.embedding
     generator = torch.Generator().manual_seed(seed)
     weights = {}
-    for name, shape in tensor_shapes(family.read_spec(Config(config)), family.names).items():
+    for name, shape in tensor_shapes(spec, family.names).items():
         drawn = torch.randn(shape, generator=generator)
         if name.endswith("norm.weight"):
             drawn = 1 + 0.1 * drawn
         elif name.endswith(".bias"):
             drawn = 0.1 * drawn
-        elif name != family.names.embedding:
+        elif name != unscaled:
             drawn = drawn * (1.5 / math.sqrt(shape[-1]))
         weights[name] = drawn.to(dtype)
     return weights

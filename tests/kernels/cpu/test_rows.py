@@ -12,9 +12,9 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 TOLERANCES = {torch.float32: 1e-6, torch.bfloat16: 4e-3, torch.float16: 1e-3}
 
 
-def assert_near(got: torch.Tensor, want: torch.Tensor) -> None:
+def assert_near(got: torch.Tensor, want: torch.Tensor, roundings: int = 1) -> None:
     error = (got.double() - want).norm() / want.norm()
-    assert error < TOLERANCES[got.dtype]
+    assert error < roundings * TOLERANCES[got.dtype]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -82,5 +82,5 @@ def test_silu_mul_and_embedding(dtype: torch.dtype) -> None:
     gate_up, table = torch.randn(3, 26).to(dtype), torch.randn(11, 8).to(dtype)
     ids = torch.tensor([10, 0, 10])
 
-    assert_near(cpu.silu_mul(gate_up.clone()), reference.silu_mul(gate_up.double()))
+    assert_near(cpu.silu_mul(gate_up.clone()), reference.silu_mul(gate_up.double()), roundings=2)
     assert torch.equal(cpu.embedding(ids, table), reference.embedding(ids, table))
