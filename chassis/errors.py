@@ -10,20 +10,24 @@
     └── RequestFailed       INTERNAL              a failure with a reason, not a bug
     StartError              not answered: the process says it in one line and ends
 
-Raise a `ServiceError` anywhere below a servicer; `ErrorInterceptor` turns it into the status its
-class names, with `google.rpc.ErrorInfo`. Anything else is a bug: it is logged with its traceback
-and answered `INTERNAL` without detail, so that no prompt text leaks into a status message.
+Raise a `ServiceError` anywhere below a servicer, in a task group too; `ErrorInterceptor` turns it
+into the status its class names, with `google.rpc.ErrorInfo`. Anything else is a bug: it is logged
+with its traceback and answered `INTERNAL` without detail, so that no prompt text leaks into a
+status message.
 """
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
 from typing import Any, ClassVar
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc import aio
 from grpc_status import rpc_status
@@ -31,6 +35,10 @@ from grpc_status import rpc_status
 log = logging.getLogger(__name__)
 
 DOMAIN = "triptych"
+
+# A status travels in headers, several times over and with each byte as up to three; above 8 KiB of
+# them a peer answers for us, with another status.
+_TEXT_BYTES = 800
 
 
 class StartError(Exception):
@@ -61,7 +69,7 @@ class InvalidRequest(ServiceError):
 
     def details(self) -> Sequence[Message]:
         violation = error_details_pb2.BadRequest.FieldViolation(
-            field=self.field, description=self.description
+            field=_short(self.field), description=_short(self.description)
         )
         return (error_details_pb2.BadRequest(field_violations=[violation]),)
 
@@ -131,7 +139,14 @@ def rich_status(error: ServiceError) -> status_pb2.Status:
         box.Pack(detail)
         packed.append(box)
     code: int = error.status.value[0]
-    return status_pb2.Status(code=code, message=str(error), details=packed)
+    return status_pb2.Status(code=code, message=_short(str(error)), details=packed)
+
+
+def _short(text: str) -> str:
+    raw = text.encode(errors="replace")
+    if len(raw) <= _TEXT_BYTES:
+        return raw.decode()
+    return raw[:_TEXT_BYTES].decode(errors="ignore") + "…"
 
 
 class _Bug(ServiceError):
@@ -143,6 +158,9 @@ class _Bug(ServiceError):
 
 class ErrorInterceptor(aio.ServerInterceptor):
     """Answer each raised exception with its status, for unary and streaming replies."""
+
+    def __init__(self) -> None:
+        self._running: set[asyncio.Task[Any]] = set()
 
     async def intercept_service(
         self,
@@ -156,26 +174,85 @@ class ErrorInterceptor(aio.ServerInterceptor):
             f"{'stream' if handler.request_streaming else 'unary'}_"
             f"{'stream' if handler.response_streaming else 'unary'}"
         )
-        make = getattr(grpc, f"{kind}_rpc_method_handler")
-        behaviour = _guard(handler_call_details.method, getattr(handler, kind))
-        return make(behaviour, handler.request_deserializer, handler.response_serializer)
+        behaviour = self._guard(handler_call_details.method, _converting(handler, kind))
+        return getattr(grpc, f"{kind}_rpc_method_handler")(
+            behaviour,
+            handler.request_deserializer if handler.request_streaming else None,
+            handler.response_serializer if handler.response_streaming else None,
+        )
+
+    def _guard(self, method: str, behaviour: Callable[..., Awaitable[Any]]) -> Any:
+        async def call(request: Any, context: aio.ServicerContext[Any, Any]) -> Any:
+            task = asyncio.current_task()
+            assert task is not None
+            self._running.add(task)
+            try:
+                return await behaviour(request, context)
+            except Exception as error:  # noqa: BLE001  (the one place where bugs are answered)
+                await _answer(error, method, context)
+            finally:
+                self._running.discard(task)
+
+        return call
+
+    async def all_ended(self) -> None:
+        """Wait until no handler runs; a stopped server has cancelled them without waiting."""
+        if self._running:
+            await asyncio.wait(self._running)
 
 
-def _guard(method: str, behaviour: Callable[..., Awaitable[Any]]) -> Any:
-    """Wrap a coroutine handler; streaming replies are written with `context.write`."""
+def _converting(handler: Any, kind: str) -> Callable[..., Awaitable[Any]]:
+    """The behaviour of `handler` as a coroutine; where replies are a stream, it writes them.
 
-    async def call(request: Any, context: aio.ServicerContext[Any, Any]) -> Any:
-        try:
-            return await behaviour(request, context)
-        except (aio.AbortError, aio.BaseError):
-            raise
-        except ServiceError as error:
-            await _abort(context, error)
-        except Exception:
-            log.exception("unhandled error in %s", method)
-            await _abort(context, _Bug())
+    A single request or reply becomes a message, or bytes, in it, so that one that cannot is
+    answered like any failure.
+    """
+    behaviour: Callable[..., Any] = getattr(handler, kind)
+    parse = None if handler.request_streaming else handler.request_deserializer
+    serialize = None if handler.response_streaming else handler.response_serializer
 
-    return call
+    async def converted(request: Any, context: aio.ServicerContext[Any, Any]) -> Any:
+        if parse is not None:
+            try:
+                request = parse(request)
+            except DecodeError as error:
+                raise InvalidRequest("request", "cannot be decoded") from error
+        if inspect.isasyncgenfunction(behaviour):
+            async with aclosing(behaviour(request, context)) as responses:
+                async for response in responses:
+                    await context.write(response)
+            return None
+        response = await behaviour(request, context)
+        return response if serialize is None else serialize(response)
+
+    return converted
+
+
+async def _answer(raised: Exception, method: str, context: aio.ServicerContext[Any, Any]) -> None:
+    """Tell the caller what ended its call; raise what ends calls that nobody waits for."""
+    error = _cause(raised)
+    if isinstance(error, ServiceError):
+        await _abort(context, error)
+    elif _is_end_of_call(error):
+        raise error
+    else:
+        log.error("unhandled error in %s", method, exc_info=raised)
+        await _abort(context, _Bug())
+
+
+def _is_end_of_call(error: Exception) -> bool:
+    """Whether gRPC raised it because the call was aborted, its caller is gone or the server is."""
+    return isinstance(error, aio.BaseError) and not isinstance(error, aio.UsageError)
+
+
+def _cause(error: Exception) -> Exception:
+    """What a task group failed of, where no bug was among it; any other error itself."""
+    if not isinstance(error, ExceptionGroup):
+        return error
+    causes = [_cause(each) for each in error.exceptions]
+    told = [each for each in causes if isinstance(each, ServiceError)]
+    ends = [each for each in causes if _is_end_of_call(each)]
+    return (told + ends)[0] if len(told) + len(ends) == len(causes) else error
 
 
 async def _abort(context: aio.ServicerContext[Any, Any], error: ServiceError) -> None:
@@ -186,11 +263,10 @@ async def _abort(context: aio.ServicerContext[Any, Any], error: ServiceError) ->
 def error_info(error: grpc.RpcError) -> error_details_pb2.ErrorInfo | None:
     """The ErrorInfo a peer sent with `error`, if it sent one."""
     metadata = getattr(error, "trailing_metadata", lambda: None)() or ()
-    for key, value in metadata:
-        if key == "grpc-status-details-bin":
-            status = status_pb2.Status.FromString(value)
-            for box in status.details:
-                info = error_details_pb2.ErrorInfo()
-                if box.Unpack(info):
-                    return info
-    return None
+    packed = dict(metadata).get("grpc-status-details-bin", b"")
+    info = error_details_pb2.ErrorInfo()
+    try:
+        details = status_pb2.Status.FromString(packed).details
+        return info if any(box.Unpack(info) for box in details) else None
+    except DecodeError:
+        return None
