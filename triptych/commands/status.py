@@ -49,8 +49,9 @@ def _print(seen: Survey) -> None:
     out.print(_services(seen))
     for model in seen.models:
         out.print(
-            f"model [bold]{escape(model.name)}[/]: {model.architecture}, {model.parameters / 1e6:.1f} M "
-            f"parameters in {model.dtype}, context {model.context_length}"
+            f"model [bold]{escape(model.name)}[/]: {model.architecture}, "
+            f"{model.parameters / 1e6:.1f} M parameters in {model.dtype}, "
+            f"context {model.context_length}"
         )
     load = seen.load
     free = load.kv_slots_total - load.kv_slots_used

@@ -9,10 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -27,6 +25,7 @@ from triptych.supervisor.display import Display
 from triptych.supervisor.exposition import DeploymentCollector
 from triptych.supervisor.log_lines import parse
 from triptych.supervisor.plan import ROUTER, Deployment, ServicePlan, plan
+from triptych.supervisor.runtime_folder import runtime_folder
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -51,8 +50,8 @@ async def supervise(deployment: Deployment, display: Display, announce: Announce
         ServiceLost: a service ended after the deployment was ready.
     """
     with ExitStack() as opened:
-        folder = opened.enter_context(tempfile.TemporaryDirectory(prefix="triptych-"))
-        plans = plan(deployment, Path(folder), parent_pid=os.getpid(), environment=os.environ)
+        folder = opened.enter_context(runtime_folder())
+        plans = plan(deployment, folder, parent_pid=os.getpid(), environment=os.environ)
         services = {one.service: one.address for one in plans}
         metrics = _serve_metrics(opened, services, deployment.metrics_listen, display)
 

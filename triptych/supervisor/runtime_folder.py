@@ -1,0 +1,64 @@
+"""A private folder for the sockets of one deployment.
+
+Its owner holds a lock in it for life, by which the next start tells a live owner's folder from one
+left behind by a supervisor that was killed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from chassis.errors import StartError
+
+_PREFIX = "triptych-"
+_LOCK = "lock"
+_UNFINISHED = "lock.unfinished"
+
+
+@contextmanager
+def runtime_folder(parent: Path | None = None) -> Iterator[Path]:
+    """Make a folder that only this user may enter, for the block; remove those left behind.
+
+    Args:
+        parent: where; None: the system's folder for temporary files.
+
+    Raises:
+        StartError: it cannot be made.
+    """
+    parent = parent or Path(tempfile.gettempdir())
+    _sweep(parent)
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+        lock = os.open(folder / _UNFINISHED, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StartError(f"cannot make a folder in {parent}: {error.strerror}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        # Only now may a sweep try the lock: before, it would find it free.
+        os.rename(folder / _UNFINISHED, folder / _LOCK)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _sweep(parent: Path) -> None:
+    """Remove the folders whose owners are gone."""
+    for path in parent.glob(f"{_PREFIX}*/{_LOCK}"):
+        try:
+            lock = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            continue  # another user's, or just removed by its owner
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path.parent, ignore_errors=True)
+        except BlockingIOError:
+            continue
+        finally:
+            os.close(lock)
