@@ -263,7 +263,7 @@ async def _abort(context: aio.ServicerContext[Any, Any], error: ServiceError) ->
 def error_info(error: grpc.RpcError) -> error_details_pb2.ErrorInfo | None:
     """The ErrorInfo a peer sent with `error`, if it sent one."""
     metadata = getattr(error, "trailing_metadata", lambda: None)() or ()
-    packed = dict(metadata).get("grpc-status-details-bin", b"")
+    packed = dict(tuple(metadata)).get("grpc-status-details-bin", b"")
     info = error_details_pb2.ErrorInfo()
     try:
         details = status_pb2.Status.FromString(packed).details
