@@ -1,0 +1,21 @@
+"""The KV cache has the size that its slots are said to take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from checkpoints import write_checkpoint
+
+from model_svc.checkpoint import read_checkpoint
+from model_svc.kv_cache import KvCache, bytes_per_slot
+
+
+def test_bytes_per_slot_are_the_bytes_of_all_layers(tmp_path: Path) -> None:
+    spec = read_checkpoint(write_checkpoint(tmp_path)).spec
+
+    kv = KvCache(spec, slots=7, dtype=torch.bfloat16)
+
+    held = sum(cache.untyped_storage().nbytes() for cache in (*kv.k, *kv.v))
+    assert held == 7 * kv.bytes_per_slot == 7 * bytes_per_slot(spec, torch.bfloat16)
+    assert {tuple(cache.shape) for cache in (*kv.k, *kv.v)} == {(7, 3, 10)}
