@@ -89,6 +89,16 @@ def word_piece() -> Tokenizer:
     return tokenizer
 
 
+def end_of_word() -> Tokenizer:
+    """BPE whose words end in `</w>`, as GPT-1's."""
+    tokens = ["<unk>", *SPECIAL, "the</w>", "do", "g</w>", "fox</w>", "jump", "s</w>", ".</w>"]
+    vocabulary = {token: id_ for id_, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
+    tokenizer.decoder = decoders.BPEDecoder(suffix="</w>")
+    tokenizer.add_special_tokens(SPECIAL)
+    return tokenizer
+
+
 def write_checkpoint(folder: Path, tokenizer: Tokenizer, template: str = TEMPLATE) -> Path:
     """Lay out what the text services read of a checkpoint; return its folder."""
     folder.mkdir(parents=True, exist_ok=True)

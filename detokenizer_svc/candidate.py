@@ -1,0 +1,159 @@
+"""One candidate: its rows of token frames in, what to tell of them out.
+
+Each output position is taken exactly once, in order, and nothing after the end. Ids and
+log-probabilities can be told at once, text when it can be said. No row makes this fail: what does
+not fit is dropped.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from detokenizer_svc.decoder import Decoder
+from detokenizer_svc.stops import StopMatcher
+from detokenizer_svc.unsent import Alternatives, Unsent
+from protos.generation_pb2 import FINISH_REASON_LENGTH, FINISH_REASON_STOP, FinishReason
+from protos.token_frame import FINISHED, NO_TOKEN, STOP
+
+
+class Outcome(enum.Enum):
+    """What became of a row."""
+
+    TAKEN = enum.auto()
+    DROPPED = enum.auto()  # it came before, or after the end
+    MISSING = enum.auto()  # rows before it are missing, and are to be asked for
+    AWAITED = enum.auto()  # rows before it are missing, and were asked for
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a request wants to know, and when its candidates end.
+
+    Attributes:
+        min_tokens: a stop string counts if the text of the output token with this number, counted
+            from 1, or of a later one completes it; 0 is as 1.
+        include_matched: what ended a candidate stays in its text.
+        logprobs: log-probabilities are wanted.
+    """
+
+    min_tokens: int
+    include_matched: bool
+    logprobs: bool
+
+
+class Candidate:
+    """One continuation, as far as its rows have come.
+
+    Attributes:
+        index: 0 to n - 1.
+        expected: output position of the next row.
+        awaiting: missing rows were asked for and have not come.
+        finished: no more rows are wanted.
+        unsent: what has not been told.
+    """
+
+    __slots__ = (
+        "_decoder",
+        "_matcher",
+        "_rules",
+        "awaiting",
+        "expected",
+        "finished",
+        "index",
+        "unsent",
+    )
+
+    def __init__(
+        self, index: int, rules: Rules, decoder: Decoder, matcher: StopMatcher | None
+    ) -> None:
+        """Begin an output; `matcher` is None where there are no stop strings."""
+        self.index = index
+        self.expected = 0
+        self.awaiting = False
+        self.finished = False
+        self.unsent = Unsent()
+        self._rules = rules
+        self._decoder = decoder
+        self._matcher = matcher
+
+    def rewind(self, ids: Iterable[int], text_length: int, *, finished: bool) -> None:
+        """Go on after what was delivered: output `ids` and `text_length` characters of text.
+
+        Text that those ids give beyond what was delivered is unsent.
+        """
+        for token_id in ids:
+            self.expected += 1
+            if not self.finished:
+                self._say(token_id, flags=0)
+        text = "".join(self.unsent.text)[text_length:]
+        if finished:
+            self.finished = True
+            self.unsent = Unsent(self.expected)
+        else:
+            self.unsent.position = self.expected
+            self.unsent.text = [text] if text else []
+
+    def take(
+        self, position: int, token_id: int, flags: int, logprob: float, top: Alternatives
+    ) -> Outcome:
+        """Take in a row of the output."""
+        if self.finished:
+            return Outcome.DROPPED
+        if position > self.expected:
+            outcome = Outcome.AWAITED if self.awaiting else Outcome.MISSING
+            self.awaiting = True
+            return outcome
+        if flags & NO_TOKEN:
+            # An ending is one, whether it names the last position or the one after.
+            self._end_without_token(flags)
+            return Outcome.TAKEN
+        if position < self.expected:
+            return Outcome.DROPPED
+        self.expected += 1
+        self.awaiting = False
+        self.unsent.ids.append(token_id)
+        if self._rules.logprobs:
+            self.unsent.scores.append((token_id, logprob, top))
+        self._say(token_id, flags)
+        return Outcome.TAKEN
+
+    def _say(self, token_id: int, flags: int) -> None:
+        """Turn one token into text; decide whether it is the last. A stop string comes first."""
+        bare = self._held() if flags & STOP else ""  # the end, if this token has no text
+        text = self._decoder.feed(token_id)
+        if flags & FINISHED:
+            text += self._decoder.held()
+        if self._matcher is not None:
+            armed = self.expected >= self._rules.min_tokens
+            text, stop = self._matcher.feed(text, armed=armed)
+            if stop is not None:
+                self._end(text, FINISH_REASON_STOP, stop)
+                return
+            if flags & FINISHED:
+                text += self._matcher.held
+        if flags & STOP:
+            self._end(text if self._rules.include_matched else bare, FINISH_REASON_STOP, token_id)
+        elif flags & FINISHED:
+            self._end(text, FINISH_REASON_LENGTH)
+        elif text:
+            self.unsent.text.append(text)
+
+    def _end_without_token(self, flags: int) -> None:
+        reason = FINISH_REASON_STOP if flags & STOP else FINISH_REASON_LENGTH
+        self._end(self._held(), reason)
+
+    def _held(self) -> str:
+        """The text that is held back, if nothing more comes."""
+        held = "" if self._matcher is None else self._matcher.held
+        return held + self._decoder.held()
+
+    def _end(
+        self, text: str, reason: FinishReason.ValueType, matched: str | int | None = None
+    ) -> None:
+        if text:
+            self.unsent.text.append(text)
+        self.unsent.finish = reason
+        self.unsent.matched = matched
+        self.finished = True

@@ -1,0 +1,213 @@
+"""The link to the model: token frames in, acknowledgements and requests for lost rows out.
+
+A frame is acknowledged only after all of it was taken in, because its memory is reused then.
+Whatever ends the link, it is made again, and then all rows that may have been lost are asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import NoReturn
+
+from grpc import aio
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from chassis.channels import open_channel
+from chassis.introspection import transport
+from chassis.shared_file import PeerFiles
+from detokenizer_svc.registry import Registry, Replays
+from protos import model_pb2, model_pb2_grpc, service_pb2
+from protos.token_frame import FrameError, read_frame
+
+log = logging.getLogger(__name__)
+
+# Pauses before a model that answered and ended the link at once is asked again; one that is away is
+# waited for by the channel.
+_PAUSE_FIRST_S = 0.05
+_PAUSE_MOST_S = 1.0
+_SECONDS = (5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 2e-2, 0.1)
+
+Call = aio.StreamStreamCall[model_pb2.FramesRequest, model_pb2.FramesResponse]
+
+
+class LinkMetrics:
+    """What the link counts."""
+
+    def __init__(self, registry: CollectorRegistry, requests: Callable[[], int]) -> None:
+        prefix = "triptych_detokenizer"
+        self.frames = Counter(f"{prefix}_frames", "Token frames read.", registry=registry)
+        self.rows = Counter(f"{prefix}_rows", "Rows of token frames read.", registry=registry)
+        self.fenced = Counter(
+            f"{prefix}_fenced_rows", "Rows dropped because nobody wants them.", registry=registry
+        )
+        self.gaps = Counter(f"{prefix}_gaps", "Times rows were left out.", registry=registry)
+        self.replays = Counter(f"{prefix}_replays", "Requests for lost rows.", registry=registry)
+        self.seconds = Histogram(
+            f"{prefix}_frame_seconds",
+            "Time to take in one token frame.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        Gauge(
+            f"{prefix}_requests", "Requests whose text is wanted.", registry=registry
+        ).set_function(requests)
+
+
+@dataclass(frozen=True, slots=True)
+class LinkState:
+    """Whether frames arrive, and whether in shared memory."""
+
+    linked: bool = False
+    shared: bool = False
+
+
+class ModelLink:
+    """The one reader of a model's token frames.
+
+    Attributes:
+        state: of the link, now.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        registry: Registry,
+        metrics: LinkMetrics,
+        changed: Callable[[LinkState], Awaitable[None]],
+    ) -> None:
+        """Prepare the link.
+
+        Args:
+            address: of the model service.
+            registry: takes the frames in.
+            metrics: counts.
+            changed: told of each change of `state`.
+        """
+        self.address = address
+        self.state = LinkState()
+        self._registry = registry
+        self._metrics = metrics
+        self._changed = changed
+        self._replays: Replays = []
+        self._read_up_to = 0
+        self._wake = asyncio.Event()
+
+    def ask(self, replays: Replays) -> None:
+        """Ask for rows; without a link this is left to the next one."""
+        if replays and self.state.linked:
+            self._metrics.replays.inc(len(replays))
+            self._replays += replays
+            self._wake.set()
+
+    def describe(self) -> service_pb2.Link:
+        """The link, for introspection."""
+        way = service_pb2.TRANSPORT_UNSPECIFIED
+        if self.state.linked:
+            way = transport(self.state.shared)
+        return service_pb2.Link(
+            service="model", address=self.address, ready=self.state.linked, transport=way
+        )
+
+    async def keep(self) -> NoReturn:
+        """Keep the link up until cancelled."""
+        pause_s = _PAUSE_FIRST_S
+        async with open_channel(self.address) as channel:
+            stub = model_pb2_grpc.ModelServiceStub(channel)
+            while True:
+                joined = await self._converse(stub.Frames(wait_for_ready=True))
+                pause_s = _PAUSE_FIRST_S if joined else min(2 * pause_s, _PAUSE_MOST_S)
+                # Not a poll: a model that refuses at once must not be asked again at once.
+                await asyncio.sleep(pause_s)
+
+    async def _converse(self, call: Call) -> bool:
+        """Read frames until the link ends; answer whether it began."""
+        files = PeerFiles()
+        cause = "the model ended it"
+        try:
+            state = await self._join(call, files)
+            if state is not None:
+                await self._change(state)
+                await self._read(call, files)
+        except aio.AioRpcError as error:
+            cause = f"{error.code().name}: {error.details()}"
+        except (FrameError, KeyError, ValueError) as error:
+            cause = f"a frame that cannot be read: {error}"
+        finally:
+            call.cancel()
+            files.close()
+            joined = self.state.linked
+            log.warning(
+                "model lost" if joined else "no link to the model",
+                extra={"address": self.address, "cause": cause},
+            )
+            if joined:
+                await self._change(LinkState())
+        return joined
+
+    async def _join(self, call: Call, files: PeerFiles) -> LinkState | None:
+        """Agree on the ring; None where the model ended the call instead."""
+        offer = await call.read()
+        if not isinstance(offer, model_pb2.FramesResponse):
+            return None
+        proof = files.prove(offer.ring)
+        join = model_pb2.Join(proof=proof)
+        await call.write(model_pb2.FramesRequest(join=join))
+        log.info("model joined", extra={"address": self.address, "shared": bool(proof.nonce)})
+        return LinkState(linked=True, shared=bool(proof.nonce))
+
+    async def _change(self, state: LinkState) -> None:
+        self.state = state
+        self._read_up_to = 0
+        self._replays.clear()
+        self._wake.clear()
+        self.ask(self._registry.all_missing())
+        await self._changed(state)
+
+    async def _read(self, call: Call, files: PeerFiles) -> None:
+        writer = asyncio.create_task(self._write(call))
+        try:
+            while isinstance(response := await call.read(), model_pb2.FramesResponse):
+                kind = response.WhichOneof("message")
+                if kind == "frame":
+                    self._take(response.frame, files)
+                elif kind == "gap":
+                    self._metrics.gaps.inc()
+                    self.ask(self._registry.missing(response.gap))
+        finally:
+            writer.cancel()
+            await asyncio.wait([writer])
+
+    def _take(self, frame: model_pb2.Frame, files: PeerFiles) -> None:
+        begun = time.perf_counter()
+        metrics, registry = self._metrics, self._registry
+        place = files.view(frame.span) if frame.WhichOneof("place") == "span" else frame.inline
+        content = read_frame(place)
+        fenced_before = registry.fenced_rows
+        self.ask(registry.take(content))
+        self._read_up_to = frame.sequence
+        self._wake.set()
+        metrics.frames.inc()
+        metrics.rows.inc(len(content.rows))
+        metrics.fenced.inc(registry.fenced_rows - fenced_before)
+        metrics.seconds.observe(time.perf_counter() - begun)
+
+    async def _write(self, call: Call) -> None:
+        """Acknowledge what was read and ask for what is missing, as soon as the model takes it."""
+        told = 0
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                if self._read_up_to > told:
+                    told = self._read_up_to
+                    ack = model_pb2.Ack(sequence=told)
+                    await call.write(model_pb2.FramesRequest(ack=ack))
+                replays, self._replays = self._replays, []
+                for replay in replays:
+                    await call.write(model_pb2.FramesRequest(replay=replay))
+        except (aio.AioRpcError, aio.InternalError, asyncio.InvalidStateError):
+            log.debug("link ended while writing")  # the reader finds out why

@@ -1,0 +1,85 @@
+"""The detokenizer service, put together: vocabulary, registry, link to the model, servicer.
+
+It is ready while it is joined to its model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from chassis.errors import StartError
+from chassis.server import Host, Mount
+from detokenizer_svc.decoder import Spelling
+from detokenizer_svc.model_link import LinkMetrics, LinkState, ModelLink
+from detokenizer_svc.registry import Registry
+from detokenizer_svc.servicer import DetokenizerServicer
+from detokenizer_svc.settings import DetokenizerSettings
+from detokenizer_svc.token_bytes import VocabularyError, load_tokenizer
+from protos import detokenizer_pb2, detokenizer_pb2_grpc
+
+
+def make_mount(settings: DetokenizerSettings) -> Mount:
+    """What the detokenizer adds to a server."""
+
+    @asynccontextmanager
+    async def mount(host: Host) -> AsyncIterator[None]:
+        spelling, vocab_size = read_vocabulary(Path(settings.model))
+        registry = Registry(spelling)
+        servicer = DetokenizerServicer(spelling, registry, vocab_size)
+        detokenizer_pb2_grpc.add_DetokenizerServiceServicer_to_server(servicer, host.server)
+        services = detokenizer_pb2.DESCRIPTOR.services_by_name
+        host.services.append(services["DetokenizerService"].full_name)
+
+        async def pass_on(state: LinkState) -> None:
+            servicer.tell(state)
+            await host.set_ready(state.linked)
+
+        metrics = LinkMetrics(host.registry, lambda: len(registry))
+        link = ModelLink(settings.model_address, registry, metrics, pass_on)
+        servicer.attach(link)
+        host.list_links = lambda: (link.describe(),)
+        await host.set_ready(False)
+        linking = asyncio.create_task(link.keep())
+        linking.add_done_callback(lambda task: _end_with(task, host))
+        try:
+            yield
+        finally:
+            linking.cancel()
+            await asyncio.wait([linking])
+
+    return mount
+
+
+def read_vocabulary(folder: Path) -> tuple[Spelling, int]:
+    """Read how ids are spelled, and below which number they are.
+
+    A model's vocabulary may be padded beyond its tokenizer's.
+
+    Raises:
+        StartError: the checkpoint's tokenizer is missing or malformed.
+    """
+    try:
+        spelling = Spelling(load_tokenizer(folder))
+    except VocabularyError as error:
+        raise StartError(str(error)) from error
+    return spelling, max(len(spelling), _padded_size(folder / "config.json"))
+
+
+def _padded_size(config: Path) -> int:
+    """The model's vocab_size; 0 where its configuration, which is the model's to check, is odd."""
+    try:
+        size = json.loads(config.read_text(encoding="utf-8"))["vocab_size"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return 0
+    return size if isinstance(size, int) else 0
+
+
+def _end_with(task: asyncio.Task[None], host: Host) -> None:
+    """A failure of the link that nobody foresaw ends the process."""
+    error = None if task.cancelled() else task.exception()
+    if error is not None:
+        host.end(error)

@@ -1,0 +1,96 @@
+"""gRPC face of the detokenizer: leases for routers, and whole texts.
+
+What a router registered through its Watch stream is dropped when the stream ends.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from grpc import aio
+
+from chassis.errors import InvalidRequest
+from chassis.logs import about
+from chassis.streams import converse, first
+from detokenizer_svc.decoder import Spelling
+from detokenizer_svc.model_link import LinkState, ModelLink
+from detokenizer_svc.outbox import Outbox
+from detokenizer_svc.registry import Registry
+from protos import detokenizer_pb2, detokenizer_pb2_grpc
+
+log = logging.getLogger(__name__)
+
+Context = aio.ServicerContext[Any, Any]
+
+
+class DetokenizerServicer(detokenizer_pb2_grpc.DetokenizerServiceServicer):
+    """Answer `triptych.internal.v1.DetokenizerService`."""
+
+    def __init__(self, spelling: Spelling, registry: Registry, vocab_size: int) -> None:
+        """Ids below `vocab_size` are known; those that the tokenizer lacks have no text."""
+        self._spelling = spelling
+        self._registry = registry
+        self._vocab_size = vocab_size
+        self._outboxes: set[Outbox] = set()
+        self._link: ModelLink
+
+    def attach(self, link: ModelLink) -> None:
+        """Ask `link` for rows, and tell its state; before anything is served."""
+        self._link = link
+
+    def tell(self, state: LinkState) -> None:
+        """Tell all routers of the link to the model."""
+        for outbox in self._outboxes:
+            outbox.say(_upstream(state))
+
+    async def Watch(  # type: ignore[override]  # noqa: N802  (name fixed by the proto)
+        self, requests: Any, context: Context
+    ) -> None:
+        """A router's lease."""
+        request = await first(context)
+        if request is None or request.WhichOneof("message") != "listen":
+            raise InvalidRequest("listen", "a Watch stream begins with Listen")
+        router = f"{request.listen.router:#010x}"
+        listening = detokenizer_pb2.Listening(vocab_size=self._vocab_size)
+        outbox = Outbox(self._spelling.piece)
+        outbox.say(detokenizer_pb2.WatchResponse(listening=listening))
+        outbox.say(_upstream(self._link.state))
+        self._outboxes.add(outbox)
+        log.info("router listens", extra={"router": router})
+        try:
+            await converse(context, lambda message: self._obey(outbox, message), outbox.take)
+        finally:
+            self._outboxes.discard(outbox)
+            self._registry.forget_all(outbox)
+            log.info("router left", extra={"router": router})
+
+    def _obey(self, outbox: Outbox, request: detokenizer_pb2.WatchRequest) -> None:
+        match request.WhichOneof("message"):
+            case "register":
+                self._register(outbox, request.register)
+            case "forget":
+                self._registry.forget(request.forget.handle, outbox)
+
+    def _register(self, outbox: Outbox, register: detokenizer_pb2.Register) -> None:
+        with about(register.request_id or "-"):
+            replays = self._registry.register(register, outbox)
+            log.debug("registered", extra={"attempt": register.attempt, "replays": len(replays)})
+        self._link.ask(replays)
+        registered = detokenizer_pb2.Registered(handle=register.handle, attempt=register.attempt)
+        outbox.say(detokenizer_pb2.WatchResponse(registered=registered))
+
+    async def Decode(  # noqa: N802  (name fixed by the proto)
+        self, request: detokenizer_pb2.DecodeRequest, context: Context
+    ) -> detokenizer_pb2.DecodeResponse:
+        """Turn ids into text at once."""
+        highest = max(request.token_ids, default=0)
+        if highest >= self._vocab_size:
+            raise InvalidRequest("token_ids", f"{highest} is not below {self._vocab_size}")
+        text = self._spelling.decode(request.token_ids, skip_special=request.skip_special_tokens)
+        return detokenizer_pb2.DecodeResponse(text=text)
+
+
+def _upstream(state: LinkState) -> detokenizer_pb2.WatchResponse:
+    upstream = detokenizer_pb2.Upstream(linked=state.linked, shared=state.shared)
+    return detokenizer_pb2.WatchResponse(upstream=upstream)

@@ -1,0 +1,104 @@
+"""Stop strings end a text at the first character that completes one, however it was cut."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from detokenizer_svc.stops import StopAutomaton, StopMatcher
+
+LETTERS = st.text("ab", max_size=12)
+STOPS = st.lists(st.text("ab", min_size=1, max_size=4), min_size=1, max_size=4)
+
+
+def first_completed(text: str, stops: Sequence[str], begin: int = 0) -> tuple[int, str] | None:
+    """Where the first stop that ends after `begin` ends, and which it is; by trying all."""
+    for end in range(begin + 1, len(text) + 1):
+        ending = [stop for stop in stops if text[:end].endswith(stop)]
+        if ending:
+            return end, max(ending, key=len)
+    return None
+
+
+def run(matcher: StopMatcher, parts: Sequence[str], armed_from: int = 0) -> tuple[str, str | None]:
+    said = ""
+    for number, part in enumerate(parts):
+        text, stop = matcher.feed(part, armed=number >= armed_from)
+        said += text
+        if stop is not None:
+            return said, stop
+    return said + matcher.held, None
+
+
+def matcher(stops: Sequence[str], *, include: bool = False) -> StopMatcher:
+    return StopMatcher(StopAutomaton(stops), include_matched=include)
+
+
+@given(st.lists(LETTERS), STOPS, st.booleans(), st.integers(0, 4))
+def test_finds_what_trying_all_would_find(
+    parts: list[str], stops: list[str], include: bool, armed_from: int
+) -> None:
+    text = "".join(parts)
+    begin = len("".join(parts[:armed_from]))
+    expected: tuple[str, str | None] = (text, None)
+    if found := first_completed(text, stops, begin):
+        end, stop = found
+        expected = (text[: end if include else end - len(stop)], stop)
+    assert run(matcher(stops, include=include), parts, armed_from) == expected
+
+
+@given(LETTERS, STOPS)
+def test_holds_exactly_what_may_begin_a_stop(text: str, stops: list[str]) -> None:
+    subject = matcher(stops)
+    _, stop = subject.feed(text, armed=True)
+    if stop is None:
+        beginnings = {stop[:length] for stop in stops for length in range(1, len(stop))}
+        held = [start for start in range(len(text)) if text[start:] in beginnings]
+        assert subject.held == (text[held[0] :] if held else "")
+
+
+@given(LETTERS, STOPS)
+def test_holds_nothing_where_the_match_is_kept(text: str, stops: list[str]) -> None:
+    subject = matcher(stops, include=True)
+    said, _ = subject.feed(text, armed=True)
+    assert text.startswith(said)
+    assert subject.held == ""
+
+
+def test_matches_across_parts() -> None:
+    subject = matcher(["END"])
+    assert subject.feed("the E", armed=True) == ("the ", None)
+    assert subject.feed("N", armed=True) == ("", None)
+    assert subject.feed("D and more", armed=True) == ("", "END")
+
+
+def test_lets_go_of_a_beginning_that_led_nowhere() -> None:
+    subject = matcher(["END"])
+    assert subject.feed("E", armed=True) == ("", None)
+    assert subject.feed("EL", armed=True) == ("EEL", None)
+
+
+def test_the_first_to_be_completed_wins() -> None:
+    assert matcher(["abcdef", "cd"]).feed("abcdef", armed=True) == ("ab", "cd")
+
+
+def test_the_longest_of_those_completed_together_wins() -> None:
+    assert matcher(["d", "bcd", "cd"]).feed("abcd", armed=True) == ("a", "bcd")
+
+
+def test_a_match_that_begins_unarmed_counts_if_it_is_completed_armed() -> None:
+    subject = matcher(["END"])
+    assert subject.feed("END E", armed=False) == ("END ", None)
+    assert subject.feed("ND", armed=True) == ("", "END")
+
+
+@pytest.mark.parametrize("stops", [[], [""]])
+def test_nothing_to_match_matches_nothing(stops: list[str]) -> None:
+    assert run(matcher(stops), ["ab", "", "c"]) == ("abc", None)
+
+
+def test_characters_beyond_the_basic_plane_count_as_one() -> None:
+    assert matcher(["🌍!"]).feed("né🌍!", armed=True) == ("né", "🌍!")
