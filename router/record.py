@@ -45,10 +45,7 @@ class Record:
             line |= self._measure(self.live)
         if isinstance(error, ServiceError):
             line["cause"] = str(error)
-        if outcome == "internal":
-            log.error("request failed", extra=line, exc_info=error)
-        else:
-            log.info("request ended", extra=line)
+        log.info("request ended", extra=line)
 
     def _measure(self, live: LiveRequest) -> dict[str, Any]:
         """Count its tokens and times; return what the log says of them."""

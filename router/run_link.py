@@ -143,7 +143,7 @@ class RunLink:
         self._owner.changed()
 
     def _lost(self, code: grpc.StatusCode, details: str) -> None:
-        if self.ledger is not None:
+        if self.ledger is not None and code is not grpc.StatusCode.CANCELLED:
             log.warning("model lost", extra={"code": code.name, "cause": details})
         self.ledger = None
         self.load = model_pb2.Load()

@@ -116,12 +116,20 @@ def mount(settings: RouterSettings) -> Mount:
         host.services.append(SERVICE)
         host.list_links = router.list_links
         await host.set_ready(False)
+        running = asyncio.create_task(router.run(host))
+        running.add_done_callback(lambda task: _pass_on(task, host))
         try:
-            async with asyncio.TaskGroup() as group:
-                running = group.create_task(router.run(host))
-                yield
-                running.cancel()
+            yield
         finally:
+            running.cancel()
+            await asyncio.wait([running])
             arena.close()
 
     return mounted
+
+
+def _pass_on(task: asyncio.Task[None], host: Host) -> None:
+    """Links that cannot be kept up for a bug's sake end the process."""
+    error = None if task.cancelled() else task.exception()
+    if error is not None:
+        host.end(error)

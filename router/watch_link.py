@@ -96,7 +96,7 @@ class WatchLink:
                 self._owner.changed()
 
     def _lost(self, code: grpc.StatusCode, details: str) -> None:
-        if self.up:
+        if self.up and code is not grpc.StatusCode.CANCELLED:
             log.warning("detokenizer lost", extra={"code": code.name, "cause": details})
         self.up = False
         self.upstream = detokenizer_pb2.Upstream()

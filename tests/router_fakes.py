@@ -1,40 +1,27 @@
-"""In-process tokenizer, model and detokenizer over real sockets, and a router before them.
+"""Fake services before which a router is tested, over real sockets.
 
 The fake tokenizer's ids are UTF-8 bytes. The fake replica answers each submit with as many tokens
-as asked for, whose text is `a `, `b `, …; a test may hold its steps back or take them one by one.
+as asked for, whose text is `a `, `b `, …; a test may hold its steps back and take them one by one.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import grpc
-from grpc import aio
-
-from chassis.channels import open_channel
-from chassis.config import ServiceSettings
-from chassis.errors import AlreadyTaken, InvalidRequest
-from chassis.server import Host, serving
+from chassis.errors import AlreadyTaken, InvalidRequest, Unavailable
 from chassis.shared_file import PeerFiles
 from chassis.streams import converse, first
 from protos import (
     detokenizer_pb2,
     detokenizer_pb2_grpc,
     generation_pb2,
-    generation_pb2_grpc,
     model_pb2,
     model_pb2_grpc,
-    service_pb2_grpc,
     tokenizer_pb2,
     tokenizer_pb2_grpc,
 )
-from router.service import mount
-from router.settings import RouterSettings
 
 PATIENCE_S = 10
 CONTEXT = 64
@@ -81,12 +68,12 @@ class FakeTokenizer(tokenizer_pb2_grpc.TokenizerServiceServicer):
         self.hold = asyncio.Event()
         self.hold.set()
 
-    async def Attach(self, request, context):
+    async def Attach(self, request, context):  # noqa: N802
         if not self.shared:
             return tokenizer_pb2.AttachResponse()
         return tokenizer_pb2.AttachResponse(proof=self.files.prove(request.arena))
 
-    async def Encode(self, request, context):
+    async def Encode(self, request, context):  # noqa: N802
         self.encodes.add(request)
         await self.hold.wait()
         text = request.text
@@ -127,11 +114,14 @@ class Sender:
 class FakeReplica(model_pb2_grpc.ModelServiceServicer):
     """A model whose steps go straight to its detokenizer's Watch streams."""
 
-    def __init__(self, shared: bool = True, kv_slots: int = KV_SLOTS) -> None:
+    def __init__(
+        self, shared: bool = True, kv_slots: int = KV_SLOTS, context: int = CONTEXT
+    ) -> None:
         self.hellos, self.submits, self.cancels, self.releases = Seen(), Seen(), Seen(), Seen()
         self.registers, self.forgets, self.listens = Seen(), Seen(), Seen()
         self.prompts: list[list[int]] = []
         self.kv_slots = kv_slots
+        self.context = context
         self.shared = shared
         self.taken: set[int] = set()  # router ids to be refused
         self.refusal: model_pb2.Refusal | None = None
@@ -143,7 +133,7 @@ class FakeReplica(model_pb2_grpc.ModelServiceServicer):
 
     # The model's side.
 
-    async def Run(self, requests, context):
+    async def Run(self, requests, context):  # noqa: N802
         hello = (await first(context)).hello
         if hello.router in self.taken:
             raise AlreadyTaken("another router has this number")
@@ -151,7 +141,7 @@ class FakeReplica(model_pb2_grpc.ModelServiceServicer):
         files, sender = PeerFiles(), Sender()
         welcome = model_pb2.Welcome(
             proof=files.prove(hello.arena) if self.shared else None,
-            model=generation_pb2.Model(name="fake", context_length=CONTEXT, vocab_size=VOCAB),
+            model=generation_pb2.Model(name="fake", context_length=self.context, vocab_size=VOCAB),
             kv_slots=self.kv_slots,
             max_sequences=8,
         )
@@ -159,7 +149,7 @@ class FakeReplica(model_pb2_grpc.ModelServiceServicer):
         self._runs.append(sender)
         await self._serve(context, sender, model_pb2.RunResponse, lambda m: self._obey(files, m))
 
-    async def Frames(self, requests, context):
+    async def Frames(self, requests, context):  # noqa: N802
         raise NotImplementedError
 
     def _obey(self, files, request):
@@ -218,12 +208,15 @@ class FakeReplica(model_pb2_grpc.ModelServiceServicer):
         async def next_response():
             return message_class(**await sender.queue.get())
 
-        task = asyncio.current_task()
+        task = asyncio.create_task(converse(context, take, next_response))
         self._calls.append(task)
         try:
-            await converse(context, take, next_response)
+            await asyncio.wait([task])
         finally:
             self._calls.remove(task)
+            task.cancel()
+        if task.cancelled():
+            raise Unavailable("dropped by the test")
 
     # What tests do.
 
@@ -266,159 +259,9 @@ class FakeDetokenizer(detokenizer_pb2_grpc.DetokenizerServiceServicer):
     def __init__(self, replica: FakeReplica) -> None:
         self._replica = replica
 
-    async def Watch(self, requests, context):
+    async def Watch(self, requests, context):  # noqa: N802
         await self._replica.watch(context)
 
-    async def Decode(self, request, context):
+    async def Decode(self, request, context):  # noqa: N802
         ids = [i for i in request.token_ids if i < 256 or not request.skip_special_tokens]
         return detokenizer_pb2.DecodeResponse(text="".join(chr(i) for i in ids))
-
-
-@asynccontextmanager
-async def served(name: str, add: Callable[[aio.Server], None], address: str) -> AsyncIterator[None]:
-    """Serve a fake at `address` for the block."""
-
-    @asynccontextmanager
-    async def fake_mount(host: Host) -> AsyncIterator[None]:
-        add(host.server)
-        await host.set_ready(True)
-        yield
-
-    async with serving(name, fake_mount, ServiceSettings(listen=address, grace_s=0)) as server:
-        yield
-        server.ended.cancel()
-
-
-@dataclass
-class Deployment:
-    """A router before fakes."""
-
-    folder: Path
-    tokenizer: FakeTokenizer
-    replicas: list[FakeReplica]
-    stub: Any = None
-    introspection: Any = None
-    stack: AsyncExitStack = field(default_factory=AsyncExitStack)
-
-    @property
-    def replica(self) -> FakeReplica:
-        return self.replicas[0]
-
-    def address(self, service: str) -> str:
-        return f"unix:{self.folder}/{service}.sock"
-
-    def serve_tokenizer(self) -> Any:
-        return served(
-            "tokenizer",
-            lambda s: tokenizer_pb2_grpc.add_TokenizerServiceServicer_to_server(self.tokenizer, s),
-            self.address("tokenizer"),
-        )
-
-    def serve_model(self, index: int = 0) -> Any:
-        return served(
-            "model",
-            lambda s: model_pb2_grpc.add_ModelServiceServicer_to_server(self.replicas[index], s),
-            self.address(f"model{index}"),
-        )
-
-    def serve_detokenizer(self, index: int = 0) -> Any:
-        fake = FakeDetokenizer(self.replicas[index])
-        return served(
-            "detokenizer",
-            lambda s: detokenizer_pb2_grpc.add_DetokenizerServiceServicer_to_server(fake, s),
-            self.address(f"detokenizer{index}"),
-        )
-
-    def settings(self, **settings: Any) -> RouterSettings:
-        replicas = (
-            f"{self.address(f'model{i}')}+{self.address(f'detokenizer{i}')}"
-            for i in range(len(self.replicas))
-        )
-        return RouterSettings(
-            **{
-                "listen": self.address("router"),
-                "tokenizer": self.address("tokenizer"),
-                "replicas": ",".join(replicas),
-                "arena_mib": 1,
-                "recovery_s": PATIENCE_S,
-                "grace_s": 0,
-                **settings,
-            }
-        )
-
-
-@asynccontextmanager
-async def deployed(
-    folder: Path,
-    *,
-    tokenizer: FakeTokenizer | None = None,
-    replicas: list[FakeReplica] | None = None,
-    fakes: bool = True,
-    **settings: Any,
-) -> AsyncIterator[Deployment]:
-    """A router with its fakes, which are left out where a test serves them itself."""
-    deployment = Deployment(folder, tokenizer or FakeTokenizer(), replicas or [FakeReplica()])
-    async with AsyncExitStack() as stack:
-        if fakes:
-            await stack.enter_async_context(deployment.serve_tokenizer())
-            for index in range(len(deployment.replicas)):
-                await stack.enter_async_context(deployment.serve_model(index))
-                await stack.enter_async_context(deployment.serve_detokenizer(index))
-        chosen = deployment.settings(**settings)
-        server = await stack.enter_async_context(serving("router", mount(chosen), chosen))
-        channel = await stack.enter_async_context(open_channel(server.address))
-        deployment.stub = generation_pb2_grpc.GenerationServiceStub(channel)
-        deployment.introspection = service_pb2_grpc.IntrospectionServiceStub(channel)
-        yield deployment
-        server.ended.cancel()
-
-
-def generate_request(
-    text: str = "hi", max_tokens: int | None = 3, **fields: Any
-) -> generation_pb2.GenerateRequest:
-    """A request with a text prompt; `fields` go to the message."""
-    if not {"chat", "token_ids"} & fields.keys():
-        fields["text"] = text
-    stop = fields.pop("stop", generation_pb2.StopConditions())
-    if max_tokens is not None:
-        stop.max_tokens = max_tokens
-    return generation_pb2.GenerateRequest(stop=stop, **fields)
-
-
-async def collect(call: Any) -> list[Any]:
-    """All messages of a stream."""
-    async with asyncio.timeout(PATIENCE_S):
-        return [message async for message in call]
-
-
-async def failure(call: Any) -> aio.AioRpcError:
-    """How a call fails."""
-    try:
-        async with asyncio.timeout(PATIENCE_S):
-            if hasattr(call, "__aiter__"):
-                async for _ in call:
-                    pass
-            else:
-                await call
-    except aio.AioRpcError as error:
-        return error
-    raise AssertionError("the call did not fail")
-
-
-def details_of(error: grpc.RpcError) -> Iterator[Any]:
-    """The unpacked google.rpc details of an error."""
-    from google.rpc import error_details_pb2, status_pb2
-
-    for key, value in error.trailing_metadata():
-        if key == "grpc-status-details-bin":
-            for box in status_pb2.Status.FromString(value).details:
-                for kind in ("ErrorInfo", "BadRequest", "RetryInfo"):
-                    detail = getattr(error_details_pb2, kind)()
-                    if box.Unpack(detail):
-                        yield detail
-
-
-def cancelled(call: Any) -> None:
-    """Cancel a call, as a client that goes away does."""
-    with suppress(asyncio.CancelledError):
-        call.cancel()

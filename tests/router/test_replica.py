@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import grpc
+from router_deployments import (
+    deployed,
+    failure,
+    generate_request,
+    held_back,
+    load_until,
+)
+
+
+async def test_a_lost_replica_fails_what_ran_and_answers_the_next(tmp_path):
+    async with deployed(tmp_path, replicas=[held_back()]) as deployment:
+        replica = deployment.replica
+        call = deployment.stub.GenerateStream(generate_request())
+        await replica.submits.until(1)
+        replica.drop_streams()
+        error = await failure(call)
+        replica.automatic = True
+        good = await deployment.stub.Generate(generate_request())
+
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
+    assert good.usage.completion_tokens == 3
+    assert len(replica.hellos) == 2
+
+
+async def test_a_number_that_another_router_has_is_drawn_again(tmp_path):
+    async with deployed(tmp_path) as deployment:
+        replica = deployment.replica
+        await deployment.stub.Generate(generate_request())
+        replica.taken.add(replica.hellos[0].router)
+        replica.drop_streams()
+        await deployment.stub.Generate(generate_request())
+        old, new = replica.hellos.items
+        submit = replica.submits[1]
+
+    assert new.router != old.router
+    assert submit.handle >> 32 == new.router
+    assert replica.listens[-1].router == new.router
+
+
+async def test_nothing_starts_while_the_detokenizer_has_lost_the_model(tmp_path):
+    async with deployed(tmp_path) as deployment:
+        replica = deployment.replica
+        await deployment.stub.Generate(generate_request())
+        replica.link(False)
+        await load_until(deployment, lambda load: not load.replicas[0].ready)
+        call = deployment.stub.Generate(generate_request())
+        await deployment.tokenizer.answered.until(2)
+        assert len(replica.submits) == 1
+        replica.link(True)
+        await call
+
+    assert len(replica.submits) == 2

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import pytest
+from router_deployments import (
+    cancelled,
+    deployed,
+    generate_request,
+)
+from router_fakes import (
+    FakeReplica,
+    FakeTokenizer,
+)
+
+from chassis.shared_file import FOLDER
+from protos import generation_pb2, service_pb2
+
+IDS = generation_pb2.TokenIds
+
+
+async def test_a_request_cancelled_while_it_is_encoded_keeps_its_slab_until_the_answer(tmp_path):
+    tokenizer = FakeTokenizer()
+    async with deployed(tmp_path, tokenizer=tokenizer) as deployment:
+        await deployment.stub.Generate(generate_request("warm"))
+        tokenizer.hold.clear()
+        call = deployment.stub.Generate(generate_request("one"))
+        await tokenizer.encodes.until(2)
+        cancelled(call)
+        other = deployment.stub.Generate(generate_request("two"))
+        await tokenizer.encodes.until(3)
+        tokenizer.hold.set()
+        await other
+        await tokenizer.answered.until(3)
+        await deployment.stub.Generate(generate_request("three"))
+        offsets = [encode.slab.offset for encode in tokenizer.encodes.items]
+
+    assert offsets[2] != offsets[1]
+    assert offsets[3] == offsets[1]
+
+
+@pytest.mark.parametrize("tokenizer_shares", [True, False])
+@pytest.mark.parametrize("model_shares", [True, False])
+async def test_prompts_arrive_whole_whoever_shares_memory(tmp_path, tokenizer_shares, model_shares):
+    async with deployed(
+        tmp_path,
+        tokenizer=FakeTokenizer(shared=tokenizer_shares),
+        replicas=[FakeReplica(shared=model_shares)],
+    ) as deployment:
+        await deployment.stub.Generate(generate_request("hello"))
+        await deployment.stub.Generate(generate_request(token_ids=IDS(ids=[7, 8])))
+        described = await deployment.introspection.Describe(service_pb2.DescribeRequest())
+
+    replica, links = deployment.replica, {link.service: link for link in described.links}
+    assert replica.prompts == [list(b"hello"), [7, 8]]
+    assert list(replica.registers[0].prompt_tail) == list(b"hello")
+    assert deployment.tokenizer.encodes[0].HasField("slab") == tokenizer_shares
+    assert {submit.HasField("slab") for submit in replica.submits.items} == {model_shares}
+    ways = {True: service_pb2.TRANSPORT_SHARED_MEMORY, False: service_pb2.TRANSPORT_INLINE}
+    assert links["tokenizer"].transport == ways[tokenizer_shares]
+    assert links["model"].transport == ways[model_shares]
+    assert links["detokenizer"].transport == service_pb2.TRANSPORT_SHARED_MEMORY
+    assert all(link.ready for link in links.values())
+
+
+async def test_told_not_to_share_it_makes_no_file(tmp_path):
+    before = set(FOLDER.glob("triptych-arena-*"))
+    async with deployed(tmp_path, shared_memory=False) as deployment:
+        await deployment.stub.Generate(generate_request("hello"))
+        made = set(FOLDER.glob("triptych-arena-*")) - before
+
+    assert not made
+    assert deployment.replica.prompts == [list(b"hello")]
+
+
+async def test_a_prompt_too_large_for_the_arena_goes_inline(tmp_path):
+    replica = FakeReplica(kv_slots=1_000_000, context=1_000_000)
+    async with deployed(tmp_path, replicas=[replica], arena_mib=1) as deployment:
+        await deployment.stub.Generate(generate_request("x" * 300_000))
+        await deployment.stub.Generate(generate_request("hello"))
+
+    assert [len(prompt) for prompt in replica.prompts] == [300_000, 5]
+    assert [submit.HasField("slab") for submit in replica.submits.items] == [False, True]
+
+
+async def test_a_tokenizer_that_dies_retires_the_arena_and_is_asked_again(tmp_path):
+    tokenizer = FakeTokenizer()
+    async with (
+        deployed(tmp_path, tokenizer=tokenizer, fakes=False) as deployment,
+        deployment.serve_model(),
+        deployment.serve_detokenizer(),
+    ):
+        tokenizer.hold.clear()
+        async with deployment.serve_tokenizer():
+            call = deployment.stub.Generate(generate_request("hello"))
+            await tokenizer.encodes.until(1)
+        tokenizer.hold.set()
+        tokenizer.files.close()
+        async with deployment.serve_tokenizer():
+            await call
+            await deployment.stub.Generate(generate_request("again"))
+            first, *_, last = [encode.slab.name for encode in tokenizer.encodes.items]
+            retired_is_gone = not (FOLDER / first).exists()
+
+    assert retired_is_gone
+    assert first != last
+    assert deployment.replica.prompts == [list(b"hello"), list(b"again")]
+    assert deployment.replica.submits[1].slab.name == last
+
+
+async def test_its_file_is_gone_when_it_has_stopped(tmp_path):
+    before = set(FOLDER.glob("triptych-arena-*"))
+    async with deployed(tmp_path) as deployment:
+        await deployment.stub.Generate(generate_request())
+        made = {deployment.replica.submits[0].slab.name}
+
+    assert made
+    assert not {path.name for path in set(FOLDER.glob("triptych-arena-*")) - before} & made
