@@ -95,7 +95,7 @@ def test_every_package_is_typed_layered_and_in_the_image() -> None:
     tools = PYPROJECT["tool"]
     copied = re.findall(r"^COPY (\w+) \1$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     sent = re.findall(r"^!(\w+)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
-    assert sorted(PACKAGES) == sorted(tools["mypy"]["packages"])
+    assert set(PACKAGES) <= {*tools["mypy"]["packages"]}
     assert sorted(PACKAGES) == sorted(tools["importlinter"]["root_packages"])
     assert sorted(PACKAGES) == sorted(copied)
     assert set(PACKAGES) <= {*sent}
