@@ -78,6 +78,8 @@ class ModelLink:
         registry: Registry,
         metrics: LinkMetrics,
         changed: Callable[[LinkState], Awaitable[None]],
+        *,
+        max_message_mib: int,
     ) -> None:
         """Prepare the link.
 
@@ -86,12 +88,14 @@ class ModelLink:
             registry: takes the frames in.
             metrics: counts.
             changed: told of each change of `state`.
+            max_message_mib: largest message, in MiB.
         """
         self.address = address
         self.state = LinkState()
         self._registry = registry
         self._metrics = metrics
         self._changed = changed
+        self._max_message_mib = max_message_mib
         self._replays: Replays = []
         self._read_up_to = 0
         self._wake = asyncio.Event()
@@ -115,7 +119,8 @@ class ModelLink:
     async def keep(self) -> NoReturn:
         """Keep the link up until cancelled."""
         pause_s = _PAUSE_FIRST_S
-        async with open_channel(self.address) as channel:
+        channel = open_channel(self.address, max_message_mib=self._max_message_mib)
+        async with channel:
             stub = model_pb2_grpc.ModelServiceStub(channel)
             while True:
                 joined = await self._converse(stub.Frames(wait_for_ready=True))

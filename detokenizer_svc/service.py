@@ -39,7 +39,13 @@ def make_mount(settings: DetokenizerSettings) -> Mount:
             await host.set_ready(state.linked)
 
         metrics = LinkMetrics(host.registry, lambda: len(registry))
-        link = ModelLink(settings.model_address, registry, metrics, pass_on)
+        link = ModelLink(
+            settings.model_address,
+            registry,
+            metrics,
+            pass_on,
+            max_message_mib=settings.max_message_mib,
+        )
         servicer.attach(link)
         host.list_links = lambda: (link.describe(),)
         await host.set_ready(False)

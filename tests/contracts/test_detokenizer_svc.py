@@ -279,6 +279,33 @@ async def test_a_stop_string_ends_a_candidate_and_what_comes_after_is_dropped(
     assert "dog, 世" not in TOKENIZER.decode(ids_in(deltas)[:-1])
 
 
+async def test_a_router_that_does_not_read_holds_up_nobody(checkpoint: Path, socket: Path) -> None:
+    steps, candidates = 300, 64
+    async with pipeline(checkpoint, socket) as (model, router, channel):
+        await router.register(candidates=candidates)
+        other = FakeRouter(channel)
+        await other.listen()
+        await other.register(handle=7)
+        tokens = ids_of("the dog and the fox " * steps)[:steps]
+        for position, id_ in enumerate(tokens):
+            flags = LENGTH if position == steps - 1 else 0
+            frame = frame_of([id_] * candidates, flags=flags)
+            frame.rows["flags"] = flags
+            frame.rows["position"] = position
+            frame.rows["candidate"] = range(candidates)
+            await model.send(frame)
+        await model.send(frame_of(ids_of(TEXT), handle=7, flags=LENGTH))
+        await model.acknowledged(steps + 1)
+        assert text_of(await other.to_the_end()) == TEXT
+        other.call.cancel()
+        received: list[list[int]] = [[] for _ in range(candidates)]
+        while min(map(len, received)) < steps:
+            for delta in (await router.until("text")).deltas:
+                assert delta.position == len(received[delta.candidate])
+                received[delta.candidate] += delta.token_ids
+    assert received == [tokens] * candidates
+
+
 async def test_a_gap_is_replayed(checkpoint: Path, socket: Path) -> None:
     ids = ids_of(TEXT)
     async with pipeline(checkpoint, socket) as (model, router, _):

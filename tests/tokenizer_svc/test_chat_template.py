@@ -189,3 +189,33 @@ def test_a_malformed_template_stops_the_start_in_one_line(tmp_path: Path, config
     with pytest.raises(StartError) as error:
         ChatTemplates.load(tmp_path)
     assert re.fullmatch(r".+(mend|fetch).+", str(error.value))
+
+
+MARKED = (
+    "{% for m in messages %}\n    {%- if m.role == 'system' %}{{ m.content | upper }}{% else %}\n"
+    "[{{ m.role }}] {{ m.content.strip() }}{{ eos_token }}\n    {%- endif %}\n{% endfor %}\n"
+    "{%- if tools %}{{ tools | tojson(indent=2) }}{% endif %}"
+    "{% if add_generation_prompt %}>{% endif %}"
+)
+
+
+@pytest.mark.parametrize("template", [TEMPLATE, MARKED])
+@pytest.mark.parametrize("final", ["Sure", " Sure ", "Sure.\n", "größer <b> & 'c'"])
+@pytest.mark.parametrize("tools", [None, [{"name": "größer", "n": [1, None, True]}]])
+@pytest.mark.parametrize("continued", [False, True])
+def test_renders_as_transformers_does(
+    template: str, final: str, tools: list[object] | None, continued: bool
+) -> None:
+    from transformers.utils import chat_template_utils as utils  # takes seconds: not at the top
+
+    request = chat("Hi\n", final, "And?", final, continue_final_message=continued)
+    request.tools_json = json.dumps(tools) if tools else ""
+    (expected,), _ = utils.render_jinja_template(
+        conversations=[[{"role": m.role, "content": m.content} for m in request.messages]],
+        tools=tools,
+        chat_template=template,
+        continue_final_message=continued,
+        add_generation_prompt=not continued,
+        **SPECIAL,
+    )
+    assert render(template, request) == expected
