@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
+from prometheus_client.parser import text_string_to_metric_families
 
 from protos import generation_pb2_grpc, service_pb2, service_pb2_grpc
 
@@ -41,6 +42,14 @@ class Deployment:
         stub = service_pb2_grpc.IntrospectionServiceStub(self.channel)
         described = stub.Describe(service_pb2.DescribeRequest(), timeout=10)
         return {link.service: link for link in described.links}
+
+    def metric(self, service: str, name: str) -> float:
+        """A metric of a service, summed over its labels; asked over the service's own socket."""
+        with grpc.insecure_channel(self.links()[service].address) as channel:
+            stub = service_pb2_grpc.IntrospectionServiceStub(channel)
+            text = stub.Scrape(service_pb2.ScrapeRequest(), timeout=10).text.decode()
+        families = text_string_to_metric_families(text)
+        return sum(one.value for f in families for one in f.samples if one.name == name)
 
     def pids(self) -> list[int]:
         """The supervisor and all processes below it."""

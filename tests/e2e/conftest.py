@@ -13,7 +13,9 @@ INLINE = {
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
     """A random dense checkpoint whose tokens are bytes."""
-    return checkpoints.write_checkpoint(tmp_path_factory.mktemp("tiny"), "llama")
+    return checkpoints.write_checkpoint(
+        tmp_path_factory.mktemp("tiny"), "llama", max_position_embeddings=2048
+    )
 
 
 @pytest.fixture(scope="session")

@@ -66,7 +66,7 @@ async def run_all(api, messages, seed):
 
 @pytest.mark.parametrize("family", ["llama", "mixtral"])
 def test_concurrent_requests_equal_their_lone_runs(tmp_path, family):
-    model = checkpoints.write_checkpoint(tmp_path, family)
+    model = checkpoints.write_checkpoint(tmp_path, family, max_position_embeddings=2048)
     messages = list(make_requests(seed=7))
     options = ("--dtype", "float32", "--kv-tokens", str(KV_TOKENS))
     with deployments.deployed(model, *options) as deployment:
@@ -78,9 +78,11 @@ def test_concurrent_requests_equal_their_lone_runs(tmp_path, family):
                 return await run_all(api, messages, seed=11)
 
         crowded = asyncio.run(together())
+        preempted = deployment.metric("model", "triptych_model_preemptions_total")
         idle = deployment.api.Generate(messages[0], timeout=30)
         load = deployment.api.GetLoad(g.GetLoadRequest(), timeout=10)
 
+    assert preempted > 0, "the pool was large enough for all: the test shows nothing"
     finished = [i for i, result in enumerate(crowded) if result is not None]
     assert len(finished) >= REQUESTS - REQUESTS // 8
     for i in finished:
@@ -90,7 +92,7 @@ def test_concurrent_requests_equal_their_lone_runs(tmp_path, family):
 
 
 def test_a_ring_too_small_for_the_load_loses_nothing(tmp_path):
-    model = checkpoints.write_checkpoint(tmp_path, "llama")
+    model = checkpoints.write_checkpoint(tmp_path, "llama", max_position_embeddings=2048)
     messages = list(make_requests(seed=3))
     for message in messages:
         message.output.logprobs = 5
@@ -105,13 +107,17 @@ def test_a_ring_too_small_for_the_load_loses_nothing(tmp_path):
                 return [outcome(await call) for call in calls]
 
         crowded = asyncio.run(together())
+        left_out = deployment.metric("model", "triptych_model_rows_left_out_total")
+        replays = deployment.metric("model", "triptych_model_replays_total")
 
+    assert left_out > 0, "the ring was large enough: the test shows nothing"
+    assert replays > 0
     assert crowded == lone
 
 
 def test_nothing_stays_in_shared_memory_after_the_end(tmp_path):
     before = set(Path("/dev/shm").glob("triptych-*"))
-    model = checkpoints.write_checkpoint(tmp_path, "llama")
+    model = checkpoints.write_checkpoint(tmp_path, "llama", max_position_embeddings=2048)
     with deployments.deployed(model) as deployment:
         during = set(Path("/dev/shm").glob("triptych-*")) - before
         pids = deployment.pids()

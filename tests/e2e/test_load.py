@@ -27,7 +27,7 @@ def message(max_tokens, text="hello"):
 
 
 def test_a_full_queue_refuses_with_a_time_to_retry(tmp_path):
-    model = checkpoints.write_checkpoint(tmp_path, "llama")
+    model = checkpoints.write_checkpoint(tmp_path, "llama", max_position_embeddings=2048)
     options = ("--kv-tokens", "300")
     with deployments.deployed(
         model, *options, env={"TRIPTYCH_ROUTER_MAX_QUEUE": "2"}
