@@ -1,4 +1,7 @@
-"""Both directions of a bidirectional stream at once, from the server's side."""
+"""Both directions of a bidirectional stream at once, from the server's side.
+
+Neither direction outlives the other's failure, and both end with the call.
+"""
 
 from __future__ import annotations
 
@@ -23,19 +26,30 @@ async def converse(
 ) -> None:
     """Hand each request to `take` and send each response of `next_response` until the caller ends.
 
-    A response that cannot be sent ends the sending; the caller's end of the stream, or the
-    cancellation of the call that follows, ends the reading.
+    What `take` or `next_response` raises ends the call. A response that cannot be sent ends the
+    sending; the caller's end of the stream, or the cancellation of the call that follows, ends the
+    reading.
     """
-
-    async def send() -> None:
-        while True:
-            await context.write(await next_response())
-
-    sender = asyncio.create_task(send())
+    # gRPC sends these with the first response, and would again with the status where the caller
+    # ended while that response was under way; such a call never ends.
+    with suppress(aio.UsageError):  # sent already
+        await context.send_initial_metadata(())
     try:
-        while (request := await context.read()) is not aio.EOF:
-            take(request)
-    finally:
-        sender.cancel()
-        with suppress(asyncio.CancelledError, aio.UsageError, aio.InternalError):
-            await sender
+        async with asyncio.TaskGroup() as group:
+            sender = group.create_task(_send(context, next_response))
+            while (request := await context.read()) is not aio.EOF:
+                take(request)
+            sender.cancel()
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+
+
+async def _send(
+    context: aio.ServicerContext[Any, Any], next_response: Callable[[], Awaitable[Any]]
+) -> None:
+    while True:
+        response = await next_response()
+        try:
+            await context.write(response)
+        except (aio.UsageError, aio.InternalError):
+            return
