@@ -19,7 +19,9 @@ from detokenizer_svc.registry import Registry
 from detokenizer_svc.servicer import DetokenizerServicer
 from detokenizer_svc.settings import DetokenizerSettings
 from detokenizer_svc.token_bytes import VocabularyError, load_tokenizer
-from protos import detokenizer_pb2, detokenizer_pb2_grpc
+from protos import detokenizer_pb2_grpc
+
+SERVICE = "triptych.internal.v1.DetokenizerService"
 
 
 def make_mount(settings: DetokenizerSettings) -> Mount:
@@ -31,8 +33,7 @@ def make_mount(settings: DetokenizerSettings) -> Mount:
         registry = Registry(spelling)
         servicer = DetokenizerServicer(spelling, registry, vocab_size)
         detokenizer_pb2_grpc.add_DetokenizerServiceServicer_to_server(servicer, host.server)
-        services = detokenizer_pb2.DESCRIPTOR.services_by_name
-        host.services.append(services["DetokenizerService"].full_name)
+        host.services.append(SERVICE)
 
         async def pass_on(state: LinkState) -> None:
             servicer.tell(state)

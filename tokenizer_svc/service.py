@@ -11,10 +11,12 @@ from pathlib import Path
 
 from chassis.errors import StartError
 from chassis.server import Host, Mount
-from protos import tokenizer_pb2, tokenizer_pb2_grpc
+from protos import tokenizer_pb2_grpc
 from tokenizer_svc.pool import Pool
 from tokenizer_svc.servicer import TokenizerMetrics, TokenizerServicer
 from tokenizer_svc.settings import TokenizerSettings
+
+SERVICE = "triptych.internal.v1.TokenizerService"
 
 
 def make_mount(settings: TokenizerSettings) -> Mount:
@@ -29,8 +31,7 @@ def make_mount(settings: TokenizerSettings) -> Mount:
         async with pool.running(on_restart=metrics.restarts.inc):
             servicer = TokenizerServicer(pool, metrics)
             tokenizer_pb2_grpc.add_TokenizerServiceServicer_to_server(servicer, host.server)
-            services = tokenizer_pb2.DESCRIPTOR.services_by_name
-            host.services.append(services["TokenizerService"].full_name)
+            host.services.append(SERVICE)
             await host.set_ready(True)
             yield
 

@@ -2,178 +2,43 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-import subprocess
-import sys
 from array import array
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any
 
 import grpc
-import numpy as np
 import pytest
+from detokenizer_fakes import (
+    HANDLE,
+    TEXT,
+    TOKENIZER,
+    FakeModel,
+    FakeRouter,
+    detokenizer,
+    frame_of,
+    ids_in,
+    ids_of,
+    pipeline,
+    ring,
+    served,
+    text_of,
+)
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from tiny_tokenizers import byte_level, write_checkpoint
+from tiny_tokenizers import write_checkpoint
 
-from chassis.channels import open_channel
-from chassis.ring import Ring
-from chassis.server import serving
-from chassis.shared_file import SharedFile
-from detokenizer_svc.service import make_mount
-from detokenizer_svc.settings import DetokenizerSettings
 from protos import (
     detokenizer_pb2,
     detokenizer_pb2_grpc,
     generation_pb2,
     memory_pb2,
     model_pb2,
-    model_pb2_grpc,
     service_pb2,
     service_pb2_grpc,
 )
-from protos.token_frame import ALTERNATIVE, LENGTH, ROW, TokenFrame, frame_bytes, write_frame
+from protos.token_frame import LENGTH
 
-ROOT = Path(__file__).resolve().parents[2]
-TOKENIZER = byte_level()
-TEXT = "the quick dog, 世界 🌍"
-HANDLE = 0xFEDCBA9800000001
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-
-
-def ids_of(text: str) -> list[int]:
-    return TOKENIZER.encode(text, add_special_tokens=False).ids
-
-
-def frame_of(ids: Sequence[int], start: int = 0, **fields: int) -> TokenFrame:
-    """Rows of one candidate at consecutive positions; the last of them bears the flags."""
-    defaults = {"handle": HANDLE, "attempt": 1, "candidate": 0}
-    rows = np.zeros(len(ids), ROW)
-    for name, value in {**defaults, **fields}.items():
-        rows[name] = value
-    rows["flags"][:-1] = 0
-    rows["token"] = ids
-    rows["position"] = np.arange(start, start + len(ids))
-    return TokenFrame(rows, np.zeros(0, ALTERNATIVE))
-
-
-class FakeModel(model_pb2_grpc.ModelServiceServicer):
-    """Sends the frames that a test gives it, and keeps what it hears."""
-
-    def __init__(self, ring: Ring | None) -> None:
-        self.ring = ring
-        self.refusals = 0
-        self.joined = asyncio.Event()
-        self.left = asyncio.Event()
-        self.heard: asyncio.Queue[model_pb2.FramesRequest] = asyncio.Queue()
-        self.sequence = 0
-        self.shared = False
-        self._context: Any
-
-    async def Frames(self, requests: Any, context: Any) -> None:  # noqa: N802
-        if self.refusals:
-            self.refusals -= 1
-            await context.abort(grpc.StatusCode.INTERNAL, "not today")
-        offer = self.ring.file.describe() if self.ring else memory_pb2.SharedFile()
-        await context.write(model_pb2.FramesResponse(ring=offer))
-        join = (await context.read()).join
-        self.shared = self.ring is not None and self.ring.file.proven_by(join.proof)
-        self.sequence = 0
-        self._context = context
-        self.joined.set()
-        try:
-            while (request := await context.read()) is not aio.EOF:
-                self.heard.put_nowait(request)
-        finally:
-            self.joined.clear()
-            self.left.set()
-
-    async def send(self, frame: TokenFrame) -> None:
-        self.sequence += 1
-        size = frame_bytes(len(frame.rows), len(frame.alternatives))
-        if self.shared:
-            assert self.ring is not None
-            span = self.ring.reserve(self.sequence, size)
-            assert span is not None
-            write_frame(frame, self.ring.view(span))
-            sent = model_pb2.Frame(sequence=self.sequence, span=span)
-        else:
-            content = bytearray(size)
-            write_frame(frame, memoryview(content))
-            sent = model_pb2.Frame(sequence=self.sequence, inline=bytes(content))
-        await self.say(model_pb2.FramesResponse(frame=sent))
-
-    async def say(self, response: model_pb2.FramesResponse) -> None:
-        await self._context.write(response)
-
-    async def acknowledged(self, sequence: int) -> None:
-        while (await self.heard.get()).ack.sequence < sequence:
-            pass
-
-    async def replay(self) -> model_pb2.Replay:
-        while (request := await self.heard.get()).WhichOneof("message") != "replay":
-            pass
-        return request.replay
-
-
-@asynccontextmanager
-async def served(model: FakeModel, socket: Path) -> AsyncIterator[None]:
-    server = aio.server()
-    model_pb2_grpc.add_ModelServiceServicer_to_server(model, server)
-    server.add_insecure_port(f"unix:{socket}")
-    await server.start()
-    try:
-        yield
-    finally:
-        await server.stop(0)
-
-
-class FakeRouter:
-    """A Watch stream."""
-
-    def __init__(self, channel: aio.Channel) -> None:
-        self.call = detokenizer_pb2_grpc.DetokenizerServiceStub(channel).Watch()
-
-    async def listen(self) -> int:
-        listen = detokenizer_pb2.Listen(router=0xFEDCBA98)
-        await self.call.write(detokenizer_pb2.WatchRequest(listen=listen))
-        return (await self.call.read()).listening.vocab_size
-
-    async def register(self, **fields: Any) -> None:
-        values: dict[str, Any] = {"handle": HANDLE, "attempt": 1, "candidates": 1, **fields}
-        register = detokenizer_pb2.Register(prompt_tail=ids_of("so"), **values)
-        await self.call.write(detokenizer_pb2.WatchRequest(register=register))
-        registered = await self.until("registered")
-        assert (registered.handle, registered.attempt) == (values["handle"], values["attempt"])
-
-    async def until(self, kind: str) -> Any:
-        """The next message of `kind`; others are passed over."""
-        while (response := await self.call.read()).WhichOneof("message") != kind:
-            pass
-        return getattr(response, kind)
-
-    async def upstream(self) -> tuple[bool, bool]:
-        upstream = await self.until("upstream")
-        return upstream.linked, upstream.shared
-
-    async def to_the_end(self) -> list[detokenizer_pb2.TextDelta]:
-        """All deltas up to the one that ends a candidate."""
-        deltas: list[detokenizer_pb2.TextDelta] = []
-        while not (deltas and deltas[-1].finish_reason):
-            deltas += (await self.until("text")).deltas
-        return deltas
-
-
-def text_of(deltas: Sequence[detokenizer_pb2.TextDelta]) -> str:
-    return "".join(delta.text for delta in deltas)
-
-
-def ids_in(deltas: Sequence[detokenizer_pb2.TextDelta]) -> list[int]:
-    return [id_ for delta in deltas for id_ in delta.token_ids]
 
 
 @pytest.fixture
@@ -184,40 +49,6 @@ def checkpoint(tmp_path: Path) -> Path:
 @pytest.fixture
 def socket(tmp_path: Path) -> Path:
     return tmp_path / "model.sock"
-
-
-@contextmanager
-def ring() -> Iterator[Ring]:
-    file = SharedFile.create("ring", 4096)
-    yield Ring(file)
-    file.close()
-
-
-@asynccontextmanager
-async def detokenizer(checkpoint: Path, socket: Path) -> AsyncIterator[aio.Channel]:
-    settings = DetokenizerSettings(
-        listen="127.0.0.1:0", model=str(checkpoint), model_address=f"unix:{socket}", grace_s=0
-    )
-    async with (
-        asyncio.timeout(60),
-        serving("detokenizer", make_mount(settings), settings) as server,
-        open_channel(server.address) as channel,
-    ):
-        yield channel
-
-
-@asynccontextmanager
-async def pipeline(
-    checkpoint: Path, socket: Path, ring: Ring | None = None
-) -> AsyncIterator[tuple[FakeModel, FakeRouter, aio.Channel]]:
-    """A model joined, and a router that listens."""
-    model = FakeModel(ring)
-    async with served(model, socket), detokenizer(checkpoint, socket) as channel:
-        await model.joined.wait()
-        router = FakeRouter(channel)
-        await router.listen()
-        yield model, router, channel
-        router.call.cancel()
 
 
 async def health(channel: aio.Channel) -> int:
@@ -454,23 +285,3 @@ async def test_ids_are_decoded_at_once(checkpoint: Path, socket: Path) -> None:
         with pytest.raises(aio.AioRpcError, match="token_ids: 1000 is not below 1000") as error:
             await stub.Decode(detokenizer_pb2.DecodeRequest(token_ids=[1000]))
     assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT
-
-
-def test_a_missing_tokenizer_is_told_in_one_line(tmp_path: Path) -> None:
-    named = {
-        "TRIPTYCH_DETOKENIZER_LISTEN": f"unix:{tmp_path}/detokenizer.sock",
-        "TRIPTYCH_DETOKENIZER_MODEL": str(tmp_path),
-        "TRIPTYCH_DETOKENIZER_MODEL_ADDRESS": f"unix:{tmp_path}/model.sock",
-    }
-    process = subprocess.run(
-        [sys.executable, "-m", "detokenizer_svc"],
-        cwd=ROOT,
-        env={**os.environ, **named},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert process.returncode == 1
-    assert process.stderr.splitlines()[-1].startswith("triptych detokenizer: ")
-    assert "tokenizer.json is missing; convert" in process.stderr
-    assert "Traceback" not in process.stderr
