@@ -19,8 +19,8 @@ from kernels.ops import AttentionShape
 
 # A block costs some 25 us of calls, as much as this many padded tokens per key/value head.
 BLOCK_COST_TOKENS = 2048
-# Gathered keys of one block; more would only leave the processor's caches.
-BLOCK_BYTES = 8 << 20
+# Keys gathered at a time; more would only leave the processor's caches.
+GATHERED_BYTES = 8 << 20
 
 
 class DecodeBlock:
@@ -56,7 +56,11 @@ class DecodeBlock:
         keys = slots[:, None, :] * shape.kv_heads + heads[:, None]
         values = np.repeat(keys, shape.heads // shape.kv_heads, axis=1)
         bags = np.arange(0, values.size + 1, self._longest, dtype=slots.dtype)
-        self._key_rows = torch.from_numpy(keys.reshape(-1))
+        run = max(gathered_tokens(shape) // self._sequences, 1)
+        self._key_runs = [
+            torch.from_numpy(keys[:, :, start : start + run].reshape(-1))
+            for start in range(0, self._longest, run)
+        ]
         self._value_rows = torch.from_numpy(values.reshape(-1))
         self._bags = torch.from_numpy(bags)
 
@@ -65,10 +69,9 @@ class DecodeBlock:
         shape = self._shape
         pairs = self._sequences * shape.kv_heads
         queries = (q.float() * shape.scale).reshape(pairs, -1, shape.head_dim)
-        keys = k_cache.view(-1, shape.head_dim).index_select(0, self._key_rows).float()
-        # In float32: bf16 scores would cost as much in rounding as everything else together, and
-        # oneDNN would compile code for every length.
-        scores = torch.bmm(queries, keys.view(pairs, self._longest, -1).transpose(1, 2))
+        keys = k_cache.view(-1, shape.head_dim)
+        runs = [_scores(queries, keys.index_select(0, rows)) for rows in self._key_runs]
+        scores = runs[0] if len(runs) == 1 else torch.cat(runs, dim=-1)
         scores = scores.view(self._sequences, shape.heads, self._longest)
         if self._mask is not None:
             scores.add_(self._mask)
@@ -78,6 +81,21 @@ class DecodeBlock:
             values, self._value_rows, self._bags, False, 0, False, weights, True
         )
         return bags[0].view(self._sequences, shape.heads, shape.head_dim)
+
+
+def _scores(queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    """Multiply [pairs, group, head_dim] by as many pairs' keys, laid end to end.
+
+    In float32: rounding scores to bf16 would cost as much precision as everything else together,
+    and oneDNN would compile code for every length.
+    """
+    pairs, _, head_dim = queries.shape
+    return torch.bmm(queries, keys.float().view(pairs, -1, head_dim).transpose(1, 2))
+
+
+def gathered_tokens(shape: AttentionShape) -> int:
+    """How many tokens' keys are gathered at a time."""
+    return GATHERED_BYTES // (4 * shape.kv_heads * shape.head_dim)
 
 
 def plan_blocks(
@@ -97,8 +115,8 @@ def plan_blocks(
     longest_first = np.argsort(-lengths, kind="stable")
     sorted_lengths = lengths[longest_first]
     waste = BLOCK_COST_TOKENS // shape.kv_heads
-    most_tokens = BLOCK_BYTES // (4 * shape.kv_heads * shape.head_dim)
-    for start, stop in split_lengths(sorted_lengths.tolist(), waste, most_tokens):
+    most = gathered_tokens(shape)
+    for start, stop in split_lengths(sorted_lengths.tolist(), waste, most):
         if stop - start == len(lengths):
             yield DecodeBlock(slice(0, stop), slot_table[rows, : lengths.max()], lengths, shape)
         else:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from kernels import cpu, reference
+from kernels.cpu import decode_attention
 from kernels.cpu.attention import SINGLE_SCORES
 from kernels.ops import AttentionChunks, AttentionShape
 
@@ -73,6 +74,19 @@ def test_equals_the_oracle(
     assert got.is_contiguous()
     error = (got.double() - want).norm() / want.norm()
     assert error < TOLERANCES[dtype]
+
+
+def test_keys_of_a_long_sequence_are_gathered_in_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = AttentionShape(4, 2, 64, 0.125)
+    chunks = ragged([(1, 1000), (1, 30)], 1500)
+    caches = [cache_with(chunks, 1500, 2, 64) for _ in range(2)]
+    q = torch.randn(2, 4, 64)
+    whole = cpu.attention(q, *caches, cpu.plan_attention(chunks, shape, torch.float32))
+
+    monkeypatch.setattr(decode_attention, "GATHERED_BYTES", 300 * 4 * 2 * 64)
+    in_runs = cpu.attention(q, *caches, cpu.plan_attention(chunks, shape, torch.float32))
+
+    torch.testing.assert_close(in_runs, whole)
 
 
 def test_both_ways_of_decoding_are_exercised() -> None:
