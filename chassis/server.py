@@ -11,7 +11,7 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -57,6 +57,11 @@ class Host:
     _health: health_aio.HealthServicer = field(default_factory=health_aio.HealthServicer)
     _ready: bool = False
 
+    @property
+    def ready(self) -> bool:
+        """What the mount last said; at first, not."""
+        return self._ready
+
     async def set_ready(self, ready: bool) -> None:
         """Tell health checks whether the service serves; the empty name stands for it whole."""
         if ready != self._ready:
@@ -96,45 +101,56 @@ async def serving(
     """Serve `mount` inside the block.
 
     On exit the service stops being SERVING, new calls are refused, calls in flight get
-    `settings.grace_s` seconds, and only then is what `mount` opened closed.
+    `settings.grace_s` seconds (none where the service cannot go on), and only when the last has
+    ended is what `mount` opened closed.
 
     Raises:
         StartError: the address is in use, or the mount cannot start.
     """
-    limit = settings.max_message_mib << 20
-    server = aio.server(
-        interceptors=[ErrorInterceptor()],
-        options=[
-            ("grpc.so_reuseport", 0),
-            ("grpc.max_send_message_length", limit),
-            ("grpc.max_receive_message_length", limit),
-            ("grpc.http2.min_ping_interval_without_data_ms", 1000),
-            ("grpc.keepalive_permit_without_calls", 1),
-            ("grpc.http2.max_ping_strikes", 0),
-        ],
-    )
+    interceptor = ErrorInterceptor()
+    server = aio.server(interceptors=[interceptor], options=_options(settings.max_message_mib))
     host = Host(server, metrics.new_registry())
     address = bind(server, settings.listen)
-    async with mount(host):
-        introspection = Introspection(identify(service), host.registry, lambda: host.list_links())
-        service_pb2_grpc.add_IntrospectionServiceServicer_to_server(introspection, server)
-        health_pb2_grpc.add_HealthServicer_to_server(host._health, server)
-        names: Sequence[str] = (*host.services, "triptych.internal.v1.IntrospectionService")
-        reflected = (*names, "grpc.health.v1.Health", reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(reflected, server)
-        with metrics.served_over_http(host.registry, settings.metrics_listen):
-            await server.start()
-            log.info("listening", extra={"address": address})
-            try:
-                yield Serving(address, host.ended)
-            finally:
-                await host.drain()
-                await server.stop(settings.grace_s)
-                release(address)
+    try:
+        async with mount(host):
+            await host.set_ready(host.ready)
+            _add_own_services(service, host)
+            with metrics.served_over_http(host.registry, settings.metrics_listen):
+                await server.start()
+                log.info("listening", extra={"address": address})
+                try:
+                    yield Serving(address, host.ended)
+                finally:
+                    await host.drain()
+                    await server.stop(0.0 if host.ended.done() else settings.grace_s)
+                    await interceptor.all_ended()
+    finally:
+        release(address)
+
+
+def _options(max_message_mib: int) -> list[tuple[str, int]]:
+    limit = max_message_mib << 20
+    return [
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_send_message_length", limit),
+        ("grpc.max_receive_message_length", limit),
+        ("grpc.http2.min_ping_interval_without_data_ms", 1000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_ping_strikes", 0),
+    ]
+
+
+def _add_own_services(service: str, host: Host) -> None:
+    """Add what every service answers, beside what its mount has added."""
+    introspection = Introspection(identify(service), host.registry, lambda: host.list_links())
+    service_pb2_grpc.add_IntrospectionServiceServicer_to_server(introspection, host.server)
+    health_pb2_grpc.add_HealthServicer_to_server(host._health, host.server)
+    names = (*host.services, "triptych.internal.v1.IntrospectionService", "grpc.health.v1.Health")
+    reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), host.server)
 
 
 async def _run(service: str, mount: Mount, settings: config.ServiceSettings) -> None:
-    """Serve until SIGINT or SIGTERM."""
+    """Serve until SIGINT or SIGTERM, or until the service ends itself."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for sig in (signal.SIGINT, signal.SIGTERM):
@@ -145,7 +161,8 @@ async def _run(service: str, mount: Mount, settings: config.ServiceSettings) -> 
         log.info("stopping")
         if server.ended.done():
             server.ended.result()
-        server.ended.cancel()
+    if server.ended.done():  # while it closed
+        server.ended.result()
 
 
 def main(service: str, settings_class: type[S], make_mount: Callable[[S], Mount]) -> None:

@@ -1,0 +1,428 @@
+"""A service from start to end: health, limits, drain, and how its process ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc import StatusCode, aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from chassis import healthcheck
+from chassis.channels import open_channel
+from chassis.config import ServiceSettings
+from chassis.errors import StartError
+from chassis.server import Host, serving
+
+WAIT_S = 20.0
+MIB = 1 << 20
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+NAME = "triptych.internal.v1.ModelService"
+TINY_SERVICE = Path(__file__).parent / "tiny_service.py"
+ROOT = Path(__file__).parents[2]
+
+
+class Stage:
+    """A mount, what it was given, and what happened to it in which order."""
+
+    def __init__(self) -> None:
+        self.host: Host
+        self.happened: list[str] = []
+        self.handlers: dict[str, Any] = {}
+
+    def add(self, **behaviours: Callable[[bytes, Any], Awaitable[bytes]]) -> None:
+        """Have `/Test/<name>` answered."""
+        for name, behaviour in behaviours.items():
+            self.handlers[name] = grpc.unary_unary_rpc_method_handler(behaviour)
+
+    @asynccontextmanager
+    async def mount(self, host: Host) -> AsyncIterator[None]:
+        self.host = host
+        generic = grpc.method_handlers_generic_handler("Test", self.handlers)
+        host.server.add_generic_rpc_handlers((generic,))
+        host.services.append(NAME)
+        try:
+            yield
+        finally:
+            self.happened.append("mount closed")
+
+
+def local(tmp_path: Path, **settings: Any) -> ServiceSettings:
+    return ServiceSettings(listen=f"unix:{tmp_path / 'a.sock'}", **settings)
+
+
+async def health(channel: aio.Channel, service: str = "") -> int:
+    request = health_pb2.HealthCheckRequest(service=service)
+    answer = await health_pb2_grpc.HealthStub(channel).Check(request, timeout=WAIT_S)
+    status: int = answer.status
+    return status
+
+
+@pytest.mark.parametrize("service", ["", NAME])
+async def test_health_is_what_the_service_says(tmp_path: Path, service: str) -> None:
+    stage, settings = Stage(), local(tmp_path)
+    async with (
+        serving("model", stage.mount, settings),
+        open_channel(settings.listen) as channel,
+    ):
+        # Until it says that it serves, it does not.
+        assert await health(channel, service) == NOT_SERVING
+        for ready, status in ((True, SERVING), (False, NOT_SERVING), (True, SERVING)):
+            await stage.host.set_ready(ready)
+            assert stage.host.ready is ready
+            assert await health(channel, service) == status
+
+
+async def test_services_named_after_the_word_was_given_serve_too(tmp_path: Path) -> None:
+    @asynccontextmanager
+    async def mount(host: Host) -> AsyncIterator[None]:
+        await host.set_ready(True)
+        host.services.append(NAME)
+        yield
+
+    settings = local(tmp_path)
+    async with serving("model", mount, settings), open_channel(settings.listen) as channel:
+        assert await health(channel, NAME) == SERVING
+
+
+async def test_the_health_of_an_unknown_service_is_not_known(tmp_path: Path) -> None:
+    settings = local(tmp_path)
+    async with (
+        serving("model", Stage().mount, settings),
+        open_channel(settings.listen) as channel,
+    ):
+        with pytest.raises(aio.AioRpcError) as unknown:
+            await health(channel, "absent")
+    assert unknown.value.code() == StatusCode.NOT_FOUND
+
+
+async def test_a_watcher_is_told_that_the_service_ends(tmp_path: Path) -> None:
+    stage, settings = Stage(), local(tmp_path, grace_s=WAIT_S)
+    async with open_channel(settings.listen) as channel, AsyncExitStack() as service:
+        await service.enter_async_context(serving("model", stage.mount, settings))
+        watch = health_pb2_grpc.HealthStub(channel).Watch(
+            health_pb2.HealthCheckRequest(), timeout=WAIT_S
+        )
+        assert (await watch.read()).status == NOT_SERVING
+        await stage.host.set_ready(True)
+        assert (await watch.read()).status == SERVING
+        closing = asyncio.ensure_future(service.aclose())
+        assert (await watch.read()).status == NOT_SERVING
+        # Nor can it be talked into serving again.
+        await stage.host.set_ready(True)
+        watch.cancel()
+        await closing
+
+
+async def reflect(channel: aio.Channel, **request: str) -> Any:
+    stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+    call = stub.ServerReflectionInfo(
+        iter([reflection_pb2.ServerReflectionRequest(**request)]), timeout=WAIT_S
+    )
+    (answer,) = [answer async for answer in call]
+    return answer
+
+
+async def test_reflection_lists_all_services_and_shows_their_files(tmp_path: Path) -> None:
+    settings = local(tmp_path)
+    async with (
+        serving("model", Stage().mount, settings),
+        open_channel(settings.listen) as channel,
+    ):
+        answer = await reflect(channel, list_services="")
+        assert {service.name for service in answer.list_services_response.service} == {
+            NAME,
+            "triptych.internal.v1.IntrospectionService",
+            "grpc.health.v1.Health",
+            "grpc.reflection.v1alpha.ServerReflection",
+        }
+        symbol = "triptych.internal.v1.IntrospectionService"
+        shown = await reflect(channel, file_containing_symbol=symbol)
+        (file, *_) = shown.file_descriptor_response.file_descriptor_proto
+        assert b"protos/service.proto" in file
+
+
+async def echo(request: bytes, context: Any) -> bytes:
+    return request
+
+
+async def zeros(request: bytes, context: Any) -> bytes:
+    return bytes(int(request))
+
+
+@pytest.mark.parametrize(
+    ("method", "request_of"), [("Echo", bytes), ("Zeros", lambda size: b"%d" % size)]
+)
+async def test_messages_are_limited_both_ways(tmp_path: Path, method: str, request_of: Any) -> None:
+    stage = Stage()
+    stage.add(Echo=echo, Zeros=zeros)
+    settings = local(tmp_path, max_message_mib=6)
+    async with (
+        serving("model", stage.mount, settings),
+        open_channel(settings.listen, max_message_mib=64) as channel,
+    ):
+        call = channel.unary_unary(f"/Test/{method}")
+        assert len(await call(request_of(6 * MIB), timeout=WAIT_S)) == 6 * MIB
+        with pytest.raises(aio.AioRpcError) as refused:
+            await call(request_of(6 * MIB + 1), timeout=WAIT_S)
+        assert refused.value.code() == StatusCode.RESOURCE_EXHAUSTED
+        # And the next one is answered.
+        assert await call(request_of(1), timeout=WAIT_S)
+
+
+class Slow:
+    """A handler that says that it has started, and ends when told."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.started = asyncio.Event()
+        self.may_end = asyncio.Event()
+        self._stage = stage
+
+    async def answer(self, request: bytes, context: Any) -> bytes:
+        try:
+            self.started.set()
+            await self.may_end.wait()
+            return b"done"
+        except asyncio.CancelledError:
+            self._stage.happened.append("call cancelled")
+            raise
+        finally:
+            # What a handler frees may take a turn of the loop.
+            await asyncio.sleep(0)
+            self._stage.happened.append("call ended")
+
+
+async def refusal(channel: aio.Channel) -> StatusCode:
+    """Call until calls are refused; how they are."""
+    while True:
+        call = channel.unary_unary("/Test/Echo")(b"", timeout=WAIT_S)
+        code = await call.code()
+        if code is not StatusCode.OK:
+            return code
+
+
+async def test_a_call_in_flight_ends_in_peace_while_new_ones_are_refused(tmp_path: Path) -> None:
+    stage = Stage()
+    slow = Slow(stage)
+    stage.add(Slow=slow.answer, Echo=echo)
+    settings = local(tmp_path, grace_s=WAIT_S)
+    async with AsyncExitStack() as channels, AsyncExitStack() as service:
+        await service.enter_async_context(serving("model", stage.mount, settings))
+        channel = await channels.enter_async_context(open_channel(settings.listen))
+        call = channel.unary_unary("/Test/Slow")(b"", timeout=WAIT_S)
+        answer = asyncio.ensure_future(call)
+        await slow.started.wait()
+        closing = asyncio.ensure_future(service.aclose())
+        other = await channels.enter_async_context(open_channel(settings.listen))
+        assert await refusal(other) is StatusCode.UNAVAILABLE
+        assert not closing.done()
+        slow.may_end.set()
+        assert await answer == b"done"
+        await closing
+    assert stage.happened == ["call ended", "mount closed"]
+
+
+@pytest.mark.parametrize("grace_s", [0.0, 0.05])
+async def test_a_call_that_outlasts_the_grace_ends_before_what_it_stands_on(
+    tmp_path: Path, grace_s: float
+) -> None:
+    stage = Stage()
+    slow = Slow(stage)
+    stage.add(Slow=slow.answer)
+    settings = local(tmp_path, grace_s=grace_s)
+    async with open_channel(settings.listen) as channel:
+        async with serving("model", stage.mount, settings):
+            call = channel.unary_unary("/Test/Slow")(b"", timeout=WAIT_S)
+            code = asyncio.ensure_future(call.code())
+            await slow.started.wait()
+        assert await code in (StatusCode.UNAVAILABLE, StatusCode.CANCELLED)
+    assert stage.happened == ["call cancelled", "call ended", "mount closed"]
+
+
+async def test_a_service_that_cannot_go_on_waits_for_no_call(tmp_path: Path) -> None:
+    stage = Stage()
+    slow = Slow(stage)
+    stage.add(Slow=slow.answer)
+    settings = local(tmp_path, grace_s=2 * WAIT_S)
+    async with open_channel(settings.listen) as channel:
+        async with asyncio.timeout(WAIT_S), serving("model", stage.mount, settings) as server:
+            call = channel.unary_unary("/Test/Slow")(b"", timeout=WAIT_S)
+            code = asyncio.ensure_future(call.code())
+            await slow.started.wait()
+            stage.host.end(StartError("first"))
+            stage.host.end(StartError("second"))
+            with pytest.raises(StartError, match="first"):
+                await server.ended
+        await code
+    assert stage.happened == ["call cancelled", "call ended", "mount closed"]
+
+
+async def test_a_mount_that_cannot_start_leaves_no_socket(tmp_path: Path) -> None:
+    @asynccontextmanager
+    async def mount(host: Host) -> AsyncIterator[None]:
+        raise StartError("no model")
+        yield
+
+    with pytest.raises(StartError, match="no model"):
+        async with serving("model", mount, local(tmp_path)):
+            pass
+    assert os.listdir(tmp_path) == []
+
+
+async def test_a_mount_that_fails_to_close_fails_after_the_server_has_stopped(
+    tmp_path: Path,
+) -> None:
+    @asynccontextmanager
+    async def mount(host: Host) -> AsyncIterator[None]:
+        yield
+        raise ZeroDivisionError
+
+    settings = local(tmp_path)
+    with pytest.raises(ZeroDivisionError):
+        async with serving("model", mount, settings):
+            pass
+    assert os.listdir(tmp_path) == []
+    assert await asyncio.to_thread(healthcheck.ask, settings.listen) == "UNAVAILABLE"
+
+
+async def test_a_failing_block_stops_the_server_too(tmp_path: Path) -> None:
+    stage, settings = Stage(), local(tmp_path)
+    with pytest.raises(ZeroDivisionError):
+        async with serving("model", stage.mount, settings):
+            raise ZeroDivisionError
+    assert stage.happened == ["mount closed"]
+    assert await asyncio.to_thread(healthcheck.ask, settings.listen) == "UNAVAILABLE"
+
+
+class Process:
+    """A tiny service as a process of its own."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+        assert process.stderr is not None
+        self._stderr = process.stderr
+        self.pid = process.pid
+
+    def address(self) -> str:
+        """Where it listens, once it does."""
+        for line in self._stderr:
+            record = json.loads(line)
+            if record["event"] == "listening":
+                return str(record["address"])
+        raise AssertionError("it ended instead")
+
+    def send(self, signal_number: int) -> None:
+        self._process.send_signal(signal_number)
+
+    def end(self) -> tuple[int, list[str]]:
+        """Its exit code, and what else it said but for the log."""
+        code = self._process.wait(WAIT_S)
+        return code, [line.rstrip("\n") for line in self._stderr if not line.startswith("{")]
+
+
+@contextmanager
+def tiny_service(role: str = "serve", **settings: str) -> Iterator[Process]:
+    environment = {
+        key: value for key, value in os.environ.items() if not key.startswith("TRIPTYCH_")
+    }
+    given = {"listen": "127.0.0.1:0", "log_format": "json"} | settings
+    environment |= {f"TRIPTYCH_ROUTER_{key.upper()}": value for key, value in given.items()}
+    environment |= {"ROLE": role, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [sys.executable, str(TINY_SERVICE)], env=environment, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            yield Process(process)
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
+def test_a_process_told_to_stop_ends_well(tmp_path: Path, signal_number: int) -> None:
+    with tiny_service(listen=f"unix:{tmp_path / 'a.sock'}") as process:
+        address = process.address()
+        assert healthcheck.ask(address) == "SERVING"
+        process.send(signal_number)
+        assert process.end() == (0, [])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("role", "settings", "line"),
+    [
+        ("refuse", {}, "no tokenizer.json in the checkpoint; save one there"),
+        ("picky", {"grace_s": "3"}, "TRIPTYCH_ROUTER_GRACE_S: 3.0 does not please"),
+        ("serve", {"grace": "3"}, "unknown setting(s): TRIPTYCH_ROUTER_GRACE"),
+        ("serve", {"listen": "nowhere"},
+         "address 'nowhere': expected HOST:PORT, such as 127.0.0.1:9400"),
+        ("serve", {"parent_pid": "1"}, "parent process 1 has ended; not starting without it"),
+    ],
+)  # fmt: skip
+def test_a_process_that_cannot_start_says_why_in_one_line(
+    role: str, settings: dict[str, str], line: str
+) -> None:
+    with tiny_service(role, **settings) as process:
+        assert process.end() == (1, [f"triptych router: {line}"])
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:0", "unix:{folder}/a.sock"])
+def test_an_address_has_one_live_server(tmp_path: Path, listen: str) -> None:
+    with tiny_service(listen=listen.format(folder=tmp_path)) as first:
+        address = first.address()
+        with tiny_service(listen=address) as second:
+            code, said = second.end()
+        assert code == 1
+        (line,) = said
+        assert line.startswith(f"triptych router: cannot listen on {address}: ")
+        assert healthcheck.ask(address) == "SERVING"
+
+
+def test_a_process_replaces_one_that_was_killed(tmp_path: Path) -> None:
+    address = f"unix:{tmp_path / 'a.sock'}"
+    with tiny_service(listen=address) as first:
+        first.address()
+        first.send(signal.SIGKILL)
+        first.end()
+    assert (tmp_path / "a.sock").exists()
+    with tiny_service(listen=address) as second:
+        assert second.address() == address
+        assert healthcheck.ask(address) == "SERVING"
+
+
+def make_fail(address: str) -> None:
+    with grpc.insecure_channel(address) as channel, suppress(grpc.RpcError):
+        channel.unary_unary("/Test/Fail")(b"", timeout=WAIT_S)
+
+
+def test_a_process_ends_when_its_service_cannot_go_on() -> None:
+    with tiny_service("fail", grace_s=str(3 * WAIT_S)) as process:
+        make_fail(process.address())
+        assert process.end() == (1, ["triptych router: the engine stopped; see above"])
+
+
+def test_a_bug_that_ends_a_service_is_told_with_its_traceback() -> None:
+    with tiny_service("break") as process:
+        make_fail(process.address())
+        code, said = process.end()
+    assert code == 1
+    assert said[0].startswith("Traceback")
+    assert said[-1] == "KeyError: 'slot'"
+
+
+def test_a_failure_while_it_closes_is_not_lost() -> None:
+    with tiny_service("fail-late") as process:
+        process.address()
+        process.send(signal.SIGTERM)
+        assert process.end() == (1, ["triptych router: the engine did not end; see above"])
