@@ -8,14 +8,14 @@ from __future__ import annotations
 import array
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from grpc import aio
 
 from chassis import logs
-from chassis.errors import Unavailable
+from chassis.errors import ServiceError, Unavailable
 from chassis.introspection import triptych_version
 from protos import detokenizer_pb2, generation_pb2, generation_pb2_grpc, tokenizer_pb2
 from router import validation
@@ -152,10 +152,16 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         """Carry `request` for the block, recorded under its id."""
         request_id = _request_id(request.request_id, context)
         with logs.about(request_id), Record(self._metrics, context) as record:
-            await context.send_initial_metadata(((REQUEST_ID_KEY, request_id),))
-            async with self._journeys.carry(request, request_id, steps_apart) as live:
-                record.live = live
-                yield live
+            try:
+                async with self._journeys.carry(request, request_id, steps_apart) as live:
+                    record.live = live
+                    # Now, because the model is at work meanwhile.
+                    await _tell_id(context, request_id)
+                    yield live
+            except ServiceError:
+                if record.live is None:
+                    await _tell_id(context, request_id)
+                raise
 
 
 def _request_id(given: str, context: Context) -> str:
@@ -172,9 +178,20 @@ def _request_id(given: str, context: Context) -> str:
     return given or secrets.token_hex(6)
 
 
+async def _tell_id(context: Context, request_id: str) -> None:
+    with _cancelled_by_absence():
+        await context.send_initial_metadata(((REQUEST_ID_KEY, request_id),))
+
+
 async def _write(context: Context, message: generation_pb2.GenerateStreamResponse) -> None:
-    """Write `message`; a client that has gone is a cancelled call."""
-    try:
+    with _cancelled_by_absence():
         await context.write(message)
+
+
+@contextmanager
+def _cancelled_by_absence() -> Iterator[None]:
+    """A client that has gone is a cancelled call."""
+    try:
+        yield
     except aio.InternalError:
         raise asyncio.CancelledError from None
