@@ -18,13 +18,13 @@ from typing import TypeVar
 
 import uvloop
 from grpc import aio
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import aio as health_aio
+from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry
 
 from chassis import config, logs, metrics
 from chassis.errors import ErrorInterceptor, StartError
+from chassis.health import Health
 from chassis.introspection import Introspection, ListLinks, identify
 from chassis.process import die_with_parent
 from chassis.sockets import bind, release
@@ -54,7 +54,7 @@ class Host:
     ended: asyncio.Future[None] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
-    _health: health_aio.HealthServicer = field(default_factory=health_aio.HealthServicer)
+    _health: Health = field(default_factory=Health)
     _ready: bool = False
 
     @property
@@ -67,11 +67,7 @@ class Host:
         if ready != self._ready:
             self._ready = ready
             log.info("serving" if ready else "not serving")
-        status = health_pb2.HealthCheckResponse.SERVING
-        if not ready:
-            status = health_pb2.HealthCheckResponse.NOT_SERVING
-        for name in ("", *self.services):
-            await self._health.set(name, status)
+        self._health.tell(("", *self.services), serving=ready)
 
     def end(self, why: BaseException) -> None:
         """Have the process end with `why`; the first reason counts."""
@@ -80,7 +76,7 @@ class Host:
 
     async def drain(self) -> None:
         """Tell health checks for good that the service ends."""
-        await self._health.enter_graceful_shutdown()
+        self._health.end()
 
 
 Mount = Callable[[Host], AbstractAsyncContextManager[None]]

@@ -1,0 +1,68 @@
+"""What a service says of its health, to those who ask and to those who watch.
+
+Every watcher is told of the last state, and is let go when the service ends: gRPC's own servicer
+forgets all watchers when one of them leaves, and has a server that stops wait for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any
+
+from grpc import aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from chassis.errors import NotFound
+
+Context = aio.ServicerContext[Any, Any]
+Response = health_pb2.HealthCheckResponse
+
+
+class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
+    """Answer `grpc.health.v1.Health`."""
+
+    def __init__(self) -> None:
+        self._statuses: dict[str, Any] = {"": Response.NOT_SERVING}
+        self._changed = asyncio.Event()
+        self._ended = False
+
+    def tell(self, services: Iterable[str], *, serving: bool) -> None:
+        """Say of `services` whether they serve; ignored once the service ends."""
+        if not self._ended:
+            status = Response.SERVING if serving else Response.NOT_SERVING
+            self._statuses.update(dict.fromkeys(services, status))
+            self._wake()
+
+    def end(self) -> None:
+        """Say for good that nothing serves, and let the watchers go."""
+        self.tell(list(self._statuses), serving=False)
+        self._ended = True
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def Check(  # noqa: N802  (name fixed by the proto)
+        self, request: health_pb2.HealthCheckRequest, context: Context
+    ) -> health_pb2.HealthCheckResponse:
+        """Tell the health of one service."""
+        if request.service not in self._statuses:
+            raise NotFound(f"no service {request.service!r} here")
+        return Response(status=self._statuses[request.service])
+
+    async def Watch(  # noqa: N802  (name fixed by the proto)
+        self, request: health_pb2.HealthCheckRequest, context: Context
+    ) -> None:
+        """Tell the health of one service, and again whenever it changes."""
+        told = None
+        while True:
+            changed, ended = self._changed, self._ended
+            status = self._statuses.get(request.service, Response.SERVICE_UNKNOWN)
+            if status != told:
+                told = status
+                await context.write(Response(status=status))
+            elif ended:
+                return
+            else:
+                await changed.wait()
