@@ -48,6 +48,7 @@ class RunLink:
         stub = model_pb2_grpc.ModelServiceStub(channel)
         self._arena = arena
         self._owner = owner
+        self._offered = ""
         self._proven: set[str] = set()
         self.welcome: model_pb2.Welcome | None = None
         self.load = model_pb2.Load()
@@ -108,11 +109,15 @@ class RunLink:
         self._stream.send(model_pb2.RunRequest(release=model_pb2.Release(handle=handle)))
 
     def offer_arena(self) -> None:
-        """Show it a new arena file."""
-        self._stream.send(model_pb2.RunRequest(arena=self._arena.describe()))
+        """Show it the arena's file, where it has not been shown it."""
+        described = self._arena.describe()
+        if self.up and described.name not in ("", self._offered):
+            self._offered = described.name
+            self._stream.send(model_pb2.RunRequest(arena=described))
 
     def _hello(self) -> model_pb2.RunRequest:
         hello = model_pb2.Hello(router=self._owner.router_id, arena=self._arena.describe())
+        self._offered = hello.arena.name
         return model_pb2.RunRequest(hello=hello)
 
     def _receive(self, response: model_pb2.RunResponse) -> None:
@@ -134,6 +139,7 @@ class RunLink:
         self.welcome = welcome
         self.ledger = Ledger(welcome.kv_slots, welcome.max_sequences)
         log.info("model linked", extra={"model": welcome.model.name, "shared": self.shares})
+        self.offer_arena()  # it may have been renewed since Hello
         self._owner.welcomed()
 
     def _report(self, load: model_pb2.Load) -> None:

@@ -151,7 +151,8 @@ class TokenizerLink:
             log.warning("prompts go inline", extra={"cause": str(error)})
             return
         self._arena_renewed()
-        await self._attach()
+        if self.ready:  # else it is attached to once it is back
+            await self._attach()
 
     async def _watch_health(self) -> bool:
         """Follow the tokenizer's health until it ends; attach each time it begins to serve."""

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import asyncio
+import random
+
 import grpc
 import pytest
 from router_deployments import (
@@ -9,6 +12,7 @@ from router_deployments import (
     failure,
     generate_request,
     held_back,
+    load_until,
     severable,
 )
 from router_fakes import (
@@ -139,3 +143,30 @@ async def test_a_slow_client_gets_merged_messages_and_slows_nobody(tmp_path):
     assert len(messages) < 1000
     assert "".join(delta.text for m in messages for delta in m.deltas) == word * 1000
     assert messages[-1].usage.completion_tokens == 1000
+
+
+async def test_whenever_callers_leave_everything_comes_back(tmp_path):
+    chance = random.Random(7)
+    replica = FakeReplica(kv_slots=1_000_000, context=1_000_000)
+    async with deployed(tmp_path, replicas=[replica], arena_mib=1) as deployment:
+
+        async def call() -> None:
+            stream = deployment.stub.GenerateStream(generate_request("x" * chance.randint(1, 99)))
+            await asyncio.sleep(chance.random() * 0.02)
+            replica.automatic = chance.random() < 0.5
+            cancelled(stream)
+
+        for _ in range(10):
+            await asyncio.gather(*(call() for _ in range(12)))
+        await load_until(deployment, lambda load: not (load.queued or load.running))
+        await replica.forgets.until(len(replica.registers))
+        await replica.releases.until(len(replica.submits))
+        assert len(replica.registers) > 0
+        # Only where all slabs are back is there one as large as the arena.
+        replica.automatic = True
+        await deployment.stub.Generate(generate_request("x" * (2**18 - 64), max_tokens=1))
+
+    registered = {register.handle for register in replica.registers.items}
+    assert set(replica.forgets.items) == registered
+    assert set(replica.releases.items) == {submit.handle for submit in replica.submits.items}
+    assert replica.submits[-1].HasField("slab")
