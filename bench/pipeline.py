@@ -30,6 +30,7 @@ RESULTS = ROOT / "bench" / "results"
 PROMPT_TOKENS = 128
 OUTPUT_TOKENS = 128
 IDLE_S = 10.0
+FEWEST = 16  # requests of a run
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,26 @@ class Load:
     Attributes:
         figures: what the client saw.
         step_ms: mean time of an engine step, in milliseconds.
-        tpot_overhead_ms: mean TPOT minus that.
+        between_steps_ms: mean time from one step to the next, in milliseconds: what the processes
+            around the engine cost it.
     """
 
     figures: Figures
     step_ms: float
-    tpot_overhead_ms: float
+    between_steps_ms: float
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """What one lone stream waits for beyond the engine, in milliseconds.
+
+    Attributes:
+        ttft_ms: mean TTFT minus the engine's time for the prompt.
+        tpot_ms: mean TPOT minus the mean time of a decode step.
+    """
+
+    ttft_ms: float
+    tpot_ms: float
 
 
 @dataclass(frozen=True)
@@ -54,9 +69,9 @@ class Result:
     Attributes:
         model: what was served.
         ready_s: seconds from the command to ready.
-        resident_mib: memory by process, before any load.
+        resident_mib: memory by process, after the load.
         idle_cpu_percent: of one core, all processes together, after the load.
-        ttft_overhead_ms: mean TTFT of single requests minus the engine's time for them.
+        overhead: of a lone stream.
         loads: one a number of streams.
     """
 
@@ -64,7 +79,7 @@ class Result:
     ready_s: float
     resident_mib: dict[str, float]
     idle_cpu_percent: float
-    ttft_overhead_ms: float
+    overhead: Overhead
     loads: tuple[Load, ...]
 
     def as_json(self) -> dict[str, Any]:
@@ -88,27 +103,32 @@ def measure(name: str, model: Path, streams: Sequence[int], requests: int) -> Re
     with tempfile.TemporaryFile() as log:
         try:
             with deployed(model, log) as deployment:
-                resident = deployment.resident_mib()
-                ttft_overhead_ms = _first_token(deployment)
-                loads = tuple(_load(deployment, count, count * requests) for count in streams)
+                overhead = _overhead(deployment)
+                counts = {count: max(FEWEST, count * requests) for count in streams}
+                loads = tuple(_load(deployment, *one) for one in counts.items())
                 idle = deployment.idle_cpu_percent(IDLE_S)
+                resident = deployment.resident_mib()
         except BenchFailed:
             log.seek(0)
             sys.stderr.write(log.read().decode(errors="replace"))
             raise
-    return Result(name, deployment.ready_s, resident, idle, ttft_overhead_ms, loads)
+    return Result(name, deployment.ready_s, resident, idle, overhead, loads)
 
 
-def _first_token(deployment: Deployment, requests: int = 32) -> float:
-    """Mean TTFT minus the engine's time for it, at one stream, in milliseconds."""
-    figures, steps = _run(deployment, streams=1, requests=requests, max_tokens=1)
-    return figures.ttft_ms.mean - 1000 * steps.seconds / requests
+def _overhead(deployment: Deployment) -> Overhead:
+    first, prefill = _run(deployment, streams=1, requests=FEWEST, max_tokens=1)
+    whole, steps = _run(deployment, streams=1, requests=FEWEST, max_tokens=OUTPUT_TOKENS)
+    decode = steps - prefill  # both runs have the same prompts, so the same prefill steps
+    return Overhead(
+        ttft_ms=first.ttft_ms.mean - 1000 * prefill.seconds / FEWEST,
+        tpot_ms=whole.tpot_ms.mean - 1000 * decode.seconds / decode.count,
+    )
 
 
 def _load(deployment: Deployment, streams: int, requests: int) -> Load:
     figures, steps = _run(deployment, streams=streams, requests=requests, max_tokens=OUTPUT_TOKENS)
-    step_ms = 1000 * steps.seconds / steps.count
-    return Load(figures, step_ms, figures.tpot_ms.mean - step_ms)
+    step_s = steps.seconds / steps.count
+    return Load(figures, 1000 * step_s, 1000 * (figures.wall_s / steps.count - step_s))
 
 
 def _run(
@@ -137,7 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure the bundled model and a tiny dense one; print a table, write the results."""
     parser = argparse.ArgumentParser(prog="python -m bench.pipeline", description=main.__doc__)
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 8, 32, 64])
-    parser.add_argument("--requests", type=int, default=4, help="for each stream")
+    parser.add_argument("--requests", type=int, default=4, help="for each stream, and 16 at least")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder to write to")
     options = parser.parse_args(arguments)
     demo = ROOT / "models" / "demo"

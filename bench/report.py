@@ -27,7 +27,7 @@ def _model(result: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield (
         "| streams | output tokens/s | TTFT p50 / p99 ms | TPOT p50 / p99 ms | step ms | "
-        "TPOT overhead ms | messages/s |"
+        "between steps ms | messages/s |"
     )
     yield "|---|---|---|---|---|---|---|"
     for load in result["loads"]:
@@ -36,11 +36,15 @@ def _model(result: Mapping[str, Any]) -> Iterator[str]:
         yield (
             f"| {figures['concurrency']} | {figures['output_tokens_per_s']:.0f} "
             f"| {ttft['p50']:.1f} / {ttft['p99']:.1f} | {tpot['p50']:.2f} / {tpot['p99']:.2f} "
-            f"| {load['step_ms']:.2f} | {load['tpot_overhead_ms']:.2f} "
+            f"| {load['step_ms']:.2f} | {load['between_steps_ms']:.2f} "
             f"| {figures['messages_per_s']:.0f} |"
         )
     yield ""
-    yield f"- TTFT overhead at one stream: {result['ttft_overhead_ms']:.2f} ms"
+    overhead = result["overhead"]
+    yield (
+        f"- overhead of a lone stream: TTFT {overhead['ttft_ms']:.2f} ms, "
+        f"TPOT {overhead['tpot_ms']:.2f} ms"
+    )
     yield f"- from the command to ready: {result['ready_s']:.1f} s"
     yield f"- idle CPU, all processes: {result['idle_cpu_percent']:.2f} % of one core"
     memory = ", ".join(f"{name} {mib:.0f}" for name, mib in result["resident_mib"].items())

@@ -65,6 +65,7 @@ class _Conversation:
                 return
             if line == "/reset":
                 self._reset()
+                self._tell("the conversation is forgotten")
             elif line:
                 self._turn(line)
 
@@ -72,6 +73,10 @@ class _Conversation:
         from triptych.client import Message
 
         self._messages = [Message("system", self._system)] if self._system else []
+
+    def _tell(self, note: str) -> None:
+        if self._interactive:
+            typer.echo(note, err=True)
 
     def _lines(self) -> Iterator[str]:
         if not self._interactive:
@@ -82,6 +87,7 @@ class _Conversation:
             try:
                 yield console.input("[bold cyan]you>[/] ").strip()
             except EOFError:
+                typer.echo()
                 return
 
     def _turn(self, line: str) -> None:

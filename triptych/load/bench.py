@@ -86,16 +86,28 @@ async def run(plan: BenchPlan, console: Console) -> Report:
     model = models[0]
     _check(plan, model)
     options = Options(model=model.name, temperature=plan.temperature, seed=0)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     async with aio.insecure_channel(plan.address, options=CHANNEL_OPTIONS) as channel:
         sender = Sender(channel, prompts.Prompts(text.ids), options)
-        with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as progress:
+        with _progress(console) as progress:
             await closed_loop(sender, _jobs(plan, plan.warm_up), concurrency=1, on_done=_ignore)
             if plan.trace is not None:
                 runs = [await _run_trace(sender, plan, model, progress)]
             else:
                 runs = [await _run_closed(sender, plan, c, progress) for c in plan.concurrency]
     return Report(model, plan, tuple(runs))
+
+
+def _progress(console: Console) -> Progress:
+    """A bar a run; nothing where nobody would see it."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
 
 
 def _check(plan: BenchPlan, model: Model) -> None:
