@@ -32,8 +32,8 @@ class Rules:
     """What a request wants to know, and when its candidates end.
 
     Attributes:
-        min_tokens: a stop string counts if the text of the output token with this number, counted
-            from 1, or of a later one completes it; 0 is as 1.
+        min_tokens: a stop string counts if the text of a token after so many completes it, as a
+            stop token counts for the model.
         include_matched: what ended a candidate stays in its text.
         logprobs: log-probabilities are wanted.
     """
@@ -126,7 +126,7 @@ class Candidate:
         if flags & FINISHED:
             text += self._decoder.held()
         if self._matcher is not None:
-            armed = self.expected >= self._rules.min_tokens
+            armed = self.expected > self._rules.min_tokens
             text, stop = self._matcher.feed(text, armed=armed)
             if stop is not None:
                 self._end(text, FINISH_REASON_STOP, stop)

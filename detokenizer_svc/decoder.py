@@ -13,7 +13,7 @@ from typing import Protocol
 
 from tokenizers import Tokenizer
 
-from detokenizer_svc.token_bytes import TokenBytes
+from protos.token_bytes import TokenBytes
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 # Ids at most that wait for the rest of a character, or for any text; a character has four bytes.

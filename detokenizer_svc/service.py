@@ -18,8 +18,8 @@ from detokenizer_svc.model_link import LinkMetrics, LinkState, ModelLink
 from detokenizer_svc.registry import Registry
 from detokenizer_svc.servicer import DetokenizerServicer
 from detokenizer_svc.settings import DetokenizerSettings
-from detokenizer_svc.token_bytes import VocabularyError, load_tokenizer
 from protos import detokenizer_pb2_grpc
+from protos.token_bytes import VocabularyError, load_tokenizer
 
 SERVICE = "triptych.internal.v1.DetokenizerService"
 

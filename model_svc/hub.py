@@ -22,6 +22,7 @@ class Lease:
         self.router = router
         self.arenas = PeerFiles()
         self.shared = False
+        self.refused = 0
         self._responses: deque[model_pb2.RunResponse] = deque()
         self._load: model_pb2.Load | None = None
         self._wake = asyncio.Event()
@@ -34,7 +35,7 @@ class Lease:
     def tell(self, load: Load) -> None:
         """Send the load, unless a newer one comes before it could be sent."""
         self._load = model_pb2.Load(
-            submits_seen=load.starts.get(self.router, 0),
+            submits_seen=load.starts.get(self.router, 0) + self.refused,
             running=load.running,
             waiting=load.waiting,
             kv_slots_used=load.used_slots,

@@ -144,6 +144,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
                 raise InvalidRequest("handle", "belongs to another router")
             spec = read_submit(submit, lease.arenas, self._model.limits)
         except InvalidRequest as error:
+            lease.refused += 1
             log.warning("refused", extra={"request_id": submit.request_id, "reason": str(error)})
             code: int = grpc.StatusCode.INVALID_ARGUMENT.value[0]
             refusal = model_pb2.Refusal(

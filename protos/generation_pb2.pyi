@@ -352,7 +352,9 @@ class StopConditions(_message.Message):
     """Keeps the matched stop string in the text."""
     @_builtins.property
     def strings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Matched on text, also across token boundaries; cut from the text."""
+        """Matched on text, also across token boundaries; cut from the text. At most 64, of 16,384
+        characters in all.
+        """
 
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:

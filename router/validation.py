@@ -14,6 +14,8 @@ from chassis.errors import InvalidRequest, NotFound
 from protos import generation_pb2
 
 MOST_CANDIDATES = 16
+MOST_STOP_STRINGS = 64
+MOST_STOP_CHARACTERS = 16_384
 MOST_LOGPROBS = 20
 MOST_REQUEST_ID = 256
 
@@ -241,6 +243,14 @@ def _check_sampling(sampling: generation_pb2.SamplingParams) -> None:
 def _check_stop(stop: generation_pb2.StopConditions) -> None:
     if not all(stop.strings):
         raise InvalidRequest("stop.strings", "an empty stop string")
+    # The matcher that is built of them takes a few hundred bytes a character.
+    characters = sum(map(len, stop.strings))
+    if len(stop.strings) > MOST_STOP_STRINGS or characters > MOST_STOP_CHARACTERS:
+        raise InvalidRequest(
+            "stop.strings",
+            f"{len(stop.strings)} strings of {characters} characters in all: at most "
+            f"{MOST_STOP_STRINGS} of {MOST_STOP_CHARACTERS} are taken",
+        )
     if stop.HasField("max_tokens") and stop.min_tokens > stop.max_tokens:
         raise InvalidRequest(
             "stop.min_tokens", f"{stop.min_tokens} is more than max_tokens, {stop.max_tokens}"

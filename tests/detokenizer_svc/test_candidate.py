@@ -112,9 +112,10 @@ def test_ids_go_out_while_text_is_held_back() -> None:
 
 
 @pytest.mark.parametrize(
-    ("min_tokens", "kept"), [(0, "a"), (1, "a"), (2, "a"), (3, "aXa"), (4, "aXa"), (9, "aXaXaXa")]
+    ("min_tokens", "kept"),
+    [(0, "a"), (1, "a"), (2, "aXa"), (3, "aXa"), (4, "aXaXa"), (9, "aXaXaXa")],
 )
-def test_a_stop_string_counts_from_min_tokens_on(min_tokens: int, kept: str) -> None:
+def test_a_stop_string_counts_after_min_tokens(min_tokens: int, kept: str) -> None:
     subject = candidate(["X"], min_tokens=min_tokens)
     feed(subject, letters("aXaXaXa"), LENGTH)
     assert text_of(subject) == kept

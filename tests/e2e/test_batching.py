@@ -13,17 +13,21 @@ from protos import generation_pb2 as g
 from protos import generation_pb2_grpc
 
 REQUESTS = 48
-# Room for a few requests at once: most of them have to wait, some are put back.
+# Room for a few requests at once: most of them have to wait, and those that write more than the
+# router reserves for them outgrow the pool.
 KV_TOKENS = 600
+LONG_EVERY = 6
 
 
 def make_requests(seed):
     rng = random.Random(seed)
     for i in range(REQUESTS):
         message = g.GenerateRequest(
-            token_ids=g.TokenIds(ids=[rng.randrange(3, 250) for _ in range(rng.randint(1, 150))])
+            token_ids=g.TokenIds(ids=[rng.randrange(3, 250) for _ in range(rng.randint(1, 120))])
         )
-        message.stop.max_tokens = rng.randint(1, 90)
+        message.stop.max_tokens = (
+            rng.randint(200, 300) if i % LONG_EVERY == 1 else rng.randint(1, 40)
+        )
         message.stop.ignore_eos = True
         message.output.token_ids = True
         if i % 2:

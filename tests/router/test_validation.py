@@ -48,6 +48,8 @@ def stop(**fields):
         (sampling(n=0), "sampling.n"),
         (sampling(n=17), "sampling.n"),
         (stop(strings=["a", ""]), "stop.strings"),
+        (stop(strings=["a"] * 65), "stop.strings"),
+        (stop(strings=["a" * 16_385]), "stop.strings"),
         (stop(max_tokens=3, min_tokens=4), "stop.min_tokens"),
         (request(output=generation_pb2.OutputOptions(logprobs=21)), "output.logprobs"),
     ],

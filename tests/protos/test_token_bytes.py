@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tiny_tokenizers import byte_fallback, byte_level, unigram, word_piece, write_checkpoint
 from tokenizers import AddedToken, decoders
 
-from tokenizer_svc.token_bytes import TokenBytes, VocabularyError, load_tokenizer
+from protos.token_bytes import TokenBytes, VocabularyError, load_tokenizer
 
 BYTE_LEVEL = byte_level()
 BYTE_FALLBACK = byte_fallback()
