@@ -54,6 +54,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Triptych needs Python 3.11 or newer, this is %d.%d; try make PYTHON=python3.12" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt --build-constraint constraints.txt \
-	  $(PIP_ARGS) -e . --group dev --group protos
+	@# setuptools warns at length that an editable installation is one.
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet -c constraints.txt \
+	  --build-constraint constraints.txt $(PIP_ARGS) -e . --group dev --group protos
 	@touch $@
