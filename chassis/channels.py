@@ -26,7 +26,10 @@ def open_channel(address: str, *, max_message_mib: int = 32) -> aio.Channel:
             ("grpc.max_send_message_length", limit),
             ("grpc.max_receive_message_length", limit),
             ("grpc.keepalive_time_ms", int(KEEPALIVE_S * 1000)),
+            # Which of these two ends a connection depends on gRPC's version; the second by itself
+            # would wait 60 s.
             ("grpc.keepalive_timeout_ms", int(KEEPALIVE_TIMEOUT_S * 1000)),
+            ("grpc.http2.ping_timeout_ms", int(KEEPALIVE_TIMEOUT_S * 1000)),
             ("grpc.http2.max_pings_without_data", 0),
             ("grpc.initial_reconnect_backoff_ms", int(RECONNECT_FIRST_S * 1000)),
             ("grpc.min_reconnect_backoff_ms", int(RECONNECT_FIRST_S * 1000)),

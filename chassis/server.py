@@ -32,6 +32,10 @@ from protos import service_pb2_grpc
 
 log = logging.getLogger(__name__)
 
+# A caller that vanished without closing is found by these; until then its streams are alive.
+KEEPALIVE_S = 10.0
+KEEPALIVE_TIMEOUT_S = 10.0
+
 S = TypeVar("S", bound=config.ServiceSettings)
 
 
@@ -130,6 +134,9 @@ def _options(max_message_mib: int) -> list[tuple[str, int]]:
         ("grpc.so_reuseport", 0),
         ("grpc.max_send_message_length", limit),
         ("grpc.max_receive_message_length", limit),
+        ("grpc.keepalive_time_ms", int(KEEPALIVE_S * 1000)),
+        ("grpc.keepalive_timeout_ms", int(KEEPALIVE_TIMEOUT_S * 1000)),
+        ("grpc.http2.ping_timeout_ms", int(KEEPALIVE_TIMEOUT_S * 1000)),
         ("grpc.http2.min_ping_interval_without_data_ms", 1000),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_ping_strikes", 0),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from chassis import channels
 from chassis.channels import open_channel
 from chassis.config import ServiceSettings
 from chassis.server import Host, serving
@@ -63,6 +65,30 @@ async def test_a_channel_finds_a_service_that_came_back(tmp_path: Path) -> None:
                     health_pb2.HealthCheckRequest(), timeout=WAIT_S
                 )
             assert away.value.code() == grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_service_that_vanished_without_closing_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channels, "KEEPALIVE_S", 0.1)
+    monkeypatch.setattr(channels, "KEEPALIVE_TIMEOUT_S", 0.1)
+    held = []
+
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # An HTTP/2 server that greets, acknowledges the greeting, and then answers nothing.
+        writer.write(b"\0\0\0\4\0\0\0\0\0" + b"\0\0\0\4\1\0\0\0\0")
+        held.append(writer)
+
+    path = tmp_path / "service.sock"
+    async with (
+        await asyncio.start_unix_server(greet, path),
+        open_channel(f"unix:{path}") as channel,
+    ):
+        # Without a deadline: only the keepalive can end it.
+        call = channel.stream_stream("/Test/Talk")()
+        assert await asyncio.wait_for(call.code(), WAIT_S) == grpc.StatusCode.UNAVAILABLE
+        for writer in held:
+            writer.close()
 
 
 async def test_an_answer_larger_than_the_channel_takes_is_refused(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from grpc import StatusCode, aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from chassis import healthcheck
+from chassis import healthcheck, server
 from chassis.channels import open_channel
 from chassis.config import ServiceSettings
 from chassis.errors import StartError
@@ -256,16 +256,31 @@ async def test_a_service_that_cannot_go_on_waits_for_no_call(tmp_path: Path) -> 
     stage.add(Slow=slow.answer)
     settings = local(tmp_path, grace_s=2 * WAIT_S)
     async with open_channel(settings.listen) as channel:
-        async with asyncio.timeout(WAIT_S), serving("model", stage.mount, settings) as server:
+        async with asyncio.timeout(WAIT_S), serving("model", stage.mount, settings) as running:
             call = channel.unary_unary("/Test/Slow")(b"", timeout=WAIT_S)
             code = asyncio.ensure_future(call.code())
             await slow.started.wait()
             stage.host.end(StartError("first"))
             stage.host.end(StartError("second"))
             with pytest.raises(StartError, match="first"):
-                await server.ended
+                await running.ended
         await code
     assert stage.happened == ["call cancelled", "call ended", "mount closed"]
+
+
+async def test_a_caller_that_vanished_without_closing_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "KEEPALIVE_S", 0.1)
+    monkeypatch.setattr(server, "KEEPALIVE_TIMEOUT_S", 0.1)
+    async with serving("model", Stage().mount, local(tmp_path)):
+        reader, writer = await asyncio.open_unix_connection(tmp_path / "a.sock")
+        # An HTTP/2 client that greets and then answers no ping.
+        writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0")
+        async with asyncio.timeout(WAIT_S):
+            while await reader.read(1 << 16):
+                pass
+        writer.close()
 
 
 async def test_a_mount_that_cannot_start_leaves_no_socket(tmp_path: Path) -> None:
