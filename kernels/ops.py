@@ -82,10 +82,13 @@ class Operations(Protocol):
         """
         ...
 
-    def pack_experts(self, gate_up: torch.Tensor, down: torch.Tensor, routing: Routing) -> Any:
+    def pack_experts(
+        self, router: torch.Tensor, gate_up: torch.Tensor, down: torch.Tensor, routing: Routing
+    ) -> Any:
         """Make the experts of one layer ready for `moe`; the arguments may then be freed.
 
         Args:
+            router: [experts, hidden], the linear layer that scores them.
             gate_up: [experts, 2 * intermediate, hidden], gate rows before up rows.
             down: [experts, hidden, intermediate].
             routing: how tokens choose among them.
@@ -190,13 +193,12 @@ class Operations(Protocol):
         """`silu(gate) * up` of [tokens, 2 * intermediate], gate before up; may overwrite it."""
         ...
 
-    def moe(self, x: torch.Tensor, router_logits: torch.Tensor, experts: Any) -> torch.Tensor:
+    def moe(self, x: torch.Tensor, experts: Any) -> torch.Tensor:
         """Weighted sum of the likeliest experts' outputs for each token.
 
         Args:
             x: [tokens, hidden].
-            router_logits: [tokens, experts]; the softmax is taken in float32.
-            experts: what `pack_experts` gave.
+            experts: what `pack_experts` gave. The softmax over their scores is taken in float32.
 
         Returns:
             [tokens, hidden].

@@ -19,6 +19,7 @@ from kernels.ops import AttentionChunks, AttentionShape, Linear, Routing
 class Experts:
     """Experts as they were given."""
 
+    router: torch.Tensor
     gate_up: torch.Tensor
     down: torch.Tensor
     routing: Routing
@@ -37,9 +38,11 @@ def pack_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
     return partial(functional.linear, weight=weight, bias=bias)
 
 
-def pack_experts(gate_up: torch.Tensor, down: torch.Tensor, routing: Routing) -> Experts:
+def pack_experts(
+    router: torch.Tensor, gate_up: torch.Tensor, down: torch.Tensor, routing: Routing
+) -> Experts:
     """See `Operations.pack_experts`."""
-    return Experts(gate_up, down, routing)
+    return Experts(router, gate_up, down, routing)
 
 
 def embedding(token_ids: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
@@ -147,6 +150,10 @@ def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
 def route(router_logits: torch.Tensor, routing: Routing) -> tuple[torch.Tensor, torch.Tensor]:
     """Choose each token's experts.
 
+    Args:
+        router_logits: [tokens, experts].
+        routing: how.
+
     Returns:
         Their weights [tokens, top_k], float32 unless the logits are float64, and their numbers
         [tokens, top_k] int64.
@@ -157,9 +164,9 @@ def route(router_logits: torch.Tensor, routing: Routing) -> tuple[torch.Tensor, 
     return weights, chosen
 
 
-def moe(x: torch.Tensor, router_logits: torch.Tensor, experts: Experts) -> torch.Tensor:
+def moe(x: torch.Tensor, experts: Experts) -> torch.Tensor:
     """See `Operations.moe`."""
-    weights, chosen = route(router_logits, experts.routing)
+    weights, chosen = route(functional.linear(x, experts.router), experts.routing)
     out = torch.zeros(x.shape, dtype=weights.dtype, device=x.device)
     for expert, (gate_up, down) in enumerate(zip(experts.gate_up, experts.down, strict=True)):
         tokens, place = torch.nonzero(chosen == expert, as_tuple=True)

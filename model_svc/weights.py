@@ -110,10 +110,8 @@ class _Loader:
             self.files.read(_expert(at(names.expert_gate), number), gate_up[number, :inner])
             self.files.read(_expert(at(names.expert_up), number), gate_up[number, inner:])
             self.files.read(_expert(at(names.expert_down), number), down[number])
-        return MoeWeights(
-            router=self.linear([at(names.router)]),
-            experts=self.ops.pack_experts(gate_up, down, spec.routing),
-        )
+        router = self.tensor(f"{at(names.router)}.weight")
+        return MoeWeights(self.ops.pack_experts(router, gate_up, down, spec.routing))
 
 
 def _expert(name: str, number: int) -> str:

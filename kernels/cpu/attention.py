@@ -9,41 +9,35 @@ from dataclasses import dataclass
 
 import torch
 
-from kernels.cpu.decode_attention import DecodeBlock, plan_blocks
+from kernels.cpu.decode_attention import DecodeBlock, SingleDecode, plan_decodes
 from kernels.cpu.prefill_attention import PromptChunk
 from kernels.ops import AttentionChunks, AttentionShape
-
-# Up to so many scores, one sequence at a time is quicker than a block: fewer calls into torch.
-SINGLE_SCORES = 2048
 
 
 @dataclass(frozen=True, slots=True)
 class AttentionPlan:
     """What every layer of a step computes."""
 
-    parts: list[DecodeBlock | PromptChunk]
+    parts: list[SingleDecode | DecodeBlock | PromptChunk]
 
 
 def plan_attention(
     chunks: AttentionChunks, shape: AttentionShape, dtype: torch.dtype
 ) -> AttentionPlan:
     """See `Operations.plan_attention`."""
-    lengths = chunks.kv_lengths.numpy()
-    parts: list[DecodeBlock | PromptChunk] = []
-    first_chunk = chunks.num_decodes
-    if shape.heads * int(lengths[:first_chunk].sum()) <= SINGLE_SCORES:
-        first_chunk = 0
-    if first_chunk:
-        slots = chunks.slot_table.numpy(), chunks.rows.numpy()[:first_chunk]
-        parts.extend(plan_blocks(*slots, lengths[:first_chunk], shape))
-    parts.extend(_plan_chunks(chunks, first_chunk, shape, dtype))
+    parts: list[SingleDecode | DecodeBlock | PromptChunk] = []
+    decodes = chunks.num_decodes
+    if decodes:
+        rows, lengths = chunks.rows.numpy()[:decodes], chunks.kv_lengths.numpy()[:decodes]
+        parts.extend(plan_decodes(chunks.slot_table.numpy(), rows, lengths, shape))
+    parts.extend(_plan_prompts(chunks, shape, dtype))
     return AttentionPlan(parts)
 
 
-def _plan_chunks(
-    chunks: AttentionChunks, first: int, shape: AttentionShape, dtype: torch.dtype
+def _plan_prompts(
+    chunks: AttentionChunks, shape: AttentionShape, dtype: torch.dtype
 ) -> list[PromptChunk]:
-    table = chunks.slot_table.numpy()
+    first, table = chunks.num_decodes, chunks.slot_table.numpy()
     starts = chunks.q_starts.tolist()[first:]
     rows, lengths = chunks.rows.tolist()[first:], chunks.kv_lengths.tolist()[first:]
     return [

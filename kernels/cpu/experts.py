@@ -58,45 +58,93 @@ def all_pay(sizes: ExpertSizes, tokens: int) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class SeparateExperts:
+    """Every expert by itself."""
+
+    router: Linear
+    gate_up: list[Linear]
+    down: list[Linear]
+
+
+@dataclass(frozen=True, slots=True)
+class JoinedExperts:
+    """All experts in two products."""
+
+    router_gate_up: Linear
+    """[hidden] to the router's scores, then every expert's gate, then every expert's up."""
+    down: Linear
+    """Every expert's [intermediate], side by side, to the sum of their outputs."""
+
+
+@dataclass(frozen=True, slots=True)
 class PackedExperts:
     """One layer's experts, in the forms that steps of some size use."""
 
     sizes: ExpertSizes
     routing: Routing
-    each: list[tuple[Linear, Linear]]
-    """Gate and up, and down, of every expert; empty if all at once are always cheaper."""
-    together: tuple[Linear, Linear] | None
-    """[hidden] to all experts' gates and then ups, and all experts' [intermediate] to their sum."""
+    separate: SeparateExperts | None
+    joined: JoinedExperts | None
 
 
-def pack_experts(gate_up: torch.Tensor, down: torch.Tensor, routing: Routing) -> PackedExperts:
+def pack_experts(
+    router: torch.Tensor, gate_up: torch.Tensor, down: torch.Tensor, routing: Routing
+) -> PackedExperts:
     """See `Operations.pack_experts`: both forms are kept only where both are used."""
     experts, hidden, intermediate = down.shape
     sizes = ExpertSizes(experts, routing.top_k, hidden, intermediate, down.dtype.itemsize)
     decisions = {all_pay(sizes, tokens) for tokens in range(1, MOST_TOKENS + 1)}
-    each: list[tuple[Linear, Linear]] = []
-    together = None
+    separate, joined = None, None
     if False in decisions:
-        each = [
-            (pack_linear(own_gate_up, None), pack_linear(own_down, None))
-            for own_gate_up, own_down in zip(gate_up, down, strict=True)
-        ]
-    if True in decisions:
-        gates_then_ups = (
-            gate_up.view(experts, 2, intermediate, hidden).transpose(0, 1).reshape(-1, hidden)
+        separate = SeparateExperts(
+            pack_linear(router, None),
+            [pack_linear(own, None) for own in gate_up],
+            [pack_linear(own, None) for own in down],
         )
+    if True in decisions:
+        gates_then_ups = gate_up.view(experts, 2, intermediate, hidden).transpose(0, 1)
+        rows = torch.cat((router, gates_then_ups.reshape(-1, hidden)))
         side_by_side = down.transpose(0, 1).reshape(hidden, -1)
-        together = pack_linear(gates_then_ups, None), pack_linear(side_by_side, None)
-    return PackedExperts(sizes, routing, each, together)
+        joined = JoinedExperts(pack_linear(rows, None), pack_linear(side_by_side, None))
+    return PackedExperts(sizes, routing, separate, joined)
 
 
-def moe(x: torch.Tensor, router_logits: torch.Tensor, experts: PackedExperts) -> torch.Tensor:
+def moe(x: torch.Tensor, experts: PackedExperts) -> torch.Tensor:
     """See `Operations.moe`."""
-    weights, chosen = _route(router_logits, experts.routing)
-    together, each = experts.together, experts.each
-    if together is not None and (not each or all_pay(experts.sizes, x.shape[0])):
-        return _compute_all(x, weights, chosen, together, experts.sizes.experts)
-    return _compute_hit(x, weights, chosen, each)
+    joined, separate = experts.joined, experts.separate
+    if joined is not None and (separate is None or all_pay(experts.sizes, x.shape[0])):
+        return _compute_joined(x, joined, experts.sizes, experts.routing)
+    assert separate is not None
+    return _compute_hit(x, separate, experts.routing)
+
+
+def _compute_joined(
+    x: torch.Tensor, joined: JoinedExperts, sizes: ExpertSizes, routing: Routing
+) -> torch.Tensor:
+    tokens, inner = x.shape[0], sizes.experts * sizes.intermediate
+    logits, gate_up = joined.router_gate_up(x).split_with_sizes((sizes.experts, 2 * inner), dim=1)
+    weights, chosen = _route(logits, routing)
+    every = weights.new_zeros(tokens, sizes.experts).scatter_(1, chosen, weights).to(x.dtype)
+    gated = silu_mul(gate_up)
+    # Weighted before the down projection, which then sums over the experts as well.
+    gated.view(tokens, sizes.experts, -1).mul_(every.unsqueeze(-1))
+    return joined.down(gated)
+
+
+def _compute_hit(x: torch.Tensor, separate: SeparateExperts, routing: Routing) -> torch.Tensor:
+    weights, chosen = _route(separate.router(x), routing)
+    tokens, top_k = chosen.shape
+    by_expert = chosen.view(-1).argsort()
+    counts = torch.bincount(chosen.view(-1), minlength=len(separate.down)).tolist()
+    rows = x.index_select(0, by_expert // top_k).split_with_sizes(counts)
+    outs = [
+        down(silu_mul(gate_up(own)))
+        for gate_up, down, own in zip(separate.gate_up, separate.down, rows, strict=True)
+        if own.shape[0]
+    ]
+    by_token = torch.empty(tokens * top_k, x.shape[1], dtype=x.dtype)
+    by_token.index_copy_(0, by_expert, torch.cat(outs))
+    pairs = by_token.view(tokens, top_k, -1)
+    return torch.bmm(weights.unsqueeze(1).to(x.dtype), pairs).squeeze(1)
 
 
 def _route(router_logits: torch.Tensor, routing: Routing) -> tuple[torch.Tensor, torch.Tensor]:
@@ -107,39 +155,3 @@ def _route(router_logits: torch.Tensor, routing: Routing) -> tuple[torch.Tensor,
         return logits.softmax(dim=-1), chosen
     weights, chosen = router_logits.float().softmax(dim=-1).topk(routing.top_k, dim=-1)
     return weights, chosen
-
-
-def _compute_all(
-    x: torch.Tensor,
-    weights: torch.Tensor,
-    chosen: torch.Tensor,
-    together: tuple[Linear, Linear],
-    experts: int,
-) -> torch.Tensor:
-    gate_up, down = together
-    every = weights.new_zeros(x.shape[0], experts).scatter_(1, chosen, weights).to(x.dtype)
-    gated = silu_mul(gate_up(x))
-    # Weighted before the down projection, which then sums over the experts as well.
-    gated.view(x.shape[0], experts, -1).mul_(every.unsqueeze(-1))
-    return down(gated)
-
-
-def _compute_hit(
-    x: torch.Tensor,
-    weights: torch.Tensor,
-    chosen: torch.Tensor,
-    each: list[tuple[Linear, Linear]],
-) -> torch.Tensor:
-    tokens, top_k = chosen.shape
-    by_expert = chosen.view(-1).argsort()
-    counts = torch.bincount(chosen.view(-1), minlength=len(each)).tolist()
-    rows = x.index_select(0, by_expert // top_k).split_with_sizes(counts)
-    outs = [
-        down(silu_mul(gate_up(own_rows)))
-        for (gate_up, down), own_rows in zip(each, rows, strict=True)
-        if own_rows.shape[0]
-    ]
-    by_token = torch.empty(tokens * top_k, x.shape[1], dtype=x.dtype)
-    by_token.index_copy_(0, by_expert, torch.cat(outs))
-    pairs = by_token.view(tokens, top_k, -1)
-    return torch.bmm(weights.unsqueeze(1).to(x.dtype), pairs).squeeze(1)

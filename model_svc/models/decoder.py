@@ -30,10 +30,10 @@ class DenseWeights:
 
 @dataclass(frozen=True, slots=True)
 class MoeWeights:
-    """A router and its experts, packed."""
+    """A router and its experts."""
 
-    router: Linear
     experts: Any
+    """What `Operations.pack_experts` gave."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,5 +167,5 @@ def _mlp(
     if isinstance(weights, DenseWeights):
         gate_up, down = weights.gate_up, weights.down
         return lambda x: down(ops.silu_mul(gate_up(x)))
-    router, experts = weights.router, weights.experts
-    return lambda x: ops.moe(x, router(x), experts)
+    experts = weights.experts
+    return lambda x: ops.moe(x, experts)

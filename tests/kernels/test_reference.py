@@ -62,12 +62,13 @@ def test_attention_is_blind_to_the_future_and_to_other_slots() -> None:
 def test_moe_weighs_the_likeliest_experts(renormalise: bool) -> None:
     experts, hidden = 3, 4
     gate_up, down = torch.randn(experts, 10, hidden), torch.randn(experts, hidden, 5)
-    x, logits = torch.randn(1, hidden), torch.tensor([[1.0, 3.0, 2.0]])
+    x, router = torch.tensor([[1.0, 0.0, 2.0, 1.0]]), torch.zeros(experts, hidden)
+    router[:, 0] = torch.tensor([1.0, 3.0, 2.0])
 
-    packed = reference.pack_experts(gate_up, down, Routing(2, renormalise))
-    out = reference.moe(x, logits, packed)
+    packed = reference.pack_experts(router, gate_up, down, Routing(2, renormalise))
+    out = reference.moe(x, packed)
 
-    weights = logits[0].softmax(0)
+    weights = router[:, 0].softmax(0)
     total = weights[1] + weights[2] if renormalise else 1.0
     want = torch.zeros(hidden)
     for expert in (1, 2):

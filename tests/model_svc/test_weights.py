@@ -88,6 +88,8 @@ def test_experts_are_stacked_gate_before_up(tmp_path: Path) -> None:
     gate_up = torch.cat((tensors[f"{prefix}.w1.weight"], tensors[f"{prefix}.w3.weight"]))
     assert torch.equal(mlp.experts.gate_up[4], gate_up)
     assert torch.equal(mlp.experts.down[4], tensors[f"{prefix}.w2.weight"])
+    router = tensors["model.layers.0.block_sparse_moe.gate.weight"]
+    assert torch.equal(mlp.experts.router, router)
 
 
 @pytest.mark.parametrize("stored", ["float32", "bfloat16", "float16"])

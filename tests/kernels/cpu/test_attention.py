@@ -7,7 +7,7 @@ import torch
 
 from kernels import cpu, reference
 from kernels.cpu import decode_attention
-from kernels.cpu.attention import SINGLE_SCORES
+from kernels.cpu.decode_attention import DecodeBlock, SingleDecode
 from kernels.ops import AttentionChunks, AttentionShape
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -16,6 +16,7 @@ SHAPES = [(4, 2, 64), (5, 1, 20), (3, 3, 10), (8, 4, 2)]
 CHUNKS = {
     "one decode": [(1, 1)],
     "one short decode": [(1, 33)],
+    "one long decode": [(1, 1700)],
     "like decodes": [(1, 600)] * 5,
     "ragged decodes": [(1, 700), (1, 1), (1, 1500), (1, 2), (1, 690), (1, 1490)],
     "few short decodes": [(1, 3), (1, 1), (1, 2)],
@@ -89,10 +90,14 @@ def test_keys_of_a_long_sequence_are_gathered_in_runs(monkeypatch: pytest.Monkey
     torch.testing.assert_close(in_runs, whole)
 
 
-def test_both_ways_of_decoding_are_exercised() -> None:
+def test_every_way_of_decoding_is_exercised() -> None:
     shape = AttentionShape(4, 2, 64, 0.125)
-    short, long = ragged([(1, 100), (1, 90)], 5000), ragged([(1, 1000), (1, 900)], 5000)
 
-    assert 4 * 190 <= SINGLE_SCORES < 4 * 1900
-    assert len(cpu.plan_attention(short, shape, torch.float32).parts) == 2
-    assert len(cpu.plan_attention(long, shape, torch.float32).parts) == 1
+    def kinds(chunks: list[tuple[int, int]]) -> list[type]:
+        plan = cpu.plan_attention(ragged(chunks, 5000), shape, torch.float32)
+        return [type(part) for part in plan.parts]
+
+    assert kinds(CHUNKS["one short decode"]) == [SingleDecode]
+    assert kinds(CHUNKS["one long decode"]) == [DecodeBlock]
+    assert kinds(CHUNKS["like decodes"]) == [DecodeBlock]
+    assert len(kinds(CHUNKS["ragged decodes"])) > 1

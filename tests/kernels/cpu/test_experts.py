@@ -11,7 +11,7 @@ from kernels.cpu.experts import ExpertSizes, all_pay
 from kernels.ops import Routing
 
 DTYPES = [torch.float32, torch.bfloat16]
-TOLERANCES = {torch.float32: 2e-6, torch.bfloat16: 1e-2}
+TOLERANCES = {torch.float32: 2e-6, torch.bfloat16: 2e-2}
 SMALL = ExpertSizes(experts=8, top_k=2, hidden=256, intermediate=96, itemsize=2)
 LARGE = ExpertSizes(experts=8, top_k=2, hidden=1024, intermediate=1792, itemsize=2)
 
@@ -29,26 +29,26 @@ def test_equals_the_oracle_either_way(
 ) -> None:
     monkeypatch.setattr(experts, "all_pay", lambda sizes, tokens: together)
     gate_up, down = torch.randn(5, 26, 20).to(dtype), torch.randn(5, 20, 13).to(dtype)
-    x, logits = torch.randn(tokens, 20).to(dtype), torch.randn(tokens, 5).to(dtype)
-    oracle = reference.pack_experts(gate_up.double(), down.double(), routing)
-    want = reference.moe(x.double(), logits.double(), oracle)
+    x, router = torch.randn(tokens, 20).to(dtype), (0.2 * torch.randn(5, 20)).to(dtype)
+    oracle = reference.pack_experts(router.double(), gate_up.double(), down.double(), routing)
+    want = reference.moe(x.double(), oracle)
 
-    packed = cpu.pack_experts(gate_up, down, routing)
-    got = cpu.moe(x, logits, packed)
+    packed = cpu.pack_experts(router, gate_up, down, routing)
+    got = cpu.moe(x, packed)
 
-    assert (packed.together is not None, bool(packed.each)) == (together, not together)
+    assert (packed.joined is not None, packed.separate is not None) == (together, not together)
     assert got.dtype == dtype
     assert (got.double() - want).norm() / want.norm() < TOLERANCES[dtype]
 
 
 def test_an_expert_that_nobody_chose_changes_nothing() -> None:
     gate_up, down = torch.randn(3, 8, 4), torch.randn(3, 4, 4)
-    x, logits = torch.randn(6, 4), torch.tensor([5.0, 4.0, -5.0]).repeat(6, 1)
+    x, router = torch.rand(6, 4), torch.tensor([[5.0], [4.0], [-5.0]]).repeat(1, 4)
     others = gate_up.clone()
     others[2] *= 100
 
-    with_one = cpu.moe(x, logits, cpu.pack_experts(gate_up, down, Routing(2, True)))
-    with_other = cpu.moe(x, logits, cpu.pack_experts(others, down, Routing(2, True)))
+    with_one = cpu.moe(x, cpu.pack_experts(router, gate_up, down, Routing(2, True)))
+    with_other = cpu.moe(x, cpu.pack_experts(router, others, down, Routing(2, True)))
 
     assert torch.equal(with_one, with_other)
 
