@@ -15,16 +15,40 @@ from chassis.channels import open_channel
 from chassis.config import ServiceSettings
 from chassis.server import Host, serving
 
-OpenService = Callable[[Mapping[str, Any]], AbstractAsyncContextManager[aio.Channel]]
+WAIT_S = 20.0
+
+
+class Caller:
+    """A channel to the service `Test`, and how to call it in each kind of method."""
+
+    def __init__(self, channel: aio.Channel) -> None:
+        self.channel = channel
+
+    async def call(self, kind: str, method: str) -> list[bytes]:
+        """All replies of a call whose one request is empty."""
+        stub = getattr(self.channel, kind)(f"/Test/{method}")
+        running = stub(iter([b""]) if kind.startswith("stream") else b"", timeout=WAIT_S)
+        if kind.endswith("unary"):
+            return [await running]
+        return [reply async for reply in running]
+
+    async def failure(self, kind: str, method: str) -> aio.AioRpcError:
+        """What such a call fails of."""
+        with pytest.raises(aio.AioRpcError) as failed:
+            await self.call(kind, method)
+        return failed.value
+
+
+OpenService = Callable[[Mapping[str, Any]], AbstractAsyncContextManager[Caller]]
 
 
 @pytest.fixture
 def open_service(tmp_path: Path) -> OpenService:
-    """Serve handlers of bytes as `/Test/<name>`; what it opens is a channel to them."""
+    """Serve handlers of bytes as `/Test/<name>`; what it opens is a caller of them."""
     settings = ServiceSettings(listen=f"unix:{tmp_path / 'service.sock'}", grace_s=0)
 
     @asynccontextmanager
-    async def opened(handlers: Mapping[str, Any]) -> AsyncIterator[aio.Channel]:
+    async def opened(handlers: Mapping[str, Any]) -> AsyncIterator[Caller]:
         @asynccontextmanager
         async def mount(host: Host) -> AsyncIterator[None]:
             generic = grpc.method_handlers_generic_handler("Test", dict(handlers))
@@ -35,6 +59,6 @@ def open_service(tmp_path: Path) -> OpenService:
             serving("router", mount, settings),
             open_channel(settings.listen) as channel,
         ):
-            yield channel
+            yield Caller(channel)
 
     return opened

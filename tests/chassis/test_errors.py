@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -14,12 +12,9 @@ from google.rpc import error_details_pb2
 from grpc import StatusCode, aio
 from grpc_status import rpc_status
 
-from chassis import errors, logs
-from protos import service_pb2
+from chassis import errors
 
-WAIT_S = 20.0
-
-OpenService = Callable[[Mapping[str, Any]], AbstractAsyncContextManager[aio.Channel]]
+OpenService = Callable[[Mapping[str, Any]], AbstractAsyncContextManager[Any]]
 Context = aio.ServicerContext[Any, Any]
 Behaviour = Callable[[Any, Context], Awaitable[Any]]
 
@@ -43,21 +38,6 @@ def raising(error: BaseException) -> Behaviour:
         raise error
 
     return behaviour
-
-
-async def call(channel: aio.Channel, kind: str, method: str) -> list[bytes]:
-    """All replies of one call whose request, or one request, is empty."""
-    stub = getattr(channel, kind)(f"/Test/{method}")
-    running = stub(iter([b""]) if kind.startswith("stream") else b"", timeout=WAIT_S)
-    if kind.endswith("unary"):
-        return [await running]
-    return [reply async for reply in running]
-
-
-async def failure(channel: aio.Channel, kind: str, method: str) -> aio.AioRpcError:
-    with pytest.raises(aio.AioRpcError) as failed:
-        await call(channel, kind, method)
-    return failed.value
 
 
 def details_of(error: aio.AioRpcError) -> dict[str, Any]:
@@ -96,8 +76,8 @@ async def test_a_failure_is_answered_with_its_status_and_reason(
     code: StatusCode,
     reason: str,
 ) -> None:
-    async with open_service({"Fail": handle(kind, raising(error))}) as channel:
-        answered = await failure(channel, kind, "Fail")
+    async with open_service({"Fail": handle(kind, raising(error))}) as service:
+        answered = await service.failure(kind, "Fail")
     assert answered.code() == code
     assert answered.details() == str(error)
     info = details_of(answered)["ErrorInfo"]
@@ -107,8 +87,8 @@ async def test_a_failure_is_answered_with_its_status_and_reason(
 
 async def test_a_wrong_field_is_named(open_service: OpenService) -> None:
     error = errors.InvalidRequest("sampling.top_p", "2.0 is not in (0, 1]")
-    async with open_service({"Fail": handle("unary_unary", raising(error))}) as channel:
-        answered = await failure(channel, "unary_unary", "Fail")
+    async with open_service({"Fail": handle("unary_unary", raising(error))}) as service:
+        answered = await service.failure("unary_unary", "Fail")
     (violation,) = details_of(answered)["BadRequest"].field_violations
     assert violation.field == "sampling.top_p"
     assert violation.description == "2.0 is not in (0, 1]"
@@ -121,8 +101,8 @@ async def test_who_may_retry_is_told_when(
     open_service: OpenService, kind: type[errors.Overloaded], retry_after_s: float
 ) -> None:
     error = kind("later", retry_after_s=retry_after_s)
-    async with open_service({"Fail": handle("unary_stream", raising(error))}) as channel:
-        answered = await failure(channel, "unary_stream", "Fail")
+    async with open_service({"Fail": handle("unary_stream", raising(error))}) as service:
+        answered = await service.failure("unary_stream", "Fail")
     delay = details_of(answered)["RetryInfo"].retry_delay
     assert delay.ToMilliseconds() == retry_after_s * 1000
 
@@ -130,8 +110,8 @@ async def test_who_may_retry_is_told_when(
 async def test_only_who_may_retry_is_told_to(open_service: OpenService) -> None:
     async with open_service(
         {"Fail": handle("unary_unary", raising(errors.NotFound("no such model")))}
-    ) as channel:
-        answered = await failure(channel, "unary_unary", "Fail")
+    ) as service:
+        answered = await service.failure("unary_unary", "Fail")
     assert details_of(answered).keys() == {"ErrorInfo"}
 
 
@@ -140,81 +120,12 @@ async def test_a_message_too_long_for_headers_keeps_its_status(
     open_service: OpenService, text: str
 ) -> None:
     error = errors.InvalidRequest("chat", text)
-    async with open_service({"Fail": handle("unary_unary", raising(error))}) as channel:
-        answered = await failure(channel, "unary_unary", "Fail")
+    async with open_service({"Fail": handle("unary_unary", raising(error))}) as service:
+        answered = await service.failure("unary_unary", "Fail")
     assert answered.code() == StatusCode.INVALID_ARGUMENT
     (violation,) = details_of(answered)["BadRequest"].field_violations
     assert violation.field == "chat"
     assert violation.description[:2] in (text[:2], "? ")
-
-
-@pytest.mark.parametrize("kind", KINDS)
-async def test_a_bug_tells_the_log_everything_and_the_caller_nothing(
-    open_service: OpenService, kind: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    async def buggy(request: Any, context: Context) -> Any:
-        await receive(request)
-        with logs.about("r-1"):
-            raise KeyError("the prompt")
-
-    async with open_service({"Fail": handle(kind, buggy)}) as channel:
-        answered = await failure(channel, kind, "Fail")
-    assert answered.code() == StatusCode.INTERNAL
-    assert "prompt" not in str(answered.details())
-    assert "KeyError" not in repr(answered.trailing_metadata())
-    assert details_of(answered)["ErrorInfo"].reason == "INTERNAL"
-    (record,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
-    assert record.name == "chassis.errors"
-    assert "/Test/Fail" in record.getMessage()
-    told = logs.TextFormatter("router").format(record)
-    assert "[r-1]" in told
-    assert "in buggy" in told
-    assert "KeyError: 'the prompt'" in told
-
-
-async def test_a_misuse_of_grpc_is_a_bug(
-    open_service: OpenService, caplog: pytest.LogCaptureFixture
-) -> None:
-    async def buggy(request: Any, context: Context) -> Any:
-        await context.send_initial_metadata(())
-        await context.send_initial_metadata(())
-
-    async with open_service({"Fail": handle("unary_unary", buggy)}) as channel:
-        answered = await failure(channel, "unary_unary", "Fail")
-    assert answered.code() == StatusCode.INTERNAL
-    assert "UsageError" in caplog.text
-
-
-@pytest.mark.parametrize("kind", KINDS)
-async def test_a_reply_of_a_wrong_type_is_a_bug(
-    open_service: OpenService, kind: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    async def buggy(request: Any, context: Context) -> Any:
-        await receive(request)
-        if kind.endswith("stream"):
-            await context.write("the prompt")
-        return "the prompt"
-
-    method = handle(kind, buggy, response_serializer=service_pb2.DescribeResponse.SerializeToString)
-    async with open_service({"Fail": method}) as channel:
-        answered = await failure(channel, kind, "Fail")
-    assert answered.code() == StatusCode.INTERNAL
-    assert "prompt" not in str(answered.details())
-    assert "TypeError" in caplog.text
-
-
-@pytest.mark.parametrize("kind", ["unary_unary", "unary_stream"])
-async def test_a_request_that_is_no_message_is_the_callers_mistake(
-    open_service: OpenService, kind: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    async def answer(request: service_pb2.DescribeResponse, context: Context) -> Any:
-        raise AssertionError
-
-    method = handle(kind, answer, request_deserializer=service_pb2.DescribeResponse.FromString)
-    async with open_service({"Fail": method}) as channel:
-        running = getattr(channel, kind)("/Test/Fail")(b"\x0a\x01\xff", timeout=WAIT_S)
-        assert await running.code() == StatusCode.INVALID_ARGUMENT
-    assert caplog.text == ""
 
 
 @pytest.mark.parametrize(
@@ -229,142 +140,15 @@ async def test_what_a_task_group_failed_of_is_answered(
     open_service: OpenService, raised: list[Exception], code: StatusCode
 ) -> None:
     error = ExceptionGroup("unhandled errors in a TaskGroup", raised)
-    async with open_service({"Fail": handle("unary_unary", raising(error))}) as channel:
-        answered = await failure(channel, "unary_unary", "Fail")
+    async with open_service({"Fail": handle("unary_unary", raising(error))}) as service:
+        answered = await service.failure("unary_unary", "Fail")
     assert answered.code() == code
     assert (details_of(answered)["ErrorInfo"].reason == "INTERNAL") == (code is StatusCode.INTERNAL)
 
 
-async def test_replies_before_the_failure_arrive(open_service: OpenService) -> None:
-    async def some(request: Any, context: Context) -> None:
-        await context.write(b"a")
-        await context.write(b"b")
-        raise errors.Unavailable("gone")
-
-    async with open_service({"Fail": handle("unary_stream", some)}) as channel:
-        running = channel.unary_stream("/Test/Fail")(b"", timeout=WAIT_S)
-        assert [await running.read(), await running.read()] == [b"a", b"b"]
-        assert await running.code() == StatusCode.UNAVAILABLE
-
-
-async def test_replies_may_come_from_a_generator(open_service: OpenService) -> None:
-    closed = asyncio.Event()
-
-    async def some(request: Any, context: Context) -> AsyncIterator[bytes]:
-        try:
-            yield b"a"
-            yield b"b"
-            raise errors.NotFound("c")
-        finally:
-            closed.set()
-
-    async with open_service({"Some": handle("unary_stream", some)}) as channel:
-        running = channel.unary_stream("/Test/Some")(b"", timeout=WAIT_S)
-        assert [await running.read(), await running.read()] == [b"a", b"b"]
-        assert await running.code() == StatusCode.NOT_FOUND
-        assert closed.is_set()
-
-
-@pytest.mark.parametrize("kind", KINDS)
-async def test_what_goes_well_is_answered_as_it_is(open_service: OpenService, kind: str) -> None:
-    async def echo(request: Any, context: Context) -> Any:
-        if kind.startswith("stream"):
-            request, *_ = [each async for each in request]
-        if kind.endswith("unary"):
-            return request + b"!"
-        await context.write(request + b"!")
-
-    async with open_service({"Echo": handle(kind, echo)}) as channel:
-        assert await call(channel, kind, "Echo") == [b"!"]
-
-
-async def test_a_method_nobody_has_is_unimplemented(open_service: OpenService) -> None:
-    async with open_service({}) as channel:
-        answered = await failure(channel, "unary_unary", "Absent")
-    assert answered.code() == StatusCode.UNIMPLEMENTED
-
-
-async def test_a_handler_that_aborts_itself_is_left_alone(
-    open_service: OpenService, caplog: pytest.LogCaptureFixture
-) -> None:
-    async def abort(request: Any, context: Context) -> Any:
-        await context.abort(StatusCode.FAILED_PRECONDITION, "not now")
-
-    async with open_service({"Fail": handle("unary_unary", abort)}) as channel:
-        answered = await failure(channel, "unary_unary", "Fail")
-    assert (answered.code(), answered.details()) == (StatusCode.FAILED_PRECONDITION, "not now")
-    assert caplog.text == ""
-
-
-@pytest.mark.parametrize("kind", KINDS)
-async def test_a_cancelled_call_is_cancelled_in_its_handler(
-    open_service: OpenService, kind: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    started, ended = asyncio.Event(), asyncio.Event()
-    seen: list[type[BaseException]] = []
-
-    async def wait(request: Any, context: Context) -> Any:
-        started.set()
-        try:
-            await asyncio.Event().wait()
-        except asyncio.CancelledError as error:
-            seen.append(type(error))
-            raise
-        finally:
-            ended.set()
-
-    async with open_service({"Wait": handle(kind, wait)}) as channel:
-        stub = getattr(channel, kind)("/Test/Wait")
-        running = stub(iter([b""]) if kind.startswith("stream") else b"", timeout=WAIT_S)
-        await asyncio.wait_for(started.wait(), WAIT_S)
-        running.cancel()
-        await asyncio.wait_for(ended.wait(), WAIT_S)
-        assert await running.code() == StatusCode.CANCELLED
-    assert seen == [asyncio.CancelledError]
-    assert caplog.text == ""
-
-
-async def test_a_deadline_that_passes_cancels_the_handler(open_service: OpenService) -> None:
-    cancelled = asyncio.Event()
-
-    async def wait(request: Any, context: Context) -> Any:
-        try:
-            await asyncio.Event().wait()
-        finally:
-            cancelled.set()
-
-    async with open_service({"Wait": handle("unary_unary", wait)}) as channel:
-        with pytest.raises(aio.AioRpcError) as late:
-            await channel.unary_unary("/Test/Wait")(b"", timeout=0.05)
-        await asyncio.wait_for(cancelled.wait(), WAIT_S)
-    assert late.value.code() == StatusCode.DEADLINE_EXCEEDED
-
-
-async def test_a_failure_that_comes_after_the_caller_left_is_no_bug(
-    open_service: OpenService, caplog: pytest.LogCaptureFixture
-) -> None:
-    started, ended = asyncio.Event(), asyncio.Event()
-
-    async def fail(request: Any, context: Context) -> Any:
-        started.set()
-        try:
-            await asyncio.Event().wait()
-        except asyncio.CancelledError:
-            raise errors.Unavailable("too late") from None
-        finally:
-            ended.set()
-
-    async with open_service({"Fail": handle("unary_unary", fail)}) as channel:
-        running = channel.unary_unary("/Test/Fail")(b"", timeout=WAIT_S)
-        await asyncio.wait_for(started.wait(), WAIT_S)
-        running.cancel()
-        await asyncio.wait_for(ended.wait(), WAIT_S)
-    assert "unhandled" not in caplog.text
-
-
 async def test_an_error_of_grpcs_own_has_no_error_info(open_service: OpenService) -> None:
-    async with open_service({}) as channel:
-        answered = await failure(channel, "unary_unary", "Absent")
+    async with open_service({}) as service:
+        answered = await service.failure("unary_unary", "Absent")
     assert errors.error_info(answered) is None
 
 
@@ -373,8 +157,8 @@ async def test_an_error_info_that_is_garbage_is_none(open_service: OpenService) 
         garbage = (("grpc-status-details-bin", b"\xff"),)
         await context.abort(StatusCode.ABORTED, "x", garbage)
 
-    async with open_service({"Fail": handle("unary_unary", abort)}) as channel:
-        answered = await failure(channel, "unary_unary", "Fail")
+    async with open_service({"Fail": handle("unary_unary", abort)}) as service:
+        answered = await service.failure("unary_unary", "Fail")
     assert errors.error_info(answered) is None
 
 

@@ -16,7 +16,7 @@ from chassis.streams import converse, first
 
 WAIT_S = 20.0
 
-OpenService = Callable[[Mapping[str, Any]], AbstractAsyncContextManager[aio.Channel]]
+OpenService = Callable[[Mapping[str, Any]], AbstractAsyncContextManager[Any]]
 Context = aio.ServicerContext[Any, Any]
 
 
@@ -62,8 +62,8 @@ async def talking(
 ) -> AsyncIterator[Any]:
     """A client's call of `serve`."""
     method = grpc.stream_stream_rpc_method_handler(serve)
-    async with open_service({"Talk": method}) as channel:
-        yield channel.stream_stream("/Test/Talk")(timeout=WAIT_S)
+    async with open_service({"Talk": method}) as service:
+        yield service.channel.stream_stream("/Test/Talk")(timeout=WAIT_S)
 
 
 async def soon(awaitable: Awaitable[Any]) -> Any:
