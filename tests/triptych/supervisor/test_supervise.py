@@ -55,6 +55,7 @@ class Running:
         self.lines: list[str] = []
         self._announced = asyncio.Event()
         self.started = asyncio.Event()
+        self._all_listen = asyncio.Event()
         display = Display(self.stderr, log_format="text")
         display.say = self._say
         self.task = asyncio.create_task(supervise(deployment, display, self._announce))
@@ -62,6 +63,8 @@ class Running:
     def _say(self, line: str) -> None:
         self.stderr.write(f"{line}\n")
         self.started.set()
+        if self.stderr.getvalue().count(" listening ") == 4:
+            self._all_listen.set()
 
     def _announce(self, line: str) -> None:
         self.lines.append(line)
@@ -70,9 +73,10 @@ class Running:
 
     async def ready(self) -> str:
         """Wait until it is ready; return the public address."""
-        waiting = asyncio.create_task(self._announced.wait())
-        await asyncio.wait({self.task, waiting}, return_when=asyncio.FIRST_COMPLETED)
-        waiting.cancel()
+        # The stand-in of the router does not wait for the others.
+        both = asyncio.gather(self._announced.wait(), self._all_listen.wait())
+        await asyncio.wait({self.task, both}, return_when=asyncio.FIRST_COMPLETED)
+        both.cancel()
         if self.task.done():
             self.task.result()
         return self.lines[0].removeprefix("ready on ")
@@ -93,15 +97,13 @@ async def run(deployment):
 
 
 def children() -> set[str]:
-    """Processes of stand-ins that are alive."""
+    """Stand-ins of this process that are alive."""
     found = set()
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if FAKE.encode() in words:
-            found.add(words[2].decode())
+    for tasks in Path("/proc/self/task").glob("*/children"):
+        for pid in tasks.read_text().split():
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if FAKE.encode() in words:
+                found.add(words[2].decode())
     return found
 
 
