@@ -212,7 +212,8 @@ def operations_for(device: str, dtype: torch.dtype) -> Operations:
     """Choose the set of operations for `device`.
 
     Args:
-        device: "cpu"; "reference" for the plain oracle, on any device.
+        device: "cpu", where float32 is computed so that a token's result does not depend on what
+            else is in the step; "reference" for the plain oracle, on any device.
         dtype: what the model computes in; the oracle takes float64 too.
 
     Raises:
@@ -224,8 +225,9 @@ def operations_for(device: str, dtype: torch.dtype) -> Operations:
         raise UnsupportedDevice(f"device {device!r} cannot compute in {dtype}: use {names}")
     if device == "cpu":
         from kernels import cpu
+        from kernels.cpu import exact
 
-        return cpu
+        return exact if dtype == torch.float32 else cpu
     if device == "reference":
         from kernels import reference
 

@@ -5,6 +5,7 @@ Invariant: the parts of a plan cover every query of the step once.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +19,7 @@ from kernels.ops import AttentionChunks, AttentionShape
 class AttentionPlan:
     """What every layer of a step computes."""
 
-    parts: list[SingleDecode | DecodeBlock | PromptChunk]
+    parts: Sequence[SingleDecode | DecodeBlock | PromptChunk]
 
 
 def plan_attention(
@@ -30,14 +31,15 @@ def plan_attention(
     if decodes:
         rows, lengths = chunks.rows.numpy()[:decodes], chunks.kv_lengths.numpy()[:decodes]
         parts.extend(plan_decodes(chunks.slot_table.numpy(), rows, lengths, shape))
-    parts.extend(_plan_prompts(chunks, shape, dtype))
+    parts.extend(plan_chunks(chunks, decodes, shape, dtype))
     return AttentionPlan(parts)
 
 
-def _plan_prompts(
-    chunks: AttentionChunks, shape: AttentionShape, dtype: torch.dtype
+def plan_chunks(
+    chunks: AttentionChunks, first: int, shape: AttentionShape, dtype: torch.dtype
 ) -> list[PromptChunk]:
-    first, table = chunks.num_decodes, chunks.slot_table.numpy()
+    """Plan the chunks from number `first` on one by one, in `dtype`."""
+    table = chunks.slot_table.numpy()
     starts = chunks.q_starts.tolist()[first:]
     rows, lengths = chunks.rows.tolist()[first:], chunks.kv_lengths.tolist()[first:]
     return [
@@ -50,6 +52,13 @@ def attention(
     q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, plan: AttentionPlan
 ) -> torch.Tensor:
     """See `Operations.attention`."""
+    return attend_parts(q, k_cache, v_cache, plan)
+
+
+def attend_parts(
+    q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, plan: AttentionPlan
+) -> torch.Tensor:
+    """Compute every part of a plan, in the type of `q`: [tokens, heads, head_dim] to the same."""
     if len(plan.parts) == 1:
         return plan.parts[0].attend(q, k_cache, v_cache)
     out = torch.empty(q.shape, dtype=q.dtype)

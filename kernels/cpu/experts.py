@@ -5,6 +5,7 @@ Invariant: both ways compute the same; which one runs depends on sizes alone.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -77,11 +78,22 @@ class JoinedExperts:
 
 
 @dataclass(frozen=True, slots=True)
+class Arithmetic:
+    """What the experts are computed with."""
+
+    pack_linear: Callable[[torch.Tensor, torch.Tensor | None], Linear]
+    silu_mul: Callable[[torch.Tensor], torch.Tensor]
+    routing: torch.dtype
+    """In which the softmax over the router's scores is taken."""
+
+
+@dataclass(frozen=True, slots=True)
 class PackedExperts:
     """One layer's experts, in the forms that steps of some size use."""
 
     sizes: ExpertSizes
     routing: Routing
+    arithmetic: Arithmetic
     separate: SeparateExperts | None
     joined: JoinedExperts | None
 
@@ -89,69 +101,89 @@ class PackedExperts:
 def pack_experts(
     router: torch.Tensor, gate_up: torch.Tensor, down: torch.Tensor, routing: Routing
 ) -> PackedExperts:
-    """See `Operations.pack_experts`: both forms are kept only where both are used."""
+    """See `Operations.pack_experts`."""
+    arithmetic = Arithmetic(pack_linear, silu_mul, torch.float32)
+    return pack(router, gate_up, down, routing, arithmetic, range(1, MOST_TOKENS + 1))
+
+
+def pack(
+    router: torch.Tensor,
+    gate_up: torch.Tensor,
+    down: torch.Tensor,
+    routing: Routing,
+    arithmetic: Arithmetic,
+    steps: range,
+) -> PackedExperts:
+    """Pack the forms that are cheapest for some step of `steps` tokens; no other is used."""
     experts, hidden, intermediate = down.shape
     sizes = ExpertSizes(experts, routing.top_k, hidden, intermediate, down.dtype.itemsize)
-    decisions = {all_pay(sizes, tokens) for tokens in range(1, MOST_TOKENS + 1)}
+    decisions = {all_pay(sizes, tokens) for tokens in steps}
     separate, joined = None, None
     if False in decisions:
         separate = SeparateExperts(
-            pack_linear(router, None),
-            [pack_linear(own, None) for own in gate_up],
-            [pack_linear(own, None) for own in down],
+            arithmetic.pack_linear(router, None),
+            [arithmetic.pack_linear(own, None) for own in gate_up],
+            [arithmetic.pack_linear(own, None) for own in down],
         )
     if True in decisions:
         gates_then_ups = gate_up.view(experts, 2, intermediate, hidden).transpose(0, 1)
         rows = torch.cat((router, gates_then_ups.reshape(-1, hidden)))
         side_by_side = down.transpose(0, 1).reshape(hidden, -1)
-        joined = JoinedExperts(pack_linear(rows, None), pack_linear(side_by_side, None))
-    return PackedExperts(sizes, routing, separate, joined)
+        joined = JoinedExperts(
+            arithmetic.pack_linear(rows, None), arithmetic.pack_linear(side_by_side, None)
+        )
+    return PackedExperts(sizes, routing, arithmetic, separate, joined)
 
 
 def moe(x: torch.Tensor, experts: PackedExperts) -> torch.Tensor:
     """See `Operations.moe`."""
     joined, separate = experts.joined, experts.separate
     if joined is not None and (separate is None or all_pay(experts.sizes, x.shape[0])):
-        return _compute_joined(x, joined, experts.sizes, experts.routing)
+        return _compute_joined(x, joined, experts)
     assert separate is not None
-    return _compute_hit(x, separate, experts.routing)
+    return _compute_hit(x, separate, experts)
 
 
-def _compute_joined(
-    x: torch.Tensor, joined: JoinedExperts, sizes: ExpertSizes, routing: Routing
-) -> torch.Tensor:
+def _compute_joined(x: torch.Tensor, joined: JoinedExperts, experts: PackedExperts) -> torch.Tensor:
+    sizes = experts.sizes
     tokens, inner = x.shape[0], sizes.experts * sizes.intermediate
     logits, gate_up = joined.router_gate_up(x).split_with_sizes((sizes.experts, 2 * inner), dim=1)
-    weights, chosen = _route(logits, routing)
+    weights, chosen = _route(logits, experts)
     every = weights.new_zeros(tokens, sizes.experts).scatter_(1, chosen, weights).to(x.dtype)
-    gated = silu_mul(gate_up)
+    gated = experts.arithmetic.silu_mul(gate_up)
     # Weighted before the down projection, which then sums over the experts as well.
     gated.view(tokens, sizes.experts, -1).mul_(every.unsqueeze(-1))
     return joined.down(gated)
 
 
-def _compute_hit(x: torch.Tensor, separate: SeparateExperts, routing: Routing) -> torch.Tensor:
-    weights, chosen = _route(separate.router(x), routing)
+def _compute_hit(
+    x: torch.Tensor, separate: SeparateExperts, experts: PackedExperts
+) -> torch.Tensor:
+    gated = experts.arithmetic.silu_mul
+    weights, chosen = _route(separate.router(x), experts)
     tokens, top_k = chosen.shape
     by_expert = chosen.view(-1).argsort()
     counts = torch.bincount(chosen.view(-1), minlength=len(separate.down)).tolist()
     rows = x.index_select(0, by_expert // top_k).split_with_sizes(counts)
     outs = [
-        down(silu_mul(gate_up(own)))
+        down(gated(gate_up(own)))
         for gate_up, down, own in zip(separate.gate_up, separate.down, rows, strict=True)
         if own.shape[0]
     ]
     by_token = torch.empty(tokens * top_k, x.shape[1], dtype=x.dtype)
     by_token.index_copy_(0, by_expert, torch.cat(outs))
-    pairs = by_token.view(tokens, top_k, -1)
-    return torch.bmm(weights.unsqueeze(1).to(x.dtype), pairs).squeeze(1)
+    pairs = by_token.view(tokens, top_k, -1).to(weights.dtype)
+    return torch.bmm(weights.unsqueeze(1), pairs).squeeze(1).to(x.dtype)
 
 
-def _route(router_logits: torch.Tensor, routing: Routing) -> tuple[torch.Tensor, torch.Tensor]:
-    """Choose experts: their weights [tokens, top_k] float32, and numbers [tokens, top_k]."""
+def _route(
+    router_logits: torch.Tensor, experts: PackedExperts
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Choose experts: their weights [tokens, top_k], and numbers [tokens, top_k]."""
+    routing, logits = experts.routing, router_logits.to(experts.arithmetic.routing)
     if routing.renormalise:
         # Scaling a part of a softmax to sum to one is the softmax of that part.
-        logits, chosen = router_logits.float().topk(routing.top_k, dim=-1)
+        logits, chosen = logits.topk(routing.top_k, dim=-1)
         return logits.softmax(dim=-1), chosen
-    weights, chosen = router_logits.float().softmax(dim=-1).topk(routing.top_k, dim=-1)
+    weights, chosen = logits.softmax(dim=-1).topk(routing.top_k, dim=-1)
     return weights, chosen

@@ -29,7 +29,7 @@ class PromptChunk:
             queries: its rows among the step's tokens.
             slots: [length] those of its sequence, in order of position, its own included.
             shape: of attention.
-            dtype: of queries and cache.
+            dtype: of the queries; the cache's rows are computed with in it.
         """
         self.queries = queries
         count, length = queries.stop - queries.start, len(slots)
@@ -45,8 +45,8 @@ class PromptChunk:
         """Compute the chunk: [count, heads, head_dim] to the same, contiguous."""
         out = functional.scaled_dot_product_attention(
             q.transpose(0, 1).unsqueeze(0),
-            k_cache.index_select(0, self._slots).transpose(0, 1).unsqueeze(0),
-            v_cache.index_select(0, self._slots).transpose(0, 1).unsqueeze(0),
+            k_cache.index_select(0, self._slots).to(q.dtype).transpose(0, 1).unsqueeze(0),
+            v_cache.index_select(0, self._slots).to(q.dtype).transpose(0, 1).unsqueeze(0),
             attn_mask=self._mask,
             is_causal=self._causal,
             scale=self._scale,

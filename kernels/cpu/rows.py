@@ -49,12 +49,17 @@ def rope_angles(table: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Ten
 
 def rope(heads: torch.Tensor, angles: tuple[torch.Tensor, torch.Tensor]) -> None:
     """See `Operations.rope`; computed in float32 and rounded once."""
-    own, paired = angles
     wide = heads.float()
-    partners = wide.roll(heads.shape[-1] // 2, -1)
-    wide.mul_(own).addcmul_(partners, paired)
+    rotate(wide, angles)
     if wide is not heads:
         heads.copy_(wide)
+
+
+def rotate(wide: torch.Tensor, angles: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """Rotate heads in place, in the precision they have, and return them."""
+    own, paired = angles
+    partners = wide.roll(wide.shape[-1] // 2, -1)
+    return wide.mul_(own).addcmul_(partners, paired)
 
 
 def store_kv(

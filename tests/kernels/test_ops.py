@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from kernels import cpu, reference
+from kernels.cpu import exact
 from kernels.ops import UnsupportedDevice, operations_for
 
 
 def test_each_device_has_its_set() -> None:
     assert operations_for("cpu", torch.bfloat16) is cpu
+    assert operations_for("cpu", torch.float32) is exact
     assert operations_for("reference", torch.float64) is reference
 
 
