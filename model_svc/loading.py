@@ -9,7 +9,6 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from prometheus_client import CollectorRegistry
@@ -17,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from chassis.errors import StartError
 from chassis.introspection import triptych_version
 from kernels.ops import UnsupportedDevice, operations_for
-from model_svc.checkpoint import Checkpoint, CheckpointError, read_checkpoint, resolve
+from model_svc.checkpoint import Checkpoint, CheckpointError, open_checkpoint
 from model_svc.commands import Report
 from model_svc.engine import Engine
 from model_svc.hub import Hub
@@ -93,7 +92,7 @@ def load(
     threads = settings.threads or len(os.sched_getaffinity(0))
     torch.set_num_threads(threads)
     try:
-        checkpoint = read_checkpoint(resolve(settings.checkpoint))
+        checkpoint = open_checkpoint(settings.checkpoint)
         dtype = choose_dtype(settings.dtype, checkpoint.dtype)
         device = "cpu" if settings.device == "auto" else settings.device
         ops = operations_for(device, dtype)
@@ -176,7 +175,7 @@ def _describe(
     settings: ModelSettings, checkpoint: Checkpoint, dtype: torch.dtype
 ) -> generation_pb2.Model:
     return generation_pb2.Model(
-        name=settings.name or Path(checkpoint.name).name,
+        name=settings.name or checkpoint.name,
         architecture=checkpoint.architecture,
         context_length=checkpoint.context_length,
         vocab_size=checkpoint.spec.vocab_size,
