@@ -14,49 +14,62 @@ if TYPE_CHECKING:
     from triptych.load.bench import BenchPlan, Report
 
 
+_More = Annotated[
+    list[int] | None, typer.Argument(metavar="[C]...", help="Further --concurrency values.")
+]
+_Concurrency = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--concurrency",
+        min=1,
+        metavar="C…",
+        help="Streams at a time; one run for each value. [default: 1]",
+    ),
+]
+_Requests = Annotated[
+    int | None,
+    typer.Option(
+        "--requests", min=1, metavar="N", help="A run. [default: 4 a stream, or the trace]"
+    ),
+]
+_PromptTokens = Annotated[
+    int, typer.Option("--prompt-tokens", min=1, metavar="P", help="Exactly so many.")
+]
+_MaxTokens = Annotated[
+    int, typer.Option("--max-tokens", min=1, metavar="M", help="Exactly so many.")
+]
+_Trace = Annotated[
+    Path | None,
+    typer.Option(
+        "--trace", metavar="FILE", help="Recorded arrivals: .csv or .jsonl, also with .gz."
+    ),
+]
+_RateScale = Annotated[
+    float, typer.Option("--rate-scale", min=1e-6, help="Times faster than recorded.")
+]
+_Temperature = Annotated[float, typer.Option("--temperature", min=0.0)]
+_WarmUp = Annotated[int, typer.Option("--warm-up", min=0, help="Requests not counted.")]
+_JsonFile = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there.")
+]
+_PlotFile = Annotated[
+    Path | None, typer.Option("--plot", metavar="FILE.png", help="Draw the figures there.")
+]
+
+
 def bench(  # noqa: PLR0913  (one parameter an option)
-    more: Annotated[
-        list[int] | None, typer.Argument(metavar="[C]...", help="Further --concurrency values.")
-    ] = None,
+    more: _More = None,
     address: arguments.Address = addresses.PUBLIC,
-    concurrency: Annotated[
-        list[int] | None,
-        typer.Option(
-            "--concurrency",
-            min=1,
-            metavar="C…",
-            help="Streams at a time; one run for each value. [default: 1]",
-        ),
-    ] = None,
-    requests: Annotated[
-        int | None,
-        typer.Option(
-            "--requests", min=1, metavar="N", help="A run. [default: 4 a stream, or the trace]"
-        ),
-    ] = None,
-    prompt_tokens: Annotated[
-        int, typer.Option("--prompt-tokens", min=1, metavar="P", help="Exactly so many.")
-    ] = 128,
-    max_tokens: Annotated[
-        int, typer.Option("--max-tokens", min=1, metavar="M", help="Exactly so many.")
-    ] = 128,
-    trace: Annotated[
-        Path | None,
-        typer.Option(
-            "--trace", metavar="FILE", help="Recorded arrivals: .csv or .jsonl, also with .gz."
-        ),
-    ] = None,
-    rate_scale: Annotated[
-        float, typer.Option("--rate-scale", min=1e-6, help="Times faster than recorded.")
-    ] = 1.0,
-    temperature: Annotated[float, typer.Option("--temperature", min=0.0)] = 0.0,
-    warm_up: Annotated[int, typer.Option("--warm-up", min=0, help="Requests not counted.")] = 1,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there.")
-    ] = None,
-    plot_file: Annotated[
-        Path | None, typer.Option("--plot", metavar="FILE.png", help="Draw the figures there.")
-    ] = None,
+    concurrency: _Concurrency = None,
+    requests: _Requests = None,
+    prompt_tokens: _PromptTokens = 128,
+    max_tokens: _MaxTokens = 128,
+    trace: _Trace = None,
+    rate_scale: _RateScale = 1.0,
+    temperature: _Temperature = 0.0,
+    warm_up: _WarmUp = 1,
+    json_file: _JsonFile = None,
+    plot_file: _PlotFile = None,
 ) -> None:
     """Measure TTFT, TPOT, end-to-end time and throughput.
 

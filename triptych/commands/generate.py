@@ -15,30 +15,38 @@ if TYPE_CHECKING:
     from triptych.commands.tally import Tally
 
 
+_Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help="Text; `-` reads stdin.")]
+_TopP = Annotated[float | None, typer.Option("--top-p", metavar="P")]
+_TopK = Annotated[int | None, typer.Option("--top-k", min=0, metavar="K")]
+_Timeout = Annotated[
+    float | None, typer.Option("--timeout", metavar="SECONDS", help="Give up after this.")
+]
+_AsJson = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        help="Print one JSON object at the end instead of the text: request_id, text, "
+        "token_ids, finish_reason, matched_stop, usage, ttft_ms, tokens_per_s.",
+    ),
+]
+_Stats = Annotated[
+    bool, typer.Option("--stats", help="Say TTFT and tokens/s on stderr at the end.")
+]
+
+
 def generate(  # noqa: PLR0913  (one parameter an option)
-    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="Text; `-` reads stdin.")],
+    prompt: _Prompt,
     address: arguments.Address = addresses.PUBLIC,
     model: arguments.ModelName = None,
     max_tokens: arguments.MaxTokens = 256,
     temperature: arguments.Temperature = None,
-    top_p: Annotated[float | None, typer.Option("--top-p", metavar="P")] = None,
-    top_k: Annotated[int | None, typer.Option("--top-k", min=0, metavar="K")] = None,
+    top_p: _TopP = None,
+    top_k: _TopK = None,
     seed: arguments.Seed = None,
     stop: arguments.Stop = None,
-    timeout: Annotated[
-        float | None, typer.Option("--timeout", metavar="SECONDS", help="Give up after this.")
-    ] = None,
-    as_json: Annotated[
-        bool,
-        typer.Option(
-            "--json",
-            help="Print one JSON object at the end instead of the text: request_id, text, "
-            "token_ids, finish_reason, matched_stop, usage, ttft_ms, tokens_per_s.",
-        ),
-    ] = False,
-    stats: Annotated[
-        bool, typer.Option("--stats", help="Say TTFT and tokens/s on stderr at the end.")
-    ] = False,
+    timeout: _Timeout = None,
+    as_json: _AsJson = False,
+    stats: _Stats = False,
 ) -> None:
     """Continue PROMPT and stream the text to stdout.
 

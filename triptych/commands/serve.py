@@ -14,55 +14,61 @@ if TYPE_CHECKING:
     from triptych.supervisor.plan import Deployment
 
 
+_Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        metavar="DIR_OR_HUB_ID",
+        help="Checkpoint folder in Hugging Face layout, or a hub id to fetch.",
+    ),
+]
+_Device = Annotated[str | None, typer.Option("--device", metavar="auto|cpu|cuda|interpret")]
+_Dtype = Annotated[str | None, typer.Option("--dtype", metavar="auto|float32|bfloat16|float16")]
+_Listen = Annotated[
+    str, typer.Option("--listen", metavar="HOST:PORT", help="Port 0 picks a free one.")
+]
+_KvTokens = Annotated[
+    int | None,
+    typer.Option(
+        "--kv-tokens", min=0, metavar="N", help="KV slots, one a token; 0: what memory allows."
+    ),
+]
+_MaxBatchTokens = Annotated[
+    int | None,
+    typer.Option(
+        "--max-batch-tokens",
+        min=0,
+        metavar="N",
+        help="Tokens in a step; 0: as suits the device.",
+    ),
+]
+_Name = Annotated[
+    str | None,
+    typer.Option("--name", metavar="MODEL_NAME", help="In requests; default the folder's."),
+]
+_MetricsListen = Annotated[
+    str | None,
+    typer.Option(
+        "--metrics-listen",
+        metavar="HOST:PORT|off",
+        help=f"Metrics of all services over HTTP. [default: {addresses.METRICS}]",
+    ),
+]
+_LogLevel = Annotated[str, typer.Option("--log-level", metavar="debug|info|warning|error")]
+_LogFormat = Annotated[str, typer.Option("--log-format", metavar="text|json")]
+
+
 def serve(  # noqa: PLR0913  (one parameter an option)
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model",
-            metavar="DIR_OR_HUB_ID",
-            help="Checkpoint folder in Hugging Face layout, or a hub id to fetch.",
-        ),
-    ],
-    device: Annotated[
-        str | None, typer.Option("--device", metavar="auto|cpu|cuda|interpret")
-    ] = None,
-    dtype: Annotated[
-        str | None, typer.Option("--dtype", metavar="auto|float32|bfloat16|float16")
-    ] = None,
-    listen: Annotated[
-        str, typer.Option("--listen", metavar="HOST:PORT", help="Port 0 picks a free one.")
-    ] = addresses.PUBLIC,
-    kv_tokens: Annotated[
-        int | None,
-        typer.Option(
-            "--kv-tokens", min=0, metavar="N", help="KV slots, one a token; 0: what memory allows."
-        ),
-    ] = None,
-    max_batch_tokens: Annotated[
-        int | None,
-        typer.Option(
-            "--max-batch-tokens",
-            min=0,
-            metavar="N",
-            help="Tokens in a step; 0: as suits the device.",
-        ),
-    ] = None,
-    name: Annotated[
-        str | None,
-        typer.Option("--name", metavar="MODEL_NAME", help="In requests; default the folder's."),
-    ] = None,
-    metrics_listen: Annotated[
-        str | None,
-        typer.Option(
-            "--metrics-listen",
-            metavar="HOST:PORT|off",
-            help=f"Metrics of all services over HTTP. [default: {addresses.METRICS}]",
-        ),
-    ] = None,
-    log_level: Annotated[
-        str, typer.Option("--log-level", metavar="debug|info|warning|error")
-    ] = "info",
-    log_format: Annotated[str, typer.Option("--log-format", metavar="text|json")] = "text",
+    model: _Model,
+    device: _Device = None,
+    dtype: _Dtype = None,
+    listen: _Listen = addresses.PUBLIC,
+    kv_tokens: _KvTokens = None,
+    max_batch_tokens: _MaxBatchTokens = None,
+    name: _Name = None,
+    metrics_listen: _MetricsListen = None,
+    log_level: _LogLevel = "info",
+    log_format: _LogFormat = "text",
 ) -> None:
     """Run all four services until SIGINT or SIGTERM; say `ready on HOST:PORT` on stdout."""
     from triptych.commands.endings import one_line_errors

@@ -85,11 +85,7 @@ def plan(
     Raises:
         StartError: a log level is unknown, or the folder's path is too long for a socket.
     """
-    addresses = {service: f"unix:{folder / service}.sock" for service in SERVICES}
-    addresses[ROUTER] = deployment.listen
-    longest = max(len(str(folder / service)) for service in SERVICES) + len(".sock")
-    if longest > _SOCKET_PATH_BYTES:
-        raise StartError(f"{folder} is too long a path for sockets; set TMPDIR to a shorter one")
+    addresses = {**_sockets(folder), ROUTER: deployment.listen}
     ties = _ties(deployment, addresses)
     plans = []
     for service in SERVICES:
@@ -110,6 +106,13 @@ def plan(
         command = (sys.executable, "-m", _MODULES[service])
         plans.append(ServicePlan(service, addresses[service], command, told, level))
     return plans
+
+
+def _sockets(folder: Path) -> dict[str, str]:
+    paths = {service: f"{folder / service}.sock" for service in SERVICES}
+    if max(map(len, paths.values())) > _SOCKET_PATH_BYTES:
+        raise StartError(f"{folder} is too long a path for sockets; set TMPDIR to a shorter one")
+    return {service: f"unix:{path}" for service, path in paths.items()}
 
 
 def _named(prefix: str, settings: Mapping[str, str]) -> dict[str, str]:
