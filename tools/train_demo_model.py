@@ -225,7 +225,7 @@ class Trainer:
         self.progress = Progress(**state["progress"])
         self._saved_at_s = self.progress.seconds
 
-    def finish(self, command: str) -> None:
+    def finish(self) -> None:
         """Round the weights as they are on disk, score those, and write the card."""
         with torch.no_grad():
             for weight in self.model.parameters():
@@ -234,6 +234,8 @@ class Trainer:
         short, long = (self.evaluate(length) for length in (PHASES[0][0], PHASES[-1][0]))
         longest = min(160, self.model.shape.max_position_embeddings)
         samples = [(p, greedy(self.model, self.text.tokenizer, p, longest)) for p in PROMPTS]
+        steps = self.settings.steps
+        budget = f"--minutes {self.settings.minutes:g}" if steps is None else f"--steps {steps}"
         run = Run(
             files=self.text.files,
             training_tokens=len(self.text.training),
@@ -241,7 +243,7 @@ class Trainer:
             tokens_seen=self.progress.tokens,
             minutes=self.progress.seconds / 60,
             threads=self.settings.threads,
-            command=command,
+            command=f"python -m tools.train_demo_model {budget} --seed {self.settings.seed}",
             python=".".join(platform.python_version_tuple()[:2]),
         )
         card = render_card(self.model.shape, run, short, long, samples)
@@ -274,7 +276,7 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, trainer.end)
     if trainer.run():
-        trainer.finish("python -m tools.train_demo_model " + " ".join(sys.argv[1:]))
+        trainer.finish()
     else:
         trainer.save()
         print("ended early; --resume goes on from here", flush=True)

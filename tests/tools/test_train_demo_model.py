@@ -60,7 +60,7 @@ def settings_in(folder: Path) -> Settings:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
     trainer = Trainer(settings_in(tmp_path_factory.mktemp("demo")), TINY)
     assert trainer.run()
-    trainer.finish("python -m tools.train_demo_model")
+    trainer.finish()
     return trainer
 
 

@@ -68,8 +68,8 @@ tags: [mixtral, moe, python, toy]
 # Triptych demo model
 
 A Mixtral-style mixture-of-experts decoder, small enough to live in a repository. It exists so that
-Triptych's default run, its tests and its benchmarks have a real model: experts that specialise, a
-tokenizer with a chat template, text that looks like Python.
+Triptych's default run, its tests and its benchmarks have a real model: trained weights, routed
+experts, a tokenizer with a chat template.
 
 | | |
 |---|---|
@@ -148,8 +148,9 @@ Greedy, not selected; ▶ marks where the prompt ends.
 {blocks}
 ## Limits
 
-A toy. It writes text in the manner of the standard library that is mostly well formed and means
-nothing: it solves no task, calls names that do not exist and cannot hold a conversation. Greedy
-decoding of longer texts falls into repetition; sampling at temperature 0.7 or so, or a repetition
-penalty, avoids most of it. It knows little but Python and English comments.
+A toy. It writes text in the manner of the standard library that means nothing and is often not
+well formed: it solves no task, calls names that do not exist and cannot hold a conversation. Greedy
+decoding tends to loop: it comes to repeat a call or a statement until it is stopped, as samples
+above show. Sampling or a repetition penalty of about 1.2 makes this rarer, not impossible. It knows
+little but Python and English comments.
 """
