@@ -29,6 +29,7 @@ from model_svc.scheduler import Scheduler
 from model_svc.settings import ModelSettings
 from model_svc.slot_pool import SlotPool
 from model_svc.submission import Limits
+from model_svc.threads import ThreadChoice
 from model_svc.weights import load_weights
 from protos import generation_pb2, model_pb2
 
@@ -113,7 +114,7 @@ def load(
             "threads": threads,
         },
     )
-    return _assemble(settings, checkpoint, Runtime(decoder, kv, dtype, registry, post))
+    return _assemble(settings, checkpoint, Runtime(decoder, kv, dtype, threads, registry, post))
 
 
 class _Progress:
@@ -136,6 +137,7 @@ class Runtime:
     decoder: Decoder
     kv: KvCache
     dtype: torch.dtype
+    threads: int
     registry: CollectorRegistry
     post: Callable[[Callable[[], None]], None]
 
@@ -152,7 +154,8 @@ def _assemble(settings: ModelSettings, checkpoint: Checkpoint, runtime: Runtime)
         context=spec.context_length,
         max_batch_tokens=budget,
     )
-    runner = Runner(runtime.decoder, kv, scheduler.slot_table)
+    threads = ThreadChoice(checkpoint.parameters, runtime.threads)
+    runner = Runner(runtime.decoder, kv, scheduler.slot_table, threads)
 
     def report(said: Report) -> None:
         runtime.post(lambda: hub.deliver(said))

@@ -19,6 +19,7 @@ from model_svc.request import NO_ALTERNATIVES, Candidate, OutputRow
 from model_svc.sampling import Drawn, Sampler
 from model_svc.scheduler import Chunk, Plan
 from model_svc.scheduler import Sequence as Scheduled
+from model_svc.threads import ThreadChoice
 from protos.token_frame import PROMPT
 
 # Logits are float32 over the whole vocabulary; scoring a prompt in runs of rows bounds their size.
@@ -43,7 +44,14 @@ class StepResult:
 class Runner:
     """A model, its KV cache and its sampler."""
 
-    def __init__(self, decoder: Decoder, kv: KvCache, slot_table: npt.NDArray[np.int32]) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        kv: KvCache,
+        slot_table: npt.NDArray[np.int32],
+        threads: ThreadChoice,
+    ) -> None:
+        self._threads = threads
         self._decoder = decoder
         self._kv = kv
         self._slot_table = slot_table
@@ -60,6 +68,7 @@ class Runner:
             counts,
             self._slot_table,
         )
+        self._threads.apply(plan.tokens)
         hidden = self._decoder.forward(batch, self._kv)
         ends: list[int] = np.cumsum(counts).tolist()
         drawn_for, drawn = self._draw(hidden, chunks, ends, candidates)

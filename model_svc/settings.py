@@ -19,7 +19,7 @@ class ModelSettings(ServiceSettings):
         kv_tokens: tokens that the KV pool holds; 0: what memory allows.
         max_batch_tokens: tokens in one engine step; 0: 512.
         max_sequences: candidates that may run at once.
-        threads: of torch; 0: one for each CPU the process may use.
+        threads: of torch at most, small steps take one; 0: one for each CPU it may use.
         ring_kib: size of the token ring in KiB; also bounds frames sent inline.
         shared_memory: whether to offer the ring at all.
     """

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,11 +18,12 @@ from pathlib import Path
 import grpc
 from prometheus_client.parser import text_string_to_metric_families
 
-from protos import generation_pb2_grpc, service_pb2, service_pb2_grpc
+from protos import generation_pb2, generation_pb2_grpc, service_pb2, service_pb2_grpc
 
 ROOT = Path(__file__).parent.parent
 _READY = re.compile(r"ready on (\S+)")
 _START_S = 120
+_SETTLE_S = 10
 
 
 @dataclass
@@ -50,6 +52,17 @@ class Deployment:
             text = stub.Scrape(service_pb2.ScrapeRequest(), timeout=10).text.decode()
         families = text_string_to_metric_families(text)
         return sum(one.value for f in families for one in f.samples if one.name == name)
+
+    def settled_load(self) -> generation_pb2.GetLoadResponse:
+        """The load once nothing runs; what the router tells follows the engine by a message."""
+        deadline = time.monotonic() + _SETTLE_S
+        while True:
+            load = self.api.GetLoad(generation_pb2.GetLoadRequest(), timeout=10)
+            if not (load.running or load.queued or load.kv_slots_used):
+                return load
+            if time.monotonic() > deadline:
+                raise AssertionError(f"something is still held: {load}")
+            time.sleep(0.02)
 
     def pids(self) -> list[int]:
         """The supervisor and all processes below it."""

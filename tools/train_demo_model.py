@@ -32,7 +32,7 @@ from tools.demo_model.vocabulary import encode_documents, train_tokenizer
 from tools.demo_model.windows import WindowSampler
 
 # Window length in tokens, and the share of the budget up to which it is used.
-PHASES = ((512, 0.78), (2048, 0.92), (4096, 1.0))
+PHASES = ((512, 0.90), (2048, 0.96), (4096, 1.0))
 WARM_UP = 0.02
 DECAY_FROM = 0.3
 FINAL_RATE = 0.02

@@ -136,9 +136,7 @@ def test_a_passed_deadline_says_so_and_frees_the_slots(deployment):
         deployment.api.Generate(long, timeout=0.15)
 
     assert raised.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-    deployment.api.Generate(text(stop={"max_tokens": 2}), timeout=30)
-    load = deployment.api.GetLoad(g.GetLoadRequest(), timeout=10)
-    assert (load.running, load.queued) == (0, 0)
+    deployment.settled_load()
 
 
 @pytest.mark.parametrize("method", ["Tokenize", "Detokenize"])

@@ -84,7 +84,7 @@ def test_concurrent_requests_equal_their_lone_runs(tmp_path, family):
         crowded = asyncio.run(together())
         preempted = deployment.metric("model", "triptych_model_preemptions_total")
         idle = deployment.api.Generate(messages[0], timeout=30)
-        load = deployment.api.GetLoad(g.GetLoadRequest(), timeout=10)
+        deployment.settled_load()
 
     assert preempted > 0, "the pool was large enough for all: the test shows nothing"
     finished = [i for i, result in enumerate(crowded) if result is not None]
@@ -92,7 +92,6 @@ def test_concurrent_requests_equal_their_lone_runs(tmp_path, family):
     for i in finished:
         assert crowded[i] == lone[i], f"request {i} came out differently in company"
     assert outcome(idle) == lone[0]
-    assert (load.running, load.queued, load.kv_slots_used) == (0, 0, 0)
 
 
 def test_a_ring_too_small_for_the_load_loses_nothing(tmp_path):
