@@ -130,7 +130,7 @@ def test_the_changelog_tells_of_this_version() -> None:
 
 def test_every_decision_is_listed() -> None:
     folder = ROOT / "docs" / "adr"
-    listed = re.findall(r"\((\d{4}-[a-z-]+\.md)\)", (folder / "README.md").read_text())
+    listed = re.findall(r"\((\d{4}-[a-z0-9-]+\.md)\)", (folder / "README.md").read_text())
     assert listed == sorted(path.name for path in folder.glob("[0-9]*.md"))
 
 
