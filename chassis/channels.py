@@ -11,6 +11,7 @@ KEEPALIVE_S = 5.0
 KEEPALIVE_TIMEOUT_S = 5.0
 RECONNECT_FIRST_S = 0.1
 RECONNECT_MOST_S = 0.3
+CONNECT_S = 5.0
 
 
 def open_channel(address: str, *, max_message_mib: int = 32) -> aio.Channel:
@@ -32,7 +33,8 @@ def open_channel(address: str, *, max_message_mib: int = 32) -> aio.Channel:
             ("grpc.http2.ping_timeout_ms", int(KEEPALIVE_TIMEOUT_S * 1000)),
             ("grpc.http2.max_pings_without_data", 0),
             ("grpc.initial_reconnect_backoff_ms", int(RECONNECT_FIRST_S * 1000)),
-            ("grpc.min_reconnect_backoff_ms", int(RECONNECT_FIRST_S * 1000)),
+            # Despite its name, how long one attempt to connect may take.
+            ("grpc.min_reconnect_backoff_ms", int(CONNECT_S * 1000)),
             ("grpc.max_reconnect_backoff_ms", int(RECONNECT_MOST_S * 1000)),
             ("grpc.use_local_subchannel_pool", 1),
             ("grpc.enable_http_proxy", 0),
