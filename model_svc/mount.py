@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
-from chassis.config import ConfigError
 from chassis.server import Host, Mount
 from chassis.shared_file import sweep
 from model_svc.loading import LoadedModel, load
@@ -18,20 +17,11 @@ from protos import model_pb2_grpc
 
 log = logging.getLogger(__name__)
 
-_LEAST_RING_KIB = 4
 SERVICE = "triptych.internal.v1.ModelService"
 
 
 def mount(settings: ModelSettings) -> Mount:
-    """Prepare the model service with `settings`.
-
-    Raises:
-        ConfigError: the ring is too small for a row.
-    """
-    if settings.ring_kib < _LEAST_RING_KIB:
-        raise ConfigError(
-            f"TRIPTYCH_MODEL_RING_KIB={settings.ring_kib}: at least {_LEAST_RING_KIB}"
-        )
+    """Prepare the model service with `settings`."""
 
     @asynccontextmanager
     async def mounted(host: Host) -> AsyncIterator[None]:

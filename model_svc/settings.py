@@ -4,7 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from chassis.config import ServiceSettings
+from chassis.config import ServiceSettings, WrongValue
+
+# Frames are cut to a quarter of the ring; one row with all its alternatives has to fit.
+LEAST_RING_KIB = 4
+
+_LEAST = {
+    "kv_tokens": 0,
+    "max_batch_tokens": 0,
+    "max_sequences": 1,
+    "threads": 0,
+    "ring_kib": LEAST_RING_KIB,
+}
+_KNOWN = {
+    "device": ("auto", "cpu", "cuda", "interpret"),
+    "dtype": ("auto", "float32", "bfloat16", "float16"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,3 +49,18 @@ class ModelSettings(ServiceSettings):
     threads: int = 0
     ring_kib: int = 4096
     shared_memory: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse what no model can run with.
+
+        Raises:
+            WrongValue: a value is out of its range or its set.
+        """
+        super().__post_init__()
+        for field, least in _LEAST.items():
+            if getattr(self, field) < least:
+                raise WrongValue(field, f"{getattr(self, field)} is less than {least}")
+        for field, known in _KNOWN.items():
+            if getattr(self, field) not in known:
+                said = getattr(self, field)
+                raise WrongValue(field, f"{said!r} is none of {', '.join(known)}")
