@@ -153,6 +153,7 @@ class PeerFiles:
         """Map a peer's file and answer with its nonce; an empty proof where that fails."""
         try:
             if shared.name not in self._files:
+                self._drop_removed()
                 file = SharedFile.open(shared.name, self._folder, writable=self._writable)
                 self._files[shared.name] = file
             file = self._files[shared.name]
@@ -178,6 +179,11 @@ class PeerFiles:
         file = self._files.pop(name, None)
         if file is not None:
             file.close()
+
+    def _drop_removed(self) -> None:
+        """Unmap the files that their owners removed: mapped, they would still take up memory."""
+        for name in [name for name in self._files if not (self._folder / name).exists()]:
+            self.drop(name)
 
     def close(self) -> None:
         """Unmap all."""

@@ -21,17 +21,11 @@ class Slabs:
     """The routers' arenas, as far as this process can write them."""
 
     def __init__(self, folder: Path = FOLDER) -> None:
-        self._folder = folder
         self._files = PeerFiles(folder, writable=True)
-        self._names: set[str] = set()
 
     def prove(self, arena: memory_pb2.SharedFile) -> memory_pb2.SharedProof:
         """Map an arena writable and answer its nonce; an empty proof where that fails."""
-        proof = self._files.prove(arena)
-        if proof.nonce and arena.name not in self._names:
-            self._drop_retired()
-            self._names.add(arena.name)
-        return proof
+        return self._files.prove(arena)
 
     def write(self, slab: memory_pb2.Span, ids: array[int]) -> bool:
         """Put `ids` at the start of `slab`; tell whether they fit a slab that can be written."""
@@ -45,16 +39,9 @@ class Slabs:
         view[:size] = memoryview(ids).cast("B")
         return True
 
-    def _drop_retired(self) -> None:
-        """Unmap the arenas that their owners removed: mapped, they would still take up memory."""
-        for name in [name for name in self._names if not (self._folder / name).exists()]:
-            self._names.remove(name)
-            self._files.drop(name)
-
     def close(self) -> None:
         """Unmap all arenas."""
         self._files.close()
-        self._names.clear()
 
 
 class Encoder:

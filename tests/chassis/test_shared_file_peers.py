@@ -186,6 +186,18 @@ def test_only_a_proven_file_can_be_viewed_and_only_until_dropped(
         peers.view(span)
 
 
+def test_a_file_that_its_owner_removed_is_unmapped_when_another_comes(tmp_path: Path) -> None:
+    peers = PeerFiles(tmp_path)
+    counts = []
+    for _ in range(3):
+        file = SharedFile.create("arena", PAYLOAD, tmp_path)
+        peers.prove(file.describe())
+        file.close()
+        counts.append(open_descriptors())
+    assert counts == counts[:1] * 3
+    peers.close()
+
+
 def test_a_view_outlives_its_file(tmp_path: Path) -> None:
     file = SharedFile.create("ring", PAYLOAD, tmp_path)
     peers = PeerFiles(tmp_path)
