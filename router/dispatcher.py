@@ -189,6 +189,8 @@ class Dispatcher:
 
     def _set_patience(self, patience: asyncio.Timeout) -> None:
         """Let a waiter's recovery limit run while no replica is there, and only then."""
+        if patience.expired():
+            return  # its waiter is on its way out
         if self.ready:
             patience.reschedule(None)
         elif patience.when() is None:

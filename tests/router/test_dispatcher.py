@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+from unittest.mock import Mock
 
 import grpc
+import pytest
 from google.rpc import error_details_pb2
 from router_deployments import (
     cancelled,
@@ -19,7 +21,10 @@ from router_fakes import (
     LENGTH,
 )
 
-from protos import generation_pb2
+from chassis.errors import Unavailable
+from protos import generation_pb2, model_pb2
+from router.admission import Demand, Ledger
+from router.dispatcher import Dispatcher
 
 
 async def test_load_tells_what_waits_and_runs(tmp_path):
@@ -140,3 +145,30 @@ async def test_what_waits_while_a_replica_is_lost_starts_when_it_is_back(tmp_pat
         answer = await waiting
 
     assert answer.usage.completion_tokens == 60
+
+
+async def test_a_replica_that_comes_up_as_the_recovery_limit_passes_harms_nobody():
+    model = generation_pb2.Model(name="m", context_length=64, vocab_size=8)
+    welcome = model_pb2.Welcome(model=model, kv_slots=64, max_sequences=4)
+    ledger = Ledger(64, 4)
+    replica = Mock(ready=False, running=0, run=Mock(welcome=welcome, model=model, ledger=ledger))
+    dispatcher = Dispatcher(max_queue=4, recovery_s=0, ready_changed=lambda: None)
+    dispatcher.replicas = (replica,)
+    dispatcher.welcomed()
+    with dispatcher.arrival(0) as ticket:
+        waiting = asyncio.create_task(dispatcher.place(ticket, Demand(1, 1, 1)))
+        await asyncio.sleep(0)  # it waits, and its limit passes in the loop's next turn
+        noted = asyncio.get_running_loop().create_future()
+
+        def come_up():
+            replica.ready = True
+            dispatcher.changed()
+            noted.set_result(None)
+
+        asyncio.get_running_loop().call_soon(come_up)
+        with pytest.raises(Unavailable):
+            await waiting
+
+    assert noted.done()
+    assert not len(ledger)
+    assert dispatcher.queued == 0
