@@ -105,10 +105,10 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         if router in self._model.hub.leases:
             raise AlreadyTaken(f"router {router:#010x} already has a lease; draw another number")
         lease = Lease(router)
-        await context.write(self._welcome(lease, request.hello.arena))
         self._model.hub.add_lease(lease)
-        log.info("router joined", extra={"router": f"{router:#010x}", "shared": lease.shared})
         try:
+            await context.write(self._welcome(lease, request.hello.arena))
+            log.info("router joined", extra={"router": f"{router:#010x}", "shared": lease.shared})
             await converse(context, lambda message: self._obey(lease, message), lease.take)
         finally:
             self._model.engine.post(ForgetRouter(router))

@@ -1,0 +1,74 @@
+"""The model's gRPC face where callers come and go."""
+
+import asyncio
+from unittest.mock import Mock
+
+import pytest
+from grpc import aio
+from prometheus_client import CollectorRegistry
+
+from chassis.errors import AlreadyTaken
+from model_svc.hub import Hub
+from model_svc.metrics import ModelMetrics
+from model_svc.servicer import ModelServicer, Rings
+from protos import memory_pb2, model_pb2
+
+ROUTER = 7
+
+
+class Caller:
+    """A call's context: says hello, and reads its welcome as `write` does."""
+
+    def __init__(self, write):
+        self.write = write
+        self.initial = model_pb2.RunRequest(
+            hello=model_pb2.Hello(router=ROUTER, arena=memory_pb2.SharedFile(name="x"))
+        )
+
+    async def read(self):
+        return self.initial
+
+
+@pytest.fixture
+def hub():
+    return Hub(ModelMetrics(CollectorRegistry(), 8))
+
+
+@pytest.fixture
+def servicer(hub):
+    servicer = ModelServicer(Rings(0), 4096)
+    servicer.serve(Mock(hub=hub, welcome=model_pb2.Welcome()))
+    return servicer
+
+
+async def test_a_router_that_leaves_before_its_welcome_leaves_nothing_mapped(
+    servicer, hub, monkeypatch
+):
+    closed = []
+    monkeypatch.setattr("model_svc.hub.PeerFiles.close", lambda files: closed.append(files))
+
+    async def gone(_):
+        raise aio.InternalError("the caller has gone")
+
+    with pytest.raises(aio.InternalError):
+        await servicer.Run(None, Caller(gone))
+
+    assert len(closed) == 1
+    assert not hub.leases
+
+
+async def test_a_number_is_taken_from_its_hello_on(servicer, hub):
+    welcomed = asyncio.Event()
+
+    async def slow(_):
+        await welcomed.wait()
+        raise aio.InternalError("the caller has gone")
+
+    first = asyncio.create_task(servicer.Run(None, Caller(slow)))
+    await asyncio.sleep(0)
+    with pytest.raises(AlreadyTaken):
+        await asyncio.wait_for(servicer.Run(None, Caller(slow)), 1)
+    welcomed.set()
+    with pytest.raises(aio.InternalError):
+        await first
+    assert not hub.leases
