@@ -50,7 +50,7 @@ def generate_request(prompt: Prompt, options: Options) -> pb.GenerateRequest:
     _put(request.stop, options, _STOPPING)
     _put(request.output, options, _OUTPUT)
     stop = options.stop
-    request.stop.strings.extend([stop] if isinstance(stop, str) else stop)
+    _extend("stop", request.stop.strings, [stop] if isinstance(stop, str) else stop)
     _extend("stop_token_ids", request.stop.token_ids, options.stop_token_ids)
     try:
         request.sampling.logit_bias.update(options.logit_bias)
@@ -93,9 +93,9 @@ def _put(message: ProtoMessage, options: Options, names: Iterable[str]) -> None:
             raise OptionError(f"{name}: {error}") from error
 
 
-def _extend(name: str, field: Any, ids: Iterable[int]) -> None:
+def _extend(name: str, field: Any, values: Iterable[Any]) -> None:
     try:
-        field.extend(ids)
+        field.extend(values)
     except (TypeError, ValueError) as error:
         raise OptionError(f"{name}: {error}") from error
 
@@ -109,13 +109,13 @@ def _holds_ids(prompt: Any) -> bool:
 
 def _put_prompt(request: T, prompt: Prompt, options: Options) -> None:
     if isinstance(prompt, str):
-        request.text = prompt
+        request.text = _utf8("prompt", prompt)
     elif isinstance(prompt, (bytes, Mapping)) or not hasattr(prompt, "__len__"):
         kind = type(prompt).__name__
         raise TypeError(f"a prompt is text, token ids or the messages of a chat, not {kind}")
     elif isinstance(request, pb.GenerateRequest) and _holds_ids(prompt):
         request.token_ids.SetInParent()
-        _extend("prompt", request.token_ids.ids, prompt)  # type: ignore[arg-type]
+        _extend("prompt", request.token_ids.ids, prompt)
     else:
         _put_chat(request.chat, prompt, options)  # type: ignore[arg-type]
 
@@ -134,7 +134,16 @@ def _put_chat(
 
 def _turn(message: Message | Mapping[str, str]) -> pb.ChatMessage:
     if isinstance(message, Message):
-        return pb.ChatMessage(role=message.role, content=message.content)
+        return pb.ChatMessage(role=message.role, content=_utf8("prompt", message.content))
     if not isinstance(message, Mapping) or not message.keys() >= {"role", "content"}:
         raise TypeError("a chat message needs a role and a content")
-    return pb.ChatMessage(role=message["role"], content=message["content"])
+    return pb.ChatMessage(role=message["role"], content=_utf8("prompt", message["content"]))
+
+
+def _utf8(name: str, text: str) -> str:
+    """`text` as it is, if it can be sent; bytes of another encoding come in as lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise OptionError(f"{name}: not UTF-8 at character {error.start + 1}") from error
+    return text

@@ -152,3 +152,14 @@ def test_changes_win_over_options():
     chosen = choose(Options(max_tokens=3, seed=1), max_tokens=5)
 
     assert (chosen.max_tokens, chosen.seed) == (5, 1)
+
+
+@pytest.mark.parametrize("prompt", ["a\udcff", [Message("user", "a\udcff")]])
+def test_a_prompt_that_is_not_utf8_is_an_option_error(prompt):
+    with pytest.raises(OptionError, match=r"^prompt: not UTF-8 at character 2"):
+        generate_request(prompt, Options())
+
+
+def test_a_stop_string_that_is_not_utf8_is_an_option_error():
+    with pytest.raises(OptionError, match=r"^stop: "):
+        generate_request("x", Options(stop="\udcff"))
