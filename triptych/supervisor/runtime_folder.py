@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from chassis.errors import StartError
@@ -44,8 +44,17 @@ def runtime_folder(parent: Path | None = None) -> Iterator[Path]:
         os.rename(folder / _UNFINISHED, folder / _LOCK)
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
         os.close(lock)
+
+
+def _remove(folder: Path) -> None:
+    """Remove the lock last: if this is cut short, the next start still knows the folder."""
+    for path in folder.iterdir():
+        if path.name != _LOCK:
+            with suppress(OSError):
+                path.unlink()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _sweep(parent: Path) -> None:
@@ -57,7 +66,7 @@ def _sweep(parent: Path) -> None:
             continue  # another user's, or just removed by its owner
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(path.parent, ignore_errors=True)
+            _remove(path.parent)
         except BlockingIOError:
             continue
         finally:

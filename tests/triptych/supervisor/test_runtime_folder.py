@@ -66,3 +66,14 @@ def test_a_folder_without_our_lock_is_not_ours(tmp_path):
 def test_a_place_that_is_not_there_is_named(tmp_path):
     with pytest.raises(StartError, match="nowhere"), runtime_folder(tmp_path / "nowhere"):
         pass
+
+
+def test_a_removal_cut_short_leaves_the_lock_for_the_next_start(tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.rmtree", lambda *_, **__: None)
+    with runtime_folder(tmp_path) as folder:
+        (folder / "model.sock").touch()
+    monkeypatch.undo()
+
+    assert [path.name for path in folder.iterdir()] == ["lock"]
+    with runtime_folder(tmp_path):
+        assert not folder.exists()
