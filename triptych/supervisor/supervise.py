@@ -7,6 +7,7 @@ itself ends the deployment.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -89,6 +90,7 @@ class Supervisor:
         self._told_to_stop = asyncio.Event()
         self._router_listens = asyncio.Event()
         self.was_ready = False
+        self._start_failed = False
 
     async def run(self, on_ready: Callable[[], None]) -> Ended | None:
         """Run the services until told to stop, or until one ends, which is then returned."""
@@ -113,6 +115,7 @@ class Supervisor:
             readying = tasks.create_task(self._until_ready(on_ready))
             await asyncio.wait({*lives, told}, return_when=asyncio.FIRST_COMPLETED)
             ended = None if told.done() else next(one.result() for one in lives if one.done())
+            self._start_failed = ended is not None and not self.was_ready
             told.cancel()
             readying.cancel()
             # Inside the group, so that what the services write while they end is still shown.
@@ -145,7 +148,10 @@ class Supervisor:
 
     def _on_line(self, one: ServicePlan, line: str) -> None:
         record = parse(line)
-        self._display.show(one, line, record)
+        # What the others say when one did not start is its echo; the one line that matters is to
+        # be the last, not one of twenty.
+        if not (self._start_failed and record is not None and record.level < logging.ERROR):
+            self._display.show(one, line, record)
         if record is not None and one.service == ROUTER and record.event == "listening":
             self._addresses[ROUTER] = str(record.fields["address"])
             self._router_listens.set()

@@ -154,8 +154,9 @@ async def test_a_service_that_cannot_start_ends_all_with_its_reason(deployment, 
     monkeypatch.setenv("FAKE_ROUTER", "silent")
     monkeypatch.setenv("FAKE_TOKENIZER", "refuse")
 
+    running = Running(deployment)
     with pytest.raises(StartError, match=r"^tokenizer: no tokenizer\.json in the checkpoint;"):
-        await Running(deployment).task
+        await running.task
 
     assert children() == set()
 
