@@ -22,8 +22,14 @@ _Model = Annotated[
         help="Checkpoint folder in Hugging Face layout, or a hub id to fetch.",
     ),
 ]
-_Device = Annotated[str | None, typer.Option("--device", metavar="auto|cpu|cuda|interpret")]
-_Dtype = Annotated[str | None, typer.Option("--dtype", metavar="auto|float32|bfloat16|float16")]
+_DEVICE = "Where the model computes; today: cpu. [default: auto]"
+_DTYPE = "What it computes in. [default: auto, the checkpoint's where the CPU can]"
+_Device = Annotated[
+    str | None, typer.Option("--device", metavar="auto|cpu|cuda|interpret", help=_DEVICE)
+]
+_Dtype = Annotated[
+    str | None, typer.Option("--dtype", metavar="auto|float32|bfloat16|float16", help=_DTYPE)
+]
 _Listen = Annotated[
     str, typer.Option("--listen", metavar="HOST:PORT", help="Port 0 picks a free one.")
 ]
@@ -44,7 +50,11 @@ _MaxBatchTokens = Annotated[
 ]
 _Name = Annotated[
     str | None,
-    typer.Option("--name", metavar="MODEL_NAME", help="In requests; default the folder's."),
+    typer.Option(
+        "--name",
+        metavar="MODEL_NAME",
+        help="What requests call the model. [default: the folder's name]",
+    ),
 ]
 _MetricsListen = Annotated[
     str | None,
@@ -70,7 +80,11 @@ def serve(  # noqa: PLR0913  (one parameter an option)
     log_level: _LogLevel = "info",
     log_format: _LogFormat = "text",
 ) -> None:
-    """Run all four services until SIGINT or SIGTERM; say `ready on HOST:PORT` on stdout."""
+    """Serve a model until Ctrl-C or SIGTERM.
+
+    Runs all four services on this machine and prints `ready on HOST:PORT` on stdout once a request
+    would be answered; logs go to stderr.
+    """
     from triptych.commands.endings import one_line_errors
     from triptych.supervisor.checkpoint import find_checkpoint
     from triptych.supervisor.plan import Deployment
@@ -78,6 +92,9 @@ def serve(  # noqa: PLR0913  (one parameter an option)
     with one_line_errors():
         if log_format not in ("text", "json"):
             raise typer.BadParameter("expected text or json", param_hint="--log-format")
+        _check_address("--listen", listen)
+        if metrics_listen not in (None, "off"):
+            _check_address("--metrics-listen", metrics_listen)
         deployment = Deployment(
             checkpoint=find_checkpoint(model),
             listen=listen,
@@ -90,6 +107,16 @@ def serve(  # noqa: PLR0913  (one parameter an option)
             log_level=log_level,
         )
         _run(deployment, log_format)
+
+
+def _check_address(option: str, address: str | None) -> None:
+    from chassis.errors import StartError
+    from chassis.metrics import split_address
+
+    try:
+        split_address(address or "")
+    except StartError as error:
+        raise StartError(f"{option}: {error}") from error
 
 
 def _run(deployment: Deployment, log_format: str) -> None:

@@ -18,6 +18,8 @@ def find_checkpoint(model: str) -> Path:
     Raises:
         StartError: it is neither, or the hub cannot be reached.
     """
+    if not model:
+        raise StartError("--model is empty; it wants the folder of a checkpoint, or a hub id")
     path = Path(model).expanduser()
     if path.is_dir():
         if not (path / _NEEDED).is_file():

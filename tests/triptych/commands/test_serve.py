@@ -44,3 +44,12 @@ def test_an_unknown_value_is_refused(checkpoint, option, value):
     assert ended.exit_code != 0
     assert value in ended.stderr or option in ended.stderr
     assert ended.stdout == ""
+
+
+@pytest.mark.parametrize("option", ["--listen", "--metrics-listen"])
+def test_an_address_that_is_none_is_one_line_with_the_option(checkpoint, option):
+    ended = serve("--model", checkpoint, option, "nowhere")
+
+    assert ended.exit_code == 1
+    assert ended.stderr.startswith(f"triptych: {option}: address 'nowhere': expected HOST:PORT")
+    assert ended.stderr.count("\n") == 1

@@ -56,3 +56,8 @@ def test_a_file_and_a_folder_without_a_config_are_refused(tmp_path):
         find_checkpoint(str(file))
     with pytest.raises(StartError, match=r"holds no config\.json"):
         find_checkpoint(str(tmp_path))
+
+
+def test_an_empty_name_is_not_the_folder_one_stands_in():
+    with pytest.raises(StartError, match="--model is empty"):
+        find_checkpoint("")
