@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 _More = Annotated[
-    list[int] | None, typer.Argument(metavar="[C]...", help="Further --concurrency values.")
+    list[int] | None, typer.Argument(min=1, metavar="C", help="Further --concurrency values.")
 ]
 _Concurrency = Annotated[
     list[int] | None,
@@ -29,26 +29,36 @@ _Concurrency = Annotated[
 _Requests = Annotated[
     int | None,
     typer.Option(
-        "--requests", min=1, metavar="N", help="A run. [default: 4 a stream, or the trace]"
+        "--requests",
+        min=1,
+        metavar="N",
+        help="Requests in a run. [default: 4 a stream, or the whole trace]",
     ),
 ]
 _PromptTokens = Annotated[
-    int, typer.Option("--prompt-tokens", min=1, metavar="P", help="Exactly so many.")
+    int, typer.Option("--prompt-tokens", min=1, metavar="P", help="Tokens in each prompt.")
 ]
 _MaxTokens = Annotated[
-    int, typer.Option("--max-tokens", min=1, metavar="M", help="Exactly so many.")
+    int, typer.Option("--max-tokens", min=1, metavar="M", help="Tokens in each answer.")
 ]
 _Trace = Annotated[
     Path | None,
     typer.Option(
-        "--trace", metavar="FILE", help="Recorded arrivals: .csv or .jsonl, also with .gz."
+        "--trace",
+        metavar="FILE",
+        help="Recorded arrivals, plain or .gz: .csv with TIMESTAMP, ContextTokens, GeneratedTokens"
+        ", or .jsonl with timestamp (ms), input_length, output_length.",
     ),
 ]
 _RateScale = Annotated[
-    float, typer.Option("--rate-scale", min=1e-6, help="Times faster than recorded.")
+    float, typer.Option("--rate-scale", min=1e-6, metavar="X", help="Times faster than recorded.")
 ]
-_Temperature = Annotated[float, typer.Option("--temperature", min=0.0)]
-_WarmUp = Annotated[int, typer.Option("--warm-up", min=0, help="Requests not counted.")]
+_Temperature = Annotated[
+    float, typer.Option("--temperature", min=0.0, metavar="T", help="0 is greedy.")
+]
+_WarmUp = Annotated[
+    int, typer.Option("--warm-up", min=0, metavar="N", help="Requests sent first, not counted.")
+]
 _JsonFile = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there.")
 ]
@@ -71,7 +81,9 @@ def bench(  # noqa: PLR0913  (one parameter an option)
     json_file: _JsonFile = None,
     plot_file: _PlotFile = None,
 ) -> None:
-    """Measure TTFT, TPOT, end-to-end time and throughput.
+    """Put load on a server; measure latency and throughput.
+
+    TTFT is the time to the first token, TPOT the time per output token after it.
 
     Runs a closed loop for each --concurrency value, or replays a --trace as an open loop. Answers
     go on to their full length whatever the model says.
@@ -94,6 +106,8 @@ def bench(  # noqa: PLR0913  (one parameter an option)
             temperature=temperature,
             warm_up=warm_up,
         )
+        for file in (json_file, plot_file):
+            _check_folder(file)
         report = _run(plan)
         if json_file is not None:
             _write_json(report, json_file)
@@ -114,6 +128,14 @@ def _run(plan: BenchPlan) -> Report:
     report = uvloop.run(bench.run(plan, Console(stderr=True)))
     console().print(table(report.runs))
     return report
+
+
+def _check_folder(file: Path | None) -> None:
+    """Find out before the load is run, not after."""
+    from chassis.errors import StartError
+
+    if file is not None and not file.absolute().parent.is_dir():
+        raise StartError(f"cannot write {file}: there is no folder {file.parent}")
 
 
 def _write_json(report: Report, path: Path) -> None:

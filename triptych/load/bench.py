@@ -131,7 +131,9 @@ async def _run_closed(
     sender: Sender, plan: BenchPlan, concurrency: int, progress: Progress
 ) -> Figures:
     jobs = _jobs(plan, plan.requests or 4 * concurrency)
-    task = progress.add_task(f"{concurrency} streams", total=len(jobs))
+    task = progress.add_task(
+        f"{concurrency} stream{'s' if concurrency > 1 else ''}", total=len(jobs)
+    )
     return await closed_loop(
         sender, jobs, concurrency=concurrency, on_done=lambda: progress.advance(task)
     )

@@ -1,9 +1,10 @@
-"""A run's figures as a table for people."""
+"""A run's figures as a table for people, no wider than a terminal of 80 columns."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from rich import box
 from rich.table import Table
 
 from triptych.load.measures import Figures, Spread
@@ -11,17 +12,18 @@ from triptych.load.measures import Figures, Spread
 
 def table(runs: Iterable[Figures]) -> Table:
     """One row a run."""
-    made = Table(
+    made = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
+    for header in (
         "streams",
-        "requests",
-        "TTFT p50 / p99 ms",
-        "TPOT p50 / p99 ms",
-        "end to end p50 / p99 ms",
-        "output tokens/s",
-        "requests/s",
-        "messages/s",
+        "sent",
+        "TTFT ms\np50 / p99",
+        "TPOT ms\np50 / p99",
+        "whole ms\np50 / p99",
+        "output\ntokens/s",
+        "requests\n/s",
         "failed",
-    )
+    ):
+        made.add_column(header, justify="right", overflow="fold")
     for run in runs:
         made.add_row(
             "trace" if run.concurrency is None else str(run.concurrency),
@@ -31,11 +33,14 @@ def table(runs: Iterable[Figures]) -> Table:
             _pair(run.end_to_end_ms, digits=0),
             f"{run.output_tokens_per_s:.1f}",
             f"{run.requests_per_s:.2f}",
-            f"{run.messages_per_s:.0f}",
             ", ".join(f"{count} {status}" for status, count in run.failures.items()) or "0",
         )
     return made
 
 
 def _pair(one: Spread, *, digits: int) -> str:
-    return f"{one.p50:.{digits}f} / {one.p99:.{digits}f}"
+    return f"{_rounded(one.p50, digits)} / {_rounded(one.p99, digits)}"
+
+
+def _rounded(value: float, digits: int) -> str:
+    return f"{value:.{0 if value >= 1000 else digits}f}"

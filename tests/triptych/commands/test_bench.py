@@ -110,3 +110,16 @@ def test_draws_a_picture(server, tmp_path):
 
     assert ended.exit_code == 0
     assert file.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("option", ["--json", "--plot"])
+def test_a_folder_that_is_not_there_is_said_before_the_load(server, option):
+    ended = bench("--address", server.address, option, "/nowhere/x.png")
+
+    assert ended.exit_code == 1
+    assert "cannot write /nowhere/x.png" in ended.stderr
+    assert server.generation.requests == []
+
+
+def test_no_streams_are_refused(server):
+    assert bench("--address", server.address, "--concurrency", "1", "0").exit_code == 2
