@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -35,6 +36,8 @@ def one_line_errors() -> Iterator[None]:
         complain(str(error))
         raise typer.Exit(1) from error
     except KeyboardInterrupt as error:
+        if sys.stderr.isatty():
+            typer.echo(err=True)  # the terminal has written ^C
         raise typer.Exit(INTERRUPTED) from error
 
 

@@ -15,11 +15,14 @@ if TYPE_CHECKING:
     from triptych.commands.tally import Tally
 
 
+_TOP_P = "Draw from the likeliest tokens that make up this probability; default 1, all."
+_TOP_K = "Draw from this many likeliest tokens; 0, the default: from all."
 _Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help="Text; `-` reads stdin.")]
-_TopP = Annotated[float | None, typer.Option("--top-p", metavar="P")]
-_TopK = Annotated[int | None, typer.Option("--top-k", min=0, metavar="K")]
+_TopP = Annotated[float | None, typer.Option("--top-p", metavar="P", help=_TOP_P)]
+_TopK = Annotated[int | None, typer.Option("--top-k", min=0, metavar="K", help=_TOP_K)]
 _Timeout = Annotated[
-    float | None, typer.Option("--timeout", metavar="SECONDS", help="Give up after this.")
+    float | None,
+    typer.Option("--timeout", min=0.001, metavar="SECONDS", help="Give up after this."),
 ]
 _AsJson = Annotated[
     bool,
@@ -78,14 +81,25 @@ def generate(  # noqa: PLR0913  (one parameter an option)
 
 def _stream(client: Client, prompt: str, options: Options, *, quiet: bool) -> Tally:
     """Write the text as it comes; end it with a newline where it has none."""
+    from chassis.errors import StartError
+    from triptych.client import TriptychError
     from triptych.commands.tally import Tally
 
     tally = Tally()
-    for delta in client.stream(prompt, options):
-        tally.see(delta)
-        if not quiet:
-            sys.stdout.write(delta.text)
-            sys.stdout.flush()
+    try:
+        for delta in client.stream(prompt, options):
+            tally.see(delta)
+            if not quiet:
+                sys.stdout.write(delta.text)
+                sys.stdout.flush()
+    except TriptychError:
+        if tally.text and not quiet:
+            typer.echo()  # what is said next begins a line
+        raise
+    except BrokenPipeError:
+        raise  # whoever read has had enough, which needs no words
+    except OSError as error:
+        raise StartError(f"cannot write the text: {error.strerror}") from error
     if not quiet and not tally.text.endswith("\n"):
         typer.echo()
     return tally

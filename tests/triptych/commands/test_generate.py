@@ -118,3 +118,17 @@ def test_ctrl_c_cancels_the_request_and_ends_with_130(server):
     assert process.returncode == 130
     assert b"Traceback" not in errors
     assert server.generation.cancelled.wait(10)
+
+
+def test_output_that_cannot_be_written_is_one_line(server):
+    command = [sys.executable, "-m", "triptych", "generate", "--address", server.address, "hello"]
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+
+    assert ended.returncode != 0
+    assert "triptych: cannot write the text: No space left on device" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_timeout_of_nothing_is_refused(server):
+    assert generate("--address", server.address, "--timeout", "0", "hello").exit_code == 2
