@@ -33,7 +33,9 @@ def chat(  # noqa: PLR0913  (one parameter an option)
     seed: arguments.Seed = None,
     stop: arguments.Stop = None,
 ) -> None:
-    """Talk with the model. `/reset` forgets the conversation, `/exit` or end of input ends it.
+    """Talk with the model.
+
+    `/reset` forgets the conversation, `/exit` or end of input ends it; Ctrl-C ends an answer.
 
     Where stdin is not a terminal, each of its lines is a turn.
     """
@@ -60,6 +62,9 @@ class _Conversation:
     def run(self) -> None:
         """Take turns until the user has had enough."""
         self._reset()
+        self._tell(
+            "/reset forgets the conversation, /exit or Ctrl-D ends it, Ctrl-C ends an answer"
+        )
         for line in self._lines():
             if line in _FAREWELLS:
                 return
@@ -111,11 +116,17 @@ class _Conversation:
 
     def _answer(self, messages: list[Message]) -> str:
         parts = []
-        for delta in self._client.stream(messages, self._options):
-            parts.append(delta.text)
-            sys.stdout.write(delta.text)
-            sys.stdout.flush()
-        typer.echo()
+        try:
+            for delta in self._client.stream(messages, self._options):
+                parts.append(delta.text)
+                sys.stdout.write(delta.text)
+                sys.stdout.flush()
+        except KeyboardInterrupt:
+            if not self._interactive:
+                raise
+        finally:
+            if parts:
+                typer.echo()
         return "".join(parts)
 
 
