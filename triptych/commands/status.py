@@ -25,7 +25,7 @@ def status(
         ),
     ] = False,
 ) -> None:
-    """Show the services, their processes, the models, and the KV slots in use."""
+    """Show services, models and load of a deployment."""
     import asyncio
     import json
 
@@ -62,7 +62,8 @@ def _print(seen: Survey) -> None:
 def _services(seen: Survey) -> Table:
     from rich.table import Table
 
-    table = Table("service", "health", "pid", "up", "transport", "address")
+    table = Table("service", "health", "pid", "up", "transport")
+    table.add_column("address", overflow="fold")  # a path that is cut short is of no use
     for service in seen.services:
         table.add_row(
             service.name,
