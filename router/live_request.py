@@ -63,8 +63,10 @@ class LiveRequest:
 
     @property
     def finished(self) -> bool:
-        """Whether all candidates have ended."""
-        return all(candidate.finished for candidate in self.candidates)
+        """Whether nothing more is to come: rows of the prompt may come again after all endings."""
+        return all(candidate.finished for candidate in self.candidates) and (
+            not self._awaits_prompt()
+        )
 
     @property
     def completion_tokens(self) -> int:
@@ -87,6 +89,12 @@ class LiveRequest:
             return False
         if delta.prompt_logprobs:
             self._take_prompt(delta)
+        taken = self._take_output(delta, step)
+        if self.finished:
+            self.outbox.close()
+        return taken
+
+    def _take_output(self, delta: detokenizer_pb2.TextDelta, step: int) -> bool:
         candidate = self.candidates[delta.candidate]
         if candidate.finished or delta.position != len(candidate.ids):
             return False
@@ -96,8 +104,6 @@ class LiveRequest:
         self.last_output = time.monotonic()
         self.first_output = self.first_output or self.last_output
         self.outbox.add(delta, step)
-        if candidate.finished and self.finished:
-            self.outbox.close()
         return True
 
     def fail(self, error: ServiceError) -> None:

@@ -148,6 +148,8 @@ class Replica:
             live, placement = entry
             if live.take(delta, step):
                 self._account(live, placement, delta)
+            elif live.finished:  # what was still missing is the end of the prompt
+                self.end(live)
 
     def _account(
         self, live: LiveRequest, placement: Placement, delta: detokenizer_pb2.TextDelta

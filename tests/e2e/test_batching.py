@@ -94,11 +94,21 @@ def test_concurrent_requests_equal_their_lone_runs(tmp_path, family):
     assert outcome(idle) == lone[0]
 
 
+def scored(prompt_tokens):
+    request = g.GenerateRequest(token_ids=g.TokenIds(ids=[i % 60 for i in range(prompt_tokens)]))
+    request.stop.max_tokens = 0
+    request.output.logprobs = 5
+    request.output.prompt_logprobs = True
+    return request
+
+
 def test_a_ring_too_small_for_the_load_loses_nothing(tmp_path):
     model = checkpoints.write_checkpoint(tmp_path, "llama", max_position_embeddings=2048)
     messages = list(make_requests(seed=3))
     for message in messages:
         message.output.logprobs = 5
+    # The prompt's last chunk, and with it the ending, fits the ring; those before it do not.
+    messages += [scored(prompt_tokens) for prompt_tokens in (513, 1026)]
     options = ("--dtype", "float32")
     with deployments.deployed(model, *options, env={"TRIPTYCH_MODEL_RING_KIB": "4"}) as deployment:
         lone = [outcome(deployment.api.Generate(m, timeout=60)) for m in messages]

@@ -85,10 +85,13 @@ async def test_the_first_message_waits_for_all_of_the_prompts_logprobs():
     live.take(delta(0, [], prompt_logprobs=scores[1:2], prompt_position=1), 1)
     live.take(delta(0, [5], text="a", finish=LENGTH), 2)
     assert live.outbox._withheld
+    assert not live.finished
     live.take(delta(1, [], prompt_logprobs=scores[2:], prompt_position=2), 3)
 
+    assert live.finished
     assert live.prompt_logprobs == scores
     assert [part.text for part in await live.outbox.take()] == ["a"]
+    assert live.outbox.drained
 
 
 @given(st.data())

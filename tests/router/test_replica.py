@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+
 import grpc
 from router_deployments import (
     deployed,
@@ -8,6 +10,9 @@ from router_deployments import (
     held_back,
     load_until,
 )
+from router_fakes import LENGTH
+
+from protos import detokenizer_pb2, generation_pb2
 
 
 async def test_a_lost_replica_fails_what_ran_and_answers_the_next(tmp_path):
@@ -53,3 +58,24 @@ async def test_nothing_starts_while_the_detokenizer_has_lost_the_model(tmp_path)
         await call
 
     assert len(replica.submits) == 2
+
+
+async def test_a_prompt_whose_scores_come_again_after_the_ending_is_told_whole(tmp_path):
+    async with deployed(tmp_path, replicas=[held_back()]) as deployment:
+        replica = deployment.replica
+        output = generation_pb2.OutputOptions(prompt_logprobs=True)
+        call = deployment.stub.Generate(generate_request(max_tokens=1, output=output))
+        await replica.submits.until(1)
+        submit, count = replica.submits[0], len(replica.prompts[0])
+        replica.step(submit, finish=LENGTH)
+        late = detokenizer_pb2.TextDelta(handle=submit.handle, attempt=submit.attempt, position=1)
+        late.prompt_logprobs.extend(generation_pb2.TokenLogprob(token_id=i) for i in range(count))
+        replica.send_text([late])
+        answer = await asyncio.wait_for(call, 5)
+        await replica.releases.until(1)
+        await replica.forgets.until(1)
+        await load_until(deployment, lambda load: not load.running)
+
+    assert len(answer.prompt.logprobs) == count
+    assert answer.usage.completion_tokens == 1
+    assert not len(replica.cancels)
