@@ -241,6 +241,31 @@ def test_rows_are_sent_again_to_the_outlet_that_asks_and_for_the_right_attempt_o
     assert report.frame.rows["position"].tolist() == [4, 5]
 
 
+def test_rows_of_a_resumed_candidate_are_found_by_their_position():
+    earlier = EarlierOutput(np.array(expected([5], 3), np.int32), finished=False)
+    with Harness() as h:
+        h.engine.post(Start(spec(1, [5], max_tokens=8, progress={0: earlier})))
+        h.until(lambda: h.finished(1))
+        h.engine.post(Resend(1, attempt=1, candidate=0, position=5, prompt_position=0, target=3))
+        while (report := h.take()).target is None:
+            pass
+
+    assert report.frame.rows["position"].tolist() == [5, 6, 7]
+
+
+def test_a_prompt_computed_by_two_resumed_candidates_is_told_once():
+    progress = {
+        i: EarlierOutput(np.array(expected([4, 5, 6], 1, i), np.int32), False) for i in (0, 1)
+    }
+    with Harness() as h:
+        h.engine.post(
+            Start(spec(1, [4, 5, 6], candidates=2, progress=progress, prompt_logprobs=True))
+        )
+        h.until(lambda: len(h.finished(1)) == 2)
+
+    assert [row[2] for row in h.rows if row[6] & PROMPT] == [0, 1, 2]
+
+
 def test_a_stopped_request_frees_its_slots_and_the_next_one_runs():
     with Harness() as h:
         h.engine.post(Start(spec(1, range(30), max_tokens=400)))
