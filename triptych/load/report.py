@@ -43,4 +43,6 @@ def _pair(one: Spread, *, digits: int) -> str:
 
 
 def _rounded(value: float, digits: int) -> str:
-    return f"{value:.{0 if value >= 1000 else digits}f}"
+    """Four digits at most, so that a column keeps its width."""
+    most = 0 if value >= 1000 else 1 if value >= 100 else digits
+    return f"{value:.{min(digits, most)}f}"

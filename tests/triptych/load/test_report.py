@@ -9,7 +9,7 @@ from triptych.load.report import table
 
 
 def test_a_busy_run_fits_80_columns_uncut():
-    times = [RequestTimes(128, 128, 1.2345, 23.456)] * 256
+    times = [RequestTimes(128, 128, 1.2345, 43.456)] * 256
     out = io.StringIO()
 
     Console(file=out, width=80).print(table([summarise(times, 30.0, 64)]))

@@ -159,6 +159,8 @@ async def test_a_service_that_cannot_start_ends_all_with_its_reason(deployment, 
         await running.task
 
     assert children() == set()
+    shown = running.stderr.getvalue().splitlines()
+    assert not [line for line in shown if line.endswith("router      stopping")]
 
 
 async def test_a_service_that_dies_later_ends_all_and_is_named(deployment, monkeypatch):
