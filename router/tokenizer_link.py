@@ -23,6 +23,13 @@ log = logging.getLogger(__name__)
 
 ATTACH_TIMEOUT_S = 5.0
 
+# An Encode cannot be called back: it runs on when its request is gone. So only some are under way;
+# the others wait here, where they cost little and end with their request. Long prompts have places
+# of their own, so that short ones never wait for them.
+LONG_PROMPT_BYTES = 8192
+LONG_AT_ONCE = 8
+SHORT_AT_ONCE = 256
+
 Answer = tokenizer_pb2.EncodeResponse | aio.AioRpcError
 
 
@@ -61,6 +68,8 @@ class TokenizerLink:
         self._ready = asyncio.Event()
         self._proven = ""  # the arena file that the tokenizer has shown to see
         self._tasks = asyncio.TaskGroup()
+        self._places = asyncio.Semaphore(SHORT_AT_ONCE)
+        self._long_places = asyncio.Semaphore(LONG_AT_ONCE)
 
     @property
     def ready(self) -> bool:
@@ -111,6 +120,9 @@ class TokenizerLink:
         self, request: tokenizer_pb2.EncodeRequest, slab_ids: int
     ) -> tuple[Answer, Lease | None]:
         """Ask once. The call goes on where the caller is cancelled, and lets the slab go then."""
+        long = request.ByteSize() >= LONG_PROMPT_BYTES
+        place = self._long_places if long else self._places
+        await place.acquire()
         lease = self._arena.lend(slab_ids) if slab_ids and self.shares else None
         if lease is not None:
             request.slab.CopyFrom(lease.slab)
@@ -119,7 +131,9 @@ class TokenizerLink:
             request.ClearField("slab")
         kept = False
         try:
-            answer = await asyncio.shield(self._tasks.create_task(self._call(request, lease)))
+            call = self._tasks.create_task(self._call(request, lease))
+            call.add_done_callback(lambda _: place.release())
+            answer = await asyncio.shield(call)
             kept = isinstance(answer, tokenizer_pb2.EncodeResponse) and answer.in_slab
             return answer, lease if kept else None
         finally:

@@ -13,6 +13,7 @@ from router_fakes import (
 
 from chassis.shared_file import FOLDER
 from protos import generation_pb2, service_pb2
+from router.tokenizer_link import LONG_AT_ONCE, LONG_PROMPT_BYTES
 
 IDS = generation_pb2.TokenIds
 
@@ -35,6 +36,26 @@ async def test_a_request_cancelled_while_it_is_encoded_keeps_its_slab_until_the_
 
     assert offsets[2] != offsets[1]
     assert offsets[3] == offsets[1]
+
+
+async def test_only_some_long_prompts_are_encoded_at_once_and_short_ones_pass_the_others(tmp_path):
+    tokenizer, long = FakeTokenizer(), "x" * LONG_PROMPT_BYTES
+    replica = FakeReplica(kv_slots=1_000_000, context=1_000_000)
+    async with deployed(tmp_path, tokenizer=tokenizer, replicas=[replica]) as deployment:
+        await deployment.stub.Generate(generate_request("warm"))
+        tokenizer.hold.clear()
+        calls = [deployment.stub.Generate(generate_request(long)) for _ in range(LONG_AT_ONCE + 4)]
+        await tokenizer.encodes.until(1 + LONG_AT_ONCE)
+        short = deployment.stub.Generate(generate_request("short"))
+        await tokenizer.encodes.until(2 + LONG_AT_ONCE)
+        for call in calls:
+            cancelled(call)
+        tokenizer.hold.set()
+        await short
+        await deployment.stub.Generate(generate_request(long))
+        asked = [encode.text for encode in tokenizer.encodes.items]
+
+    assert asked == ["warm", *[long] * LONG_AT_ONCE, "short", long]
 
 
 @pytest.mark.parametrize("tokenizer_shares", [True, False])
