@@ -101,8 +101,9 @@ class LiveRequest:
         candidate.ids.extend(delta.token_ids)
         candidate.text_length += len(delta.text)
         candidate.finish = delta.finish_reason
-        self.last_output = time.monotonic()
-        self.first_output = self.first_output or self.last_output
+        if delta.token_ids or delta.finish_reason:  # and not scores of the prompt alone
+            self.last_output = time.monotonic()
+            self.first_output = self.first_output or self.last_output
         self.outbox.add(delta, step)
         return True
 

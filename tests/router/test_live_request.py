@@ -78,6 +78,16 @@ async def test_it_ends_when_all_candidates_have():
     assert live.completion_tokens == 2
 
 
+async def test_the_first_output_is_a_token_and_no_score_of_the_prompt():
+    live = live_request(prompt_logprobs=True)
+    scores = [generation_pb2.TokenLogprob(token_id=1)]
+    live.take(delta(0, [], prompt_logprobs=scores), 0)
+    assert live.first_output is None
+
+    live.take(delta(0, [5]), 1)
+    assert live.first_output is not None
+
+
 async def test_the_first_message_waits_for_all_of_the_prompts_logprobs():
     live = live_request(prompt_tokens=3, prompt_logprobs=True)
     scores = [generation_pb2.TokenLogprob(token_id=i, logprob=-i) for i in range(3)]
