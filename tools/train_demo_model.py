@@ -32,7 +32,7 @@ from tools.demo_model.vocabulary import encode_documents, train_tokenizer
 from tools.demo_model.windows import WindowSampler
 
 # Window length in tokens, and the share of the budget up to which it is used.
-PHASES = ((512, 0.90), (2048, 0.96), (4096, 1.0))
+PHASES = ((512, 0.96), (2048, 0.98), (4096, 1.0))
 WARM_UP = 0.02
 DECAY_FROM = 0.3
 FINAL_RATE = 0.02
@@ -42,7 +42,10 @@ LARGEST_GRADIENT_NORM = 1.0
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run is told; `steps` is a budget in place of minutes."""
+    """What a run is told.
+
+    `steps` is a budget in place of minutes, `stuck` the share of windows that repeat themselves.
+    """
 
     out: Path = Path("models/demo")
     scratch: Path = Path("build/demo-model")
@@ -51,6 +54,7 @@ class Settings:
     steps: int | None = None
     seed: int = 0
     threads: int = 2
+    stuck: float = 0.5
     tokens_per_step: int = 8192
     tokens_at_once: int = 4096
     log_every: int = 20
@@ -120,7 +124,7 @@ class Trainer:
         self._saved_at_s = 0.0
         context = shape.max_position_embeddings
         self._samplers = {
-            length: WindowSampler(self.text.training, length, settings.seed)
+            length: WindowSampler(self.text.training, length, settings.seed, settings.stuck)
             for length in {min(length, context) for length, _ in PHASES}
         }
         if settings.resume:
@@ -163,12 +167,12 @@ class Trainer:
         length = min(context, next(length for length, end in PHASES if self.used < end))
         windows = max(1, self.settings.tokens_per_step // length)
         first = self.progress.windows.get(str(length), 0)
-        inputs, targets = self._samplers[length].batch(first, windows)
+        inputs, targets, weights = self._samplers[length].batch(first, windows)
         at_once = max(1, self.settings.tokens_at_once // length)
-        batches = (torch.split(ids, at_once) for ids in (inputs, targets))
+        batches = (torch.split(ids, at_once) for ids in (inputs, targets, weights))
         loss = 0.0
-        for ids, wanted in zip(*batches, strict=True):
-            loss += self._backward(ids, wanted, len(ids) / windows)
+        for ids, wanted, weight in zip(*batches, strict=True):
+            loss += self._backward(ids, wanted, weight, len(ids) / windows)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), LARGEST_GRADIENT_NORM)
         self.optimisers.step(rate_scale(self.used))
         self.progress.windows[str(length)] = first + windows
@@ -176,11 +180,14 @@ class Trainer:
         self.progress.tokens += inputs.numel()
         return loss, float(norm)
 
-    def _backward(self, ids: torch.Tensor, wanted: torch.Tensor, share: float) -> float:
+    def _backward(
+        self, ids: torch.Tensor, wanted: torch.Tensor, weight: torch.Tensor, share: float
+    ) -> float:
         with torch.autocast("cpu", torch.bfloat16, enabled=self.settings.dtype == torch.bfloat16):
             hidden, balance, _ = self.model(ids)
             logits = self.model.logits(hidden)
-        loss = F.cross_entropy(logits.flatten(0, 1).float(), wanted.flatten())
+        losses = F.cross_entropy(logits.flatten(0, 1).float(), wanted.flatten(), reduction="none")
+        loss = (losses * weight.flatten()).sum() / weight.sum()
         (share * (loss + BALANCE_WEIGHT * balance)).backward()
         return share * float(loss.detach())
 

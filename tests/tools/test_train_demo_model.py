@@ -8,6 +8,7 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer
@@ -15,6 +16,7 @@ from transformers import AutoTokenizer, GenerationConfig, MixtralForCausalLM
 
 from tools.demo_model.checkpoint import LARGEST_WEIGHTS_BYTES, export
 from tools.demo_model.corpus import chat_documents, read_sources, standard_library
+from tools.demo_model.loops import repeat_passages
 from tools.demo_model.mixtral import Mixtral, ModelShape
 from tools.demo_model.vocabulary import SPECIAL_TOKENS
 from tools.demo_model.windows import WindowSampler
@@ -196,11 +198,31 @@ def test_files_that_are_broken_generated_or_not_text_are_no_sources(tmp_path: Pa
 def test_every_window_comes_once_in_a_pass() -> None:
     sampler = WindowSampler(torch.arange(1001).numpy(), 100, seed=0)
 
-    inputs, targets = sampler.batch(0, 9)
+    inputs, targets, weights = sampler.batch(0, 9)
 
     assert len(set(inputs[:, 0].tolist())) == 9
     assert len(inputs.unique()) == inputs.numel()
     assert torch.equal(inputs + 1, targets)
+    assert weights.eq(1).all()
+
+
+def test_a_stuck_window_repeats_itself_without_loss_on_the_copies_and_goes_on() -> None:
+    window = np.arange(300)
+    for seed in range(50):
+        tokens, weights = repeat_passages(window, np.random.default_rng(seed))
+
+        assert len(tokens) == len(weights) == 300
+        own = tokens[weights > 0]
+        assert own.tolist() == list(range(len(own))), "outside the copies it is the window"
+        assert set(tokens[weights == 0].tolist()) <= set(own.tolist())
+        assert (weights == 0).any()
+
+
+def test_as_many_windows_as_asked_for_are_stuck() -> None:
+    stream = torch.arange(100_001).numpy()
+    weights = WindowSampler(stream, 100, seed=0, stuck=0.5).batch(0, 400)[2]
+
+    assert 150 < weights.eq(0).any(dim=1).sum() < 250
 
 
 def test_the_rate_rises_stays_and_ends_near_zero() -> None:

@@ -95,7 +95,9 @@ them here.
 
 {run.steps} steps, {run.tokens_seen:,} tokens seen, {run.minutes:.0f} minutes on {run.threads} cores
 of a server CPU shared with other work. Muon for the matrices of the layers, AdamW for the rest,
-load-balancing loss 0.01, bfloat16 products. Windows of 512 tokens, at the end 2,048 and 4,096.
+load-balancing loss 0.01, bfloat16 products. Windows of 512 tokens, at the end 2,048 and 4,096. In
+half of the windows passages are repeated, without loss on the copies and with more loss on what
+follows them, so that the model learns to leave a loop.
 
 ```
 {run.command}
@@ -150,7 +152,6 @@ Greedy, not selected; ▶ marks where the prompt ends.
 
 A toy. It writes text in the manner of the standard library that means nothing and is often not
 well formed: it solves no task, calls names that do not exist and cannot hold a conversation. Greedy
-decoding tends to loop: it comes to repeat a call or a statement until it is stopped, as samples
-above show. Sampling or a repetition penalty of about 1.2 makes this rarer, not impossible. It knows
-little but Python and English comments.
+decoding comes to repeat a line or a function sooner or later, as samples above show; sampling or a
+repetition penalty of about 1.2 makes this rarer. It knows little but Python and English comments.
 """
