@@ -81,7 +81,7 @@ def stream_completion(address: str) -> None:
         DemoFailed: the client failed, or no text came.
     """
     command = [*TRIPTYCH, "generate", "--address", address, "--stats"]
-    command += ["--max-tokens", "160", "--temperature", "0", PROMPT]
+    command += ["--max-tokens", "96", "--temperature", "0", PROMPT]
     sys.stdout.write(PROMPT)
     sys.stdout.flush()
     received = 0
