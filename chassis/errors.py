@@ -5,7 +5,6 @@
     ├── NotFound            NOT_FOUND
     ├── Overloaded          RESOURCE_EXHAUSTED    RetryInfo
     ├── Unavailable         UNAVAILABLE           RetryInfo
-    ├── DeadlinePassed      DEADLINE_EXCEEDED
     ├── AlreadyTaken        ALREADY_EXISTS
     └── RequestFailed       INTERNAL              a failure with a reason, not a bug
     StartError              not answered: the process says it in one line and ends
@@ -106,13 +105,6 @@ class Unavailable(_Retriable):
 
     status = grpc.StatusCode.UNAVAILABLE
     reason = "UNAVAILABLE"
-
-
-class DeadlinePassed(ServiceError):
-    """The caller's deadline passed."""
-
-    status = grpc.StatusCode.DEADLINE_EXCEEDED
-    reason = "DEADLINE_EXCEEDED"
 
 
 class AlreadyTaken(ServiceError):

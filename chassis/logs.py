@@ -53,11 +53,6 @@ def about(request_id: str) -> AbstractContextManager[None]:
     return _About(request_id)
 
 
-def current_request_id() -> str:
-    """The request the running task works for, or `-`."""
-    return _request_id.get()
-
-
 def _extras(record: logging.LogRecord) -> dict[str, Any]:
     return {key: value for key, value in vars(record).items() if key not in _STANDARD}
 

@@ -58,7 +58,6 @@ FAILURES = [
     (errors.NotFound("x"), StatusCode.NOT_FOUND, "NOT_FOUND"),
     (errors.Overloaded("x"), StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED"),
     (errors.Unavailable("x"), StatusCode.UNAVAILABLE, "UNAVAILABLE"),
-    (errors.DeadlinePassed("x"), StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED"),
     (errors.AlreadyTaken("x"), StatusCode.ALREADY_EXISTS, "ALREADY_TAKEN"),
     (errors.RequestFailed("IMPLICATED_IN_CRASHES", "x"), StatusCode.INTERNAL,
      "IMPLICATED_IN_CRASHES"),

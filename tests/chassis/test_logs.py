@@ -84,12 +84,6 @@ def test_a_line_is_about_the_request_bound_around_it(told: Told) -> None:
     ]
 
 
-def test_the_bound_request_can_be_asked_for() -> None:
-    assert logs.current_request_id() == "-"
-    with logs.about("r-1"):
-        assert logs.current_request_id() == "r-1"
-
-
 async def test_tasks_do_not_mix_their_requests(told: Told) -> None:
     configure("json")
     turn = asyncio.Barrier(2)
