@@ -61,6 +61,7 @@ BAD_FIELDS = [
         ),
         "chat.tools_json",
     ),
+    (g.GenerateRequest(chat=g.Chat(messages=[g.ChatMessage(role="pirate")])), "chat"),
     (text(sampling={"temperature": -1}), "sampling.temperature"),
     (text(sampling={"temperature": math.nan}), "sampling.temperature"),
     (text(sampling={"top_p": 0}), "sampling.top_p"),
@@ -83,7 +84,7 @@ BAD_FIELDS = [
     ("message", "field"), BAD_FIELDS, ids=lambda v: v if type(v) is str else ""
 )
 @pytest.mark.parametrize("method", ["Generate", "GenerateStream"])
-def test_a_bad_field_is_named(shared_deployment, deployment, message, field, method):
+def test_a_bad_field_is_named(deployment, message, field, method):
     if method == "GenerateStream":
         with pytest.raises(grpc.RpcError) as raised:
             list(deployment.api.GenerateStream(message, timeout=30))

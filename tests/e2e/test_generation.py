@@ -131,12 +131,28 @@ def test_scoring_a_prompt_gives_its_log_probabilities_and_no_token(deployment):
     assert response.candidates[0].finish_reason == g.FINISH_REASON_LENGTH
 
 
-def test_penalties_bias_and_min_tokens_reach_the_model(deployment):
+def test_a_bias_and_a_penalty_reach_the_model(deployment):
     banned = generate(deployment, request(max_tokens=4)).candidates[0].token_ids[0]
-    message = request(max_tokens=4)
-    message.sampling.logit_bias[banned] = -100.0
+    biased = request(max_tokens=4)
+    biased.sampling.logit_bias[banned] = -100.0
+    assert banned not in generate(deployment, biased).candidates[0].token_ids
 
-    assert banned not in generate(deployment, message).candidates[0].token_ids
+    penalised = request(max_tokens=30)
+    penalised.sampling.presence_penalty = 1000.0
+    ids = generate(deployment, penalised).candidates[0].token_ids
+    assert len(set(ids)) == 30, "a token seen once is never drawn again"
+
+
+def test_no_stop_token_comes_before_min_tokens(deployment):
+    stop = generate(deployment, request(max_tokens=1)).candidates[0].token_ids[0]
+    message = request(max_tokens=12)
+    message.stop.token_ids.append(stop)
+    assert len(generate(deployment, message).candidates[0].token_ids) == 1
+
+    message.stop.min_tokens = 6
+    ids = generate(deployment, message).candidates[0].token_ids
+    assert len(ids) > 6
+    assert stop not in ids[:6]
 
 
 def test_a_chat_goes_through_the_template(deployment):

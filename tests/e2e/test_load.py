@@ -8,7 +8,6 @@ from pathlib import Path
 import checkpoints
 import deployments
 import grpc
-import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 from protos import generation_pb2 as g
@@ -56,7 +55,7 @@ def test_a_full_queue_refuses_with_a_time_to_retry(tmp_path):
         assert retry.retry_delay.ToMilliseconds() > 0
 
 
-def test_a_slow_client_gets_merged_messages_and_slows_nobody(shared_deployment):
+def test_a_slow_client_gets_all_of_its_text_and_slows_nobody(shared_deployment):
     whole = shared_deployment.api.Generate(message(600), timeout=60).candidates[0].text
     slow = shared_deployment.api.GenerateStream(message(600), timeout=120)
     first = next(slow)
@@ -92,8 +91,7 @@ def cpu_seconds(pids):
     return total / _TICKS
 
 
-@pytest.mark.parametrize("how", ["shared"])
-def test_an_idle_deployment_uses_no_cpu_worth_measuring(shared_deployment, how):
+def test_an_idle_deployment_uses_no_cpu_worth_measuring(shared_deployment):
     for _ in range(4):
         shared_deployment.api.Generate(message(50), timeout=30)
     pids = shared_deployment.pids()
