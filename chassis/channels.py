@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from grpc import aio
 
-KEEPALIVE_S = 5.0
-KEEPALIVE_TIMEOUT_S = 5.0
+KEEPALIVE_S = 1.0
+KEEPALIVE_TIMEOUT_S = 2.0
 RECONNECT_FIRST_S = 0.1
 RECONNECT_MOST_S = 0.3
 CONNECT_S = 5.0

@@ -49,6 +49,7 @@ class Host:
         services: full names of the mounted gRPC services, for health and reflection.
         list_links: answers the links to other services.
         ended: done when the service cannot go on; its exception is why.
+        stopping: set when the service was told to stop; whoever holds a stream open ends it then.
     """
 
     server: aio.Server
@@ -58,6 +59,7 @@ class Host:
     ended: asyncio.Future[None] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
     _health: Health = field(default_factory=Health)
     _ready: bool = False
 
@@ -79,8 +81,10 @@ class Host:
             self.ended.set_exception(why)
 
     async def drain(self) -> None:
-        """Tell health checks for good that the service ends."""
+        """Tell health checks for good that the service ends, and streams where it may end them."""
         self._health.end()
+        if not self.ended.done():
+            self.stopping.set()
 
 
 Mount = Callable[[Host], AbstractAsyncContextManager[None]]

@@ -156,12 +156,17 @@ class Welcome(_message.Message):
     MAX_SEQUENCES_FIELD_NUMBER: _builtins.int
     MAX_BATCH_TOKENS_FIELD_NUMBER: _builtins.int
     EOS_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
     kv_slots: _builtins.int
     """Tokens that the KV pool holds."""
     max_sequences: _builtins.int
     """Candidates that may run at once."""
     max_batch_tokens: _builtins.int
     """Tokens in one engine step."""
+    incarnation: _builtins.int
+    """Random at the process's start: a router that is welcomed by the same again has lost a link, and
+    no engine has crashed.
+    """
     @_builtins.property
     def proof(self) -> _memory_pb2.SharedProof:
         """Of Hello.arena."""
@@ -183,10 +188,11 @@ class Welcome(_message.Message):
         max_sequences: _builtins.int = ...,
         max_batch_tokens: _builtins.int = ...,
         eos_token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        incarnation: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "proof", b"proof"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["eos_token_ids", b"eos_token_ids", "kv_slots", b"kv_slots", "max_batch_tokens", b"max_batch_tokens", "max_sequences", b"max_sequences", "model", b"model", "proof", b"proof"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["eos_token_ids", b"eos_token_ids", "incarnation", b"incarnation", "kv_slots", b"kv_slots", "max_batch_tokens", b"max_batch_tokens", "max_sequences", b"max_sequences", "model", b"model", "proof", b"proof"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -72,6 +72,7 @@ class DescribeResponse(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     UPTIME_S_FIELD_NUMBER: _builtins.int
     LINKS_FIELD_NUMBER: _builtins.int
+    RESTARTS_FIELD_NUMBER: _builtins.int
     service: _builtins.str
     """router, tokenizer, model or detokenizer."""
     pid: _builtins.int
@@ -82,6 +83,8 @@ class DescribeResponse(_message.Message):
     """Of Triptych."""
     uptime_s: _builtins.float
     """Since the process started."""
+    restarts: _builtins.int
+    """How often whoever runs it has started it again."""
     @_builtins.property
     def links(self) -> _containers.RepeatedCompositeFieldContainer[Global___Link]:
         """Its links to other services."""
@@ -95,10 +98,11 @@ class DescribeResponse(_message.Message):
         version: _builtins.str = ...,
         uptime_s: _builtins.float = ...,
         links: _abc.Iterable[Global___Link] | None = ...,
+        restarts: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["host", b"host", "links", b"links", "pid", b"pid", "service", b"service", "uptime_s", b"uptime_s", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host", b"host", "links", b"links", "pid", b"pid", "restarts", b"restarts", "service", b"service", "uptime_s", b"uptime_s", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
