@@ -16,7 +16,6 @@ from typing import NoReturn
 from grpc import aio
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from chassis.channels import open_channel
 from chassis.introspection import transport
 from chassis.shared_file import PeerFiles
 from detokenizer_svc.registry import Registry, Replays
@@ -74,28 +73,27 @@ class ModelLink:
 
     def __init__(
         self,
+        channel: aio.Channel,
         address: str,
         registry: Registry,
         metrics: LinkMetrics,
         changed: Callable[[LinkState], Awaitable[None]],
-        *,
-        max_message_mib: int,
     ) -> None:
         """Prepare the link.
 
         Args:
-            address: of the model service.
+            channel: to the model service; whoever opened it closes it.
+            address: of the model service, to name it by.
             registry: takes the frames in.
             metrics: counts.
             changed: told of each change of `state`.
-            max_message_mib: largest message, in MiB.
         """
+        self._stub = model_pb2_grpc.ModelServiceStub(channel)
         self.address = address
         self.state = LinkState()
         self._registry = registry
         self._metrics = metrics
         self._changed = changed
-        self._max_message_mib = max_message_mib
         self._replays: Replays = []
         self._read_up_to = 0
         self._wake = asyncio.Event()
@@ -119,14 +117,11 @@ class ModelLink:
     async def keep(self) -> NoReturn:
         """Keep the link up until cancelled."""
         pause_s = _PAUSE_FIRST_S
-        channel = open_channel(self.address, max_message_mib=self._max_message_mib)
-        async with channel:
-            stub = model_pb2_grpc.ModelServiceStub(channel)
-            while True:
-                joined = await self._converse(stub.Frames(wait_for_ready=True))
-                pause_s = _PAUSE_FIRST_S if joined else min(2 * pause_s, _PAUSE_MOST_S)
-                # Not a poll: a model that refuses at once must not be asked again at once.
-                await asyncio.sleep(pause_s)
+        while True:
+            joined = await self._converse(self._stub.Frames(wait_for_ready=True))
+            pause_s = _PAUSE_FIRST_S if joined else min(2 * pause_s, _PAUSE_MOST_S)
+            # Not a poll: a model that refuses at once must not be asked again at once.
+            await asyncio.sleep(pause_s)
 
     async def _converse(self, call: Call) -> bool:
         """Read frames until the link ends; answer whether it began."""

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from chassis.channels import open_channel
 from chassis.errors import StartError
 from chassis.server import Host, Mount
 from detokenizer_svc.decoder import Spelling
@@ -40,23 +41,19 @@ def make_mount(settings: DetokenizerSettings) -> Mount:
             await host.set_ready(state.linked)
 
         metrics = LinkMetrics(host.registry, lambda: len(registry))
-        link = ModelLink(
-            settings.model_address,
-            registry,
-            metrics,
-            pass_on,
-            max_message_mib=settings.max_message_mib,
-        )
-        servicer.attach(link)
-        host.list_links = lambda: (link.describe(),)
-        await host.set_ready(False)
-        linking = asyncio.create_task(link.keep())
-        linking.add_done_callback(lambda task: _end_with(task, host))
-        try:
-            yield
-        finally:
-            linking.cancel()
-            await asyncio.wait([linking])
+        address = settings.model_address
+        async with open_channel(address, max_message_mib=settings.max_message_mib) as channel:
+            link = ModelLink(channel, address, registry, metrics, pass_on)
+            servicer.attach(link)
+            host.list_links = lambda: (link.describe(),)
+            await host.set_ready(False)
+            linking = asyncio.create_task(link.keep())
+            linking.add_done_callback(lambda task: _end_with(task, host))
+            try:
+                yield
+            finally:
+                linking.cancel()
+                await asyncio.wait([linking])
 
     return mount
 

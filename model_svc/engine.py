@@ -10,7 +10,7 @@ import logging
 import queue
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from model_svc.commands import (
@@ -26,7 +26,7 @@ from model_svc.commands import (
 )
 from model_svc.frame_builder import FrameBuilder
 from model_svc.request import Candidate, Request
-from model_svc.runner import Runner, StepResult
+from model_svc.runner import StepResult
 from model_svc.scheduler import Plan, Scheduler
 from model_svc.scheduler import Sequence as Scheduled
 from model_svc.slot_pool import SlotPool
@@ -46,6 +46,13 @@ class Meter(Protocol):
 
     def load(self, running: int, waiting: int, used_slots: int) -> None:
         """Note the load."""
+
+
+class Runner(Protocol):
+    """What computes a step."""
+
+    def run(self, plan: Plan, candidates: Mapping[Scheduled, Candidate]) -> StepResult:
+        """Compute `plan`; `candidates` tells whose sequence each is."""
 
 
 class Engine:
@@ -76,34 +83,41 @@ class Engine:
         self._step_seconds = 0.0
         self._told: tuple[object, ...] = ()
         self._told_at_step = 0
+        self._quitting = False
 
     def post(self, command: Command) -> None:
         """Tell the engine something; returns at once, from any thread."""
         self._inbox.put(command)
 
     def run(self) -> None:
-        """Run steps until told to quit."""
-        while self._take_commands():
-            if self._scheduler.running or self._scheduler.waiting:
-                self._step()
-            else:
-                self._tell(FrameBuilder())
+        """Run steps until told to quit, asleep while there is nothing to run."""
+        while not self._quitting:
+            if not self._busy:
+                self._obey(self._inbox.get())
+            self.advance()
 
-    def _take_commands(self) -> bool:
-        """Take in all commands, waiting for one if nothing runs; answer whether to go on."""
-        idle = not (self._scheduler.running or self._scheduler.waiting)
-        try:
-            while True:
-                command = self._inbox.get(block=idle)
-                idle = False
-                if isinstance(command, Quit):
-                    return False
-                self._obey(command)
-        except queue.Empty:
-            return True
+    def advance(self) -> bool:
+        """Take in all commands there are, without waiting for any, and run at most one step.
+
+        Returns:
+            Whether a step ran. Where none did, none will before the next command.
+        """
+        while not (self._quitting or self._inbox.empty()):
+            self._obey(self._inbox.get())
+        if self._quitting or not self._busy:
+            self._tell(FrameBuilder())
+            return False
+        self._step()
+        return True
+
+    @property
+    def _busy(self) -> bool:
+        return bool(self._scheduler.running or self._scheduler.waiting)
 
     def _obey(self, command: Command) -> None:
         match command:
+            case Quit():
+                self._quitting = True
             case Start(spec):
                 self._start(Request(spec, arrival=self._arrivals, vocab_size=self._vocab_size))
             case Stop(handle, candidate):

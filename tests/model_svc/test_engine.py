@@ -345,6 +345,38 @@ def test_the_small_pool_of_the_test_above_does_put_sequences_back():
     assert h.meter.preempted > 0
 
 
+def test_driven_from_outside_it_runs_one_step_at_a_time_and_never_waits():
+    h = Harness()
+    assert not h.engine.advance()
+    h.engine.post(Start(spec(1, [1], max_tokens=3)))
+
+    assert [h.engine.advance() for _ in range(4)] == [True, True, True, False]
+    h.until(lambda: h.finished(1))
+    assert h.ids(1) == expected([1], 3)
+    assert h.engine._runner.steps == 3
+
+
+def test_driven_from_outside_it_takes_in_all_commands_before_a_step():
+    h = Harness()
+    h.engine.post(Start(spec(1, [1])))
+    h.engine.post(Stop(1, None))
+    h.engine.post(Start(spec(2, [2])))
+    h.engine.post(Start(spec(3, [3])))
+
+    assert h.engine.advance()
+    h.take()
+    assert [row[0] for row in h.rows] == [2, 3]
+
+
+def test_told_to_quit_it_runs_no_further_step():
+    h = Harness()
+    h.engine.post(Start(spec(1, [1])))
+    h.engine.post(Quit())
+
+    assert not h.engine.advance()
+    assert h.engine._runner.steps == 0
+
+
 def test_a_failing_step_ends_the_loop_with_its_error():
     h = Harness()
     h.engine._runner.run = lambda plan, candidates: 1 / 0
