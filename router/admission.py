@@ -1,11 +1,14 @@
 """Which request starts next, and where. Pure: no clock, no loop, no wire.
 
 A request is never overtaken by one behind it: a large one waits, it does not starve. A replica is
-never committed to more than it has, except that an empty one takes any request.
+never committed to more than it has, except that an empty one takes any request. What has been
+running in two engine crashes starts among proven requests only, and alone of its kind, so that a
+third crash tells who caused it.
 """
 
 from __future__ import annotations
 
+import enum
 import heapq
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,19 +24,34 @@ class QueueFull(Exception):
     """As many requests wait as may wait."""
 
 
+class Standing(enum.Enum):
+    """What engine crashes have shown of a request."""
+
+    UNTRIED = enum.auto()
+    SUSPECT = enum.auto()  # running in two, and not beyond where it was at the last
+    PROVEN = enum.auto()  # running in two, and beyond that
+
+
 @dataclass(frozen=True, slots=True)
 class Demand:
     """What a request will hold.
 
     Attributes:
         prompt_tokens: tokens of its prompt, held once.
-        candidates: how many continuations.
         max_tokens: output tokens of one candidate at most.
+        outputs: candidate that has not ended → output tokens that it has from earlier attempts.
+        standing: whom it may run with.
     """
 
     prompt_tokens: int
-    candidates: int
     max_tokens: int
+    outputs: Mapping[int, int]
+    standing: Standing = Standing.UNTRIED
+
+    @classmethod
+    def fresh(cls, prompt_tokens: int, candidates: int, max_tokens: int) -> Demand:
+        """That of a request which has not run yet."""
+        return cls(prompt_tokens, max_tokens, dict.fromkeys(range(candidates), 0))
 
     @property
     def reserved_tokens(self) -> int:
@@ -43,7 +61,7 @@ class Demand:
     @property
     def slots(self) -> int:
         """KV slots that must be had at its start."""
-        return self.prompt_tokens + self.candidates * self.reserved_tokens
+        return _slots(self.prompt_tokens, self.reserved_tokens, self.outputs)
 
 
 @dataclass(eq=False, slots=True)
@@ -126,19 +144,23 @@ def choose(ledgers: Mapping[K, Ledger], demand: Demand) -> K | None:
     return min(fitting)[2] if fitting else None
 
 
+def _slots(prompt_tokens: int, reserved_tokens: int, outputs: Mapping[int, int]) -> int:
+    """Slots committed: what each candidate reserved, or holds where that is more."""
+    return prompt_tokens + sum(max(reserved_tokens, tokens) for tokens in outputs.values())
+
+
 @dataclass(slots=True)
 class _Entry:
     """What one request holds of a replica."""
 
     prompt_tokens: int
     reserved_tokens: int
-    produced: dict[int, int]  # of each candidate not finished
+    outputs: dict[int, int]  # of each candidate not finished
+    standing: Standing
     submit: int = 0  # its place among the submits of the stream; 0: not sent
 
     def slots(self) -> int:
-        """Slots committed: what each candidate reserved, or holds where that is more."""
-        outputs = (max(self.reserved_tokens, produced) for produced in self.produced.values())
-        return self.prompt_tokens + sum(outputs)
+        return _slots(self.prompt_tokens, self.reserved_tokens, self.outputs)
 
 
 @dataclass(slots=True)
@@ -154,6 +176,7 @@ class Ledger:
     max_sequences: int
     _entries: dict[Ticket, _Entry] = field(default_factory=dict)
     _unseen: dict[Ticket, _Entry] = field(default_factory=dict)  # not in the last report
+    _suspect: Ticket | None = None
     _own_slots: int = 0
     _own_sequences: int = 0
     _submits: int = 0
@@ -173,7 +196,7 @@ class Ledger:
     @property
     def sequences(self) -> int:
         """Candidates spoken for."""
-        unseen = sum(len(entry.produced) for entry in self._unseen.values())
+        unseen = sum(len(entry.outputs) for entry in self._unseen.values())
         return max(self._own_sequences, self._reported_sequences + unseen)
 
     @property
@@ -185,48 +208,70 @@ class Ledger:
         """Whether a request may start now. An empty replica takes any."""
         if not self._entries:
             return True
+        if self._suspect is not None:
+            return False
+        if demand.standing is Standing.SUSPECT and not self._all_proven():
+            return False
         return (
             self.committed + demand.slots <= self.kv_slots
-            and self.sequences + demand.candidates <= self.max_sequences
+            and self.sequences + len(demand.outputs) <= self.max_sequences
         )
 
     def enter(self, ticket: Ticket, demand: Demand) -> None:
         """Commit to a request."""
-        produced = dict.fromkeys(range(demand.candidates), 0)
-        entry = _Entry(demand.prompt_tokens, demand.reserved_tokens, produced)
+        outputs = dict(demand.outputs)
+        entry = _Entry(demand.prompt_tokens, demand.reserved_tokens, outputs, demand.standing)
         self._entries[ticket] = entry
         self._unseen[ticket] = entry
         self._own_slots += entry.slots()
-        self._own_sequences += demand.candidates
+        self._own_sequences += len(outputs)
+        if demand.standing is Standing.SUSPECT:
+            self._suspect = ticket
 
     def submit(self, ticket: Ticket) -> None:
         """Count a request as sent to the replica."""
         self._submits += 1
         self._entries[ticket].submit = self._submits
 
+    def suspects(self, ticket: Ticket) -> bool:
+        """Whether a request keeps others from starting."""
+        return ticket is self._suspect
+
+    def prove(self, ticket: Ticket) -> None:
+        """Let others start beside the suspect."""
+        self._entries[ticket].standing = Standing.PROVEN
+        self._suspect = None
+
+    def implicated(self) -> list[Ticket]:
+        """Whom a crash now is laid to: the suspect where there is one, else all that were sent."""
+        sent = [ticket for ticket, entry in self._entries.items() if entry.submit]
+        return [self._suspect] if self._suspect in sent else sent
+
     def grow(self, ticket: Ticket, candidate: int, tokens: int) -> None:
         """Note that a candidate has produced `tokens` more."""
         entry = self._entries[ticket]
-        before = entry.produced[candidate]
+        before = entry.outputs[candidate]
         after = before + tokens
-        entry.produced[candidate] = after
+        entry.outputs[candidate] = after
         reserved = entry.reserved_tokens
         self._own_slots += max(after, reserved) - max(before, reserved)
 
     def finish(self, ticket: Ticket, candidate: int) -> None:
         """Note that a candidate has ended."""
         entry = self._entries[ticket]
-        produced = entry.produced.pop(candidate)
-        self._own_slots -= max(produced, entry.reserved_tokens)
+        tokens = entry.outputs.pop(candidate)
+        self._own_slots -= max(tokens, entry.reserved_tokens)
         self._own_sequences -= 1
 
     def leave(self, ticket: Ticket) -> None:
         """Free what a request holds; nothing where it has left already."""
         entry = self._entries.pop(ticket, None)
         self._unseen.pop(ticket, None)
+        if ticket is self._suspect:
+            self._suspect = None
         if entry is not None:
             self._own_slots -= entry.slots()
-            self._own_sequences -= len(entry.produced)
+            self._own_sequences -= len(entry.outputs)
 
     def report(self, submits_seen: int, kv_slots_used: int, sequences: int) -> None:
         """Take the replica's own figures, which include the first `submits_seen` submits."""
@@ -235,3 +280,6 @@ class Ledger:
         for ticket, entry in list(self._unseen.items()):
             if 0 < entry.submit <= submits_seen:
                 del self._unseen[ticket]
+
+    def _all_proven(self) -> bool:
+        return all(entry.standing is Standing.PROVEN for entry in self._entries.values())

@@ -9,11 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Generic, NoReturn, TypeVar, cast
 
 import grpc
 from google.protobuf.message import Message
 from grpc import aio
+
+from chassis.errors import error_info
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +28,27 @@ _EXPECTED = frozenset(
 
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a stream ended.
+
+    Attributes:
+        orderly: one of its ends meant it; else a process or a connection is gone.
+    """
+
+    code: grpc.StatusCode
+    details: str
+    orderly: bool
+
+    @property
+    def closed_here(self) -> bool:
+        """Whether this side closed it."""
+        return self is _CLOSED_HERE
+
+
+_CLOSED_HERE = Ending(grpc.StatusCode.CANCELLED, "closed here", orderly=True)
 
 
 class Reopened:
@@ -66,7 +90,7 @@ class Conversation(Generic[Request, Response]):
         open_call: Callable[[], aio.StreamStreamCall[Request, Response]],
         greet: Callable[[], Request],
         receive: Callable[[Response], None],
-        ended: Callable[[grpc.StatusCode, str], None],
+        ended: Callable[[Ending], None],
     ) -> None:
         """Describe the stream.
 
@@ -99,7 +123,7 @@ class Conversation(Generic[Request, Response]):
     async def _converse(self) -> bool:
         call = self._open_call()
         accepted = False
-        code, details = grpc.StatusCode.CANCELLED, "closed here"
+        ending = _CLOSED_HERE
         async with asyncio.TaskGroup() as group:
             outgoing: asyncio.Queue[Request] = asyncio.Queue()
             outgoing.put_nowait(self._greet())
@@ -110,16 +134,17 @@ class Conversation(Generic[Request, Response]):
                         accepted = True
                         self._outgoing = outgoing
                     self._receive(cast(Response, message))
-                code, details = await call.code(), await call.details()
+                ending = Ending(await call.code(), await call.details() or "", orderly=True)
             except aio.AioRpcError as error:
-                code, details = error.code(), error.details() or ""
+                said = error_info(error) is not None
+                ending = Ending(error.code(), error.details() or "", orderly=said)
             finally:
                 self._outgoing = None
                 writer.cancel()
                 call.cancel()
-                self._ended(code, details)
-        if not accepted and code not in _EXPECTED:
-            log.warning("stream refused", extra={"code": code.name, "cause": details})
+                self._ended(ending)
+        if not accepted and ending.code not in _EXPECTED:
+            log.warning("stream refused", extra={"code": ending.code.name, "cause": ending.details})
         return accepted
 
 

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from chassis.errors import Overloaded, Unavailable
 from protos import generation_pb2
 from router.admission import AdmissionQueue, Demand, QueueFull, Ticket
-from router.replica import Placement, Replica
+from router.attempt import Placement
+from router.replica import Replica
 from router.validation import Limits
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ class Dispatcher:
         self._ready_changed = ready_changed
         self._waiters: dict[Ticket, _Waiter] = {}
         self._known = asyncio.Event()  # a replica has said what its model is
+        self._change = asyncio.Event()  # set for a moment at each change of a replica
         self._serving: list[bool] = []
         self._limits: Limits | None = None
 
@@ -95,9 +97,13 @@ class Dispatcher:
         known = self._limits.model if self._limits else None
         return next((model for model in models if model and model.name == known), None)
 
-    def any_replica(self) -> Replica:
-        """A replica for what any can do, one that serves where there is one."""
-        return max(self.replicas, key=self.serves)
+    async def any_replica(self) -> Replica:
+        """A replica for what any can do, once there is one whose detokenizer is there."""
+        while True:
+            for replica in sorted(self.replicas, key=self.serves, reverse=True):
+                if replica.watch.up:
+                    return replica
+            await self._change.wait()
 
     @contextmanager
     def arrival(self, priority: int) -> Iterator[Ticket]:
@@ -141,6 +147,8 @@ class Dispatcher:
 
     def changed(self) -> None:
         """Take note that a replica's readiness or room may have changed."""
+        self._change.set()
+        self._change.clear()
         serving = [self.serves(replica) for replica in self.replicas]
         if serving != self._serving:
             self._serving = serving

@@ -1,4 +1,4 @@
-"""One request's way through the services.
+"""One request's way through the services, again from where it was whenever one of them is lost.
 
 Whatever ends it, its slab, its place and what the services know of it are given back.
 """
@@ -6,11 +6,15 @@ Whatever ends it, its slab, its place and what the services know of it are given
 from __future__ import annotations
 
 import array
-from collections.abc import AsyncIterator
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from typing import Any
 
 from grpc import aio
 
+from chassis.errors import Unavailable
 from protos import detokenizer_pb2, generation_pb2, tokenizer_pb2
 from router import validation
 from router.admission import Ticket
@@ -18,7 +22,6 @@ from router.dispatcher import Dispatcher
 from router.live_request import LiveRequest
 from router.peer_errors import ReplicaLost, from_peer, is_away
 from router.prompt_arena import Prompt, PromptArena
-from router.replica import Placement, Replica
 from router.tokenizer_link import TokenizerLink
 
 # Ids that special tokens, or a template's own words, may add to the bytes of a text or a chat.
@@ -31,22 +34,27 @@ class Journeys:
     """Carries requests from their arrival to their end."""
 
     def __init__(
-        self, tokenizer: TokenizerLink, dispatcher: Dispatcher, arena: PromptArena, decode_s: float
+        self,
+        tokenizer: TokenizerLink,
+        dispatcher: Dispatcher,
+        arena: PromptArena,
+        recovery_s: float,
     ) -> None:
-        """Use these services; a Decode has `decode_s` seconds."""
+        """Use these services; wait `recovery_s` seconds for a text where one of them is away."""
         self._tokenizer = tokenizer
         self._dispatcher = dispatcher
         self._arena = arena
-        self._decode_s = decode_s
+        self._recovery_s = recovery_s
+        self._numbers = itertools.count(1)
 
     @asynccontextmanager
     async def carry(
         self, request: generation_pb2.GenerateRequest, request_id: str, steps_apart: int
     ) -> AsyncIterator[LiveRequest]:
-        """Carry `request` until it runs; inside the block its outbox fills.
+        """Carry `request` to its end; inside the block its outbox fills.
 
         Raises:
-            ServiceError: it cannot run, or its services stayed away.
+            ServiceError: it cannot run, or its tokenizer stayed away.
         """
         validation.check_request(request)
         with self._dispatcher.arrival(request.priority) as ticket:
@@ -55,50 +63,47 @@ class Journeys:
             prompt = await self._read_prompt(request, request_id, limits)
             try:
                 plan = validation.resolve(request, prompt.count, limits)
-                live = LiveRequest(request_id, plan, prompt, steps_apart)
-                async with self._running(live, ticket, request):
+                live = LiveRequest(next(self._numbers), request_id, plan, prompt, steps_apart)
+                async with _meanwhile(self._run(live, ticket, request), live):
                     yield live
             finally:
                 prompt.close()
 
-    async def decode(self, replica: Replica, request: detokenizer_pb2.DecodeRequest) -> str:
-        """Turn ids into text.
+    async def decode(self, request: detokenizer_pb2.DecodeRequest) -> str:
+        """Turn ids into text, by whichever detokenizer answers.
 
         Raises:
-            ReplicaLost: the detokenizer went away.
+            Unavailable: none did.
             ServiceError: it failed.
         """
         try:
-            answer = await replica.detokenizer.Decode(
-                request, timeout=self._decode_s, wait_for_ready=True
-            )
-        except aio.AioRpcError as error:
-            if is_away(error):
-                raise ReplicaLost from error
-            raise from_peer(error, "detokenizer") from error
-        return answer.text
+            async with asyncio.timeout(self._recovery_s):
+                while True:
+                    replica = await self._dispatcher.any_replica()
+                    try:
+                        answer = await replica.detokenizer.Decode(request, timeout=self._recovery_s)
+                        return answer.text
+                    except aio.AioRpcError as error:
+                        if not is_away(error):
+                            raise from_peer(error, "detokenizer") from error
+        except TimeoutError:
+            raise Unavailable("the detokenizer is away") from None
 
-    @asynccontextmanager
-    async def _running(
+    async def _run(
         self, live: LiveRequest, ticket: Ticket, request: generation_pb2.GenerateRequest
-    ) -> AsyncIterator[None]:
-        """Have `live` run for the block, on the first replica that takes it and stays."""
-        placement: Placement | None = None
-        try:
-            while not live.submitted:
-                placement = await self._dispatcher.place(ticket, live.demand)
-                try:
-                    await self._fill_echo(live, request, placement.replica)
-                    await placement.replica.start(live, placement)
-                except ReplicaLost:
-                    placement.replica.end(live)
-                    placement.free()
-                    live.attempt += 1
-            yield
-        finally:
-            if placement is not None:
-                placement.replica.end(live)
+    ) -> None:
+        """Run `live` to its end, on as many replicas as it takes."""
+        await self._fill_echo(live, request)
+        while True:
+            placement = await self._dispatcher.place(ticket, live.demand)
+            try:
+                await placement.replica.carry(live, placement)
+                return
+            except ReplicaLost:
+                live.attempt += 1
+            finally:
                 placement.free()
+            await placement.replica.judge(live)
 
     async def _read_prompt(
         self,
@@ -132,9 +137,7 @@ class Journeys:
         lease = self._arena.store(ids)
         return Prompt(len(ids) // 4, lease, b"" if lease else ids, text)
 
-    async def _fill_echo(
-        self, live: LiveRequest, request: generation_pb2.GenerateRequest, replica: Replica
-    ) -> None:
+    async def _fill_echo(self, live: LiveRequest, request: generation_pb2.GenerateRequest) -> None:
         """Turn a prompt of ids into text, where it is to be echoed."""
         if not request.output.echo or request.WhichOneof("prompt") != "token_ids":
             return
@@ -143,7 +146,25 @@ class Journeys:
             token_ids=live.prompt.ids(),
             skip_special_tokens=skips_special_tokens(request.output),
         )
-        live.prompt.text = await self.decode(replica, decode)
+        live.prompt.text = await self.decode(decode)
+
+
+@asynccontextmanager
+async def _meanwhile(run: Coroutine[Any, Any, None], live: LiveRequest) -> AsyncIterator[None]:
+    """Have `run` go on beside the block; whatever it fails with is what `live` ends with."""
+
+    def ended(task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            live.fail(error)
+
+    task = asyncio.create_task(run)
+    task.add_done_callback(ended)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
 
 
 def skips_special_tokens(

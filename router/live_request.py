@@ -6,18 +6,18 @@ Each output position of each candidate is taken in exactly once, from the curren
 from __future__ import annotations
 
 import array
-import asyncio
 import time
 
-from chassis.errors import ServiceError
 from protos import detokenizer_pb2, generation_pb2
-from router.admission import Demand
+from router.admission import Demand, Standing
 from router.outbox import Outbox
 from router.prompt_arena import Prompt
 from router.validation import Plan
 
 _NO_FINISH = generation_pb2.FINISH_REASON_UNSPECIFIED
 FIRST_ATTEMPT = 1
+SUSPECT_AFTER = 2
+"""Engine crashes after which a request is kept from those that have not been in as many."""
 
 
 class CandidateProgress:
@@ -37,47 +37,85 @@ class CandidateProgress:
 
 
 class LiveRequest:
-    """One request from the moment its prompt is known."""
+    """One request from the moment its prompt is known.
 
-    def __init__(self, request_id: str, plan: Plan, prompt: Prompt, steps_apart: int) -> None:
+    Attributes:
+        number: lower half of its handles, its own for as long as the router lives.
+        handle: what the replica that has it calls it, or the last that had.
+        attempt: which one this is; what bears another is not heard.
+        submits: how often a model was told to run it.
+        crashes: engine crashes in which it was running.
+    """
+
+    def __init__(
+        self, number: int, request_id: str, plan: Plan, prompt: Prompt, steps_apart: int
+    ) -> None:
         """Begin the first attempt; `steps_apart` is the outbox's."""
+        self.number = number
         self.request_id = request_id
         self.plan = plan
         self.prompt = prompt
-        self.handle = 0
+        self.handle = number
         self.attempt = FIRST_ATTEMPT
-        self.submitted = False
-        self.registered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.submits = 0
+        self.crashes = 0
         self.candidates = [CandidateProgress() for _ in range(plan.candidates)]
+        self._at_crash = [0] * plan.candidates  # output tokens of each
         self.outbox = Outbox(plan.output, steps_apart)
         self.prompt_logprobs: list[generation_pb2.TokenLogprob] = []
-        self.outbox.withhold(self._awaits_prompt())
+        self.outbox.withhold(self.awaits_prompt)
         self.first_output: float | None = None  # when, by `time.monotonic`
         self.last_output: float | None = None
 
     @property
     def demand(self) -> Demand:
         """What it will hold of a replica."""
-        plan = self.plan
-        return Demand(plan.prompt_tokens, plan.candidates, plan.max_tokens)
+        outputs = {
+            index: len(candidate.ids)
+            for index, candidate in enumerate(self.candidates)
+            if not candidate.finished
+        }
+        standing = Standing.UNTRIED
+        if self.crashes >= SUSPECT_AFTER:
+            standing = Standing.PROVEN if self.proven else Standing.SUSPECT
+        return Demand(self.plan.prompt_tokens, self.plan.max_tokens, outputs, standing)
+
+    @property
+    def proven(self) -> bool:
+        """Whether all of it is beyond where it was when the engine crashed last."""
+        return all(
+            candidate.finished or len(candidate.ids) > before
+            for candidate, before in zip(self.candidates, self._at_crash, strict=True)
+        )
 
     @property
     def finished(self) -> bool:
-        """Whether nothing more is to come: rows of the prompt may come again after all endings."""
-        return all(candidate.finished for candidate in self.candidates) and (
-            not self._awaits_prompt()
-        )
+        """Whether nothing more is to come."""
+        return self.all_ended and not self.awaits_prompt
+
+    @property
+    def all_ended(self) -> bool:
+        """Whether all candidates have; rows of the prompt may still be missing."""
+        return all(candidate.finished for candidate in self.candidates)
+
+    @property
+    def resumed(self) -> bool:
+        """Whether a detokenizer may have told something of it before."""
+        return self.submits > 0
 
     @property
     def completion_tokens(self) -> int:
         """Output tokens of all candidates so far."""
         return sum(len(candidate.ids) for candidate in self.candidates)
 
-    def place(self, handle: int) -> None:
-        """Take the handle under which a replica will know it."""
-        self.handle = handle
-        self.submitted = False
-        self.registered = asyncio.get_running_loop().create_future()
+    def implicate(self) -> None:
+        """Count an engine crash in which it was running."""
+        self.crashes += 1
+        self._at_crash = [len(candidate.ids) for candidate in self.candidates]
+
+    def exonerate(self) -> None:
+        """Take back the last `implicate`: it was no crash."""
+        self.crashes -= 1
 
     def take(self, delta: detokenizer_pb2.TextDelta, step: int) -> bool:
         """Take in a delta of `step`; answer whether it was the next of its candidate.
@@ -107,7 +145,7 @@ class LiveRequest:
         self.outbox.add(delta, step)
         return True
 
-    def fail(self, error: ServiceError) -> None:
+    def fail(self, error: BaseException) -> None:
         """End it with `error`."""
         self.outbox.fail(error)
 
@@ -118,9 +156,10 @@ class LiveRequest:
                 kept = generation_pb2.TokenLogprob()
                 kept.CopyFrom(logprob)  # so as not to keep the whole frame
                 self.prompt_logprobs.append(kept)
-        self.outbox.withhold(self._awaits_prompt())
+        self.outbox.withhold(self.awaits_prompt)
 
-    def _awaits_prompt(self) -> bool:
+    @property
+    def awaits_prompt(self) -> bool:
         """Whether log-probabilities of the prompt, which the first message carries, are missing."""
         return self.plan.output.prompt_logprobs and (
             len(self.prompt_logprobs) < self.plan.prompt_tokens

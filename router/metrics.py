@@ -59,6 +59,32 @@ class RouterMetrics:
         ).set_function(running)
 
 
+class RecoveryMetrics:
+    """What is counted of recovery."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.resubmissions = Counter(
+            f"{_PREFIX}_resubmissions",
+            "Requests submitted again after their replica was lost.",
+            registry=registry,
+        )
+        self.reregistrations = Counter(
+            f"{_PREFIX}_reregistrations",
+            "Requests registered again after their detokenizer was lost.",
+            registry=registry,
+        )
+        self.fenced_deltas = Counter(
+            f"{_PREFIX}_fenced_deltas",
+            "Deltas dropped because nobody wants them: their request has moved on, or ended.",
+            registry=registry,
+        )
+        self.implications = Counter(
+            f"{_PREFIX}_crash_implications",
+            "Requests that were running when an engine crashed.",
+            registry=registry,
+        )
+
+
 class LinkCollector(Collector):
     """Tells at each scrape which links are up, and how bulk data travels over them."""
 

@@ -10,7 +10,6 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-from chassis.errors import ServiceError
 from protos import detokenizer_pb2, generation_pb2
 
 # So many steps are kept apart: a hiccup of the event loop is not a client that reads too slowly.
@@ -56,7 +55,7 @@ class Outbox:
         self._wake = asyncio.Event()
         self._withheld = False
         self._closed = False
-        self._error: ServiceError | None = None
+        self._error: BaseException | None = None
 
     @property
     def drained(self) -> bool:
@@ -90,7 +89,7 @@ class Outbox:
         self._closed = True
         self._wake.set()
 
-    def fail(self, error: ServiceError) -> None:
+    def fail(self, error: BaseException) -> None:
         """Give out nothing more but `error`."""
         self._error = error
         self._wake.set()

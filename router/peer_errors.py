@@ -19,7 +19,7 @@ _AWAY = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED})
 
 
 class ReplicaLost(Exception):
-    """A replica went away before the request was submitted to it; it may start again."""
+    """A replica went away before the request had ended; it starts again from where it was."""
 
 
 def is_away(error: aio.AioRpcError) -> bool:

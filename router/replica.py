@@ -1,43 +1,45 @@
 """The router's side of one replica: a model and the detokenizer that reads it.
 
 A request is known to both or to neither: it is registered before it is submitted, and forgotten by
-both when it ends. When either link is lost, what ran over it has ended.
+both when it ends. A model that is lost has dropped what it ran, which then starts again elsewhere;
+a detokenizer that is lost is told again of what the model still runs.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import grpc
+from grpc import aio
 
-from chassis.channels import open_channel
-from chassis.errors import Unavailable
 from protos import detokenizer_pb2, detokenizer_pb2_grpc, generation_pb2, model_pb2
-from router.admission import Ledger, Ticket
+from router.admission import Ledger
+from router.attempt import Attempt, Placement
+from router.connection import Ending
+from router.implication import Implications
 from router.live_request import LiveRequest
+from router.metrics import RecoveryMetrics
 from router.peer_errors import ReplicaLost, from_refusal
 from router.prompt_arena import PromptArena
 from router.run_link import RunLink
-from router.settings import ReplicaAddress
+from router.settings import Patience, ReplicaAddress
 from router.watch_link import WatchLink
 
+log = logging.getLogger(__name__)
 
-class Placement:
-    """One request's place on a replica, freed once."""
 
-    def __init__(self, replica: Replica, ledger: Ledger, ticket: Ticket) -> None:
-        self.replica = replica
-        self.ticket = ticket
-        self.ledger = ledger
+@dataclass(frozen=True, slots=True)
+class Channels:
+    """To a replica's services."""
 
-    def free(self) -> None:
-        """Give the place back; nothing where that was done already."""
-        self.ledger.leave(self.ticket)
-        self.replica.changed()
+    model: aio.Channel
+    detokenizer: aio.Channel
 
 
 class ReplicaOwner(Protocol):
@@ -56,37 +58,39 @@ class Replica:
     def __init__(
         self,
         address: ReplicaAddress,
+        channels: Channels,
         arena: PromptArena,
-        counter: Iterator[int],
         owner: ReplicaOwner,
-        *,
-        max_message_mib: int,
+        metrics: RecoveryMetrics,
+        patience: Patience,
     ) -> None:
         """Prepare the links.
 
         Args:
             address: where its services are.
+            channels: to them.
             arena: where prompts are.
-            counter: lower halves of handles, never the same twice.
             owner: told of changes.
-            max_message_mib: largest message, in MiB.
+            metrics: counts.
+            patience: how long to wait for what is away.
         """
         self.address = address
-        self.welcomed = owner.welcomed
-        self.changed = owner.changed
         self.router_id = secrets.randbits(32)
-        self._counter = counter
-        self._live: dict[int, tuple[LiveRequest, Placement]] = {}
+        self._owner = owner
+        self._metrics = metrics
+        self._rejoin_s = patience.rejoin_s
+        self._attempts: dict[int, Attempt] = {}  # by handle
         self._steps = itertools.count()
-        self._model_channel = open_channel(address.model, max_message_mib=max_message_mib)
-        self._channel = open_channel(address.detokenizer, max_message_mib=max_message_mib)
-        self.detokenizer = detokenizer_pb2_grpc.DetokenizerServiceStub(self._channel)
-        self.run = RunLink(self._model_channel, arena, self)
-        self.watch = WatchLink(self._channel, self)
+        self._giving_up: asyncio.TimerHandle | None = None
+        self._implications = Implications(metrics, patience.recovery_s)
+        self.judge = self._implications.judge
+        self.detokenizer = detokenizer_pb2_grpc.DetokenizerServiceStub(channels.detokenizer)
+        self.run = RunLink(channels.model, arena, self)
+        self.watch = WatchLink(channels.detokenizer, self)
 
     async def keep(self) -> None:
         """Keep both links up until cancelled."""
-        async with self._model_channel, self._channel, asyncio.TaskGroup() as group:
+        async with asyncio.TaskGroup() as group:
             group.create_task(self.run.keep())
             group.create_task(self.watch.keep())
 
@@ -98,35 +102,49 @@ class Replica:
     @property
     def running(self) -> int:
         """Requests of this router that run on it."""
-        return len(self._live)
+        return len(self._attempts)
 
-    async def start(self, live: LiveRequest, placement: Placement) -> None:
-        """Register `live`, and submit it once that holds; `end` undoes both.
+    async def carry(self, live: LiveRequest, placement: Placement) -> None:
+        """Have `live` run until it has ended; whatever ends this, both services forget it.
 
         Raises:
-            ReplicaLost: a link went down before it was submitted.
+            ReplicaLost: the replica was lost before that.
         """
         if not self._holds(placement):
             raise ReplicaLost
-        live.place(self.router_id << 32 | next(self._counter))
-        self._live[live.handle] = (live, placement)
-        self.watch.register(live)
-        await live.registered
-        if not self._holds(placement):
-            raise ReplicaLost
-        self.run.submit(live, placement.ticket)
+        live.handle = self.router_id << 32 | live.number
+        attempt = Attempt(live, placement)
+        self._attempts[live.handle] = attempt
+        try:
+            self.watch.register(live)
+            await attempt.registered
+            if not (attempt.over.done() or self._holds(placement)):
+                raise ReplicaLost
+            if not attempt.over.done():
+                self._submit(attempt)
+            if not await attempt.over:
+                raise ReplicaLost
+        finally:
+            self._end(attempt)
 
-    def end(self, live: LiveRequest) -> None:
-        """Have both services forget `live` and free its place; nothing where that was done."""
-        entry = self._live.pop(live.handle, None)
-        if entry is None:
+    def _submit(self, attempt: Attempt) -> None:
+        if attempt.live.resumed:
+            self._metrics.resubmissions.inc()
+        self.run.submit(attempt.live, attempt.placement.ticket)
+        attempt.submitted = True
+
+    def _end(self, attempt: Attempt) -> None:
+        """Have both services forget an attempt and free its place; nothing where that was done."""
+        live = attempt.live
+        if self._attempts.get(live.handle) is not attempt:
             return
-        if live.submitted:
+        del self._attempts[live.handle]
+        if attempt.submitted:
             if not live.finished:
                 self.run.cancel(live.handle)
             self.run.release(live.handle)
         self.watch.forget(live.handle)
-        entry[1].free()
+        attempt.placement.free()
 
     def _holds(self, placement: Placement) -> bool:
         """Whether the links are still those that `placement` was granted on."""
@@ -134,71 +152,100 @@ class Replica:
 
     def registered(self, handle: int, attempt: int) -> None:
         """Let the request be submitted."""
-        live, _ = self._live.get(handle, (None, None))
-        if live is not None and live.attempt == attempt and not live.registered.done():
-            live.registered.set_result(None)
+        known = self._attempts.get(handle)
+        if known is not None and known.live.attempt == attempt:
+            known.expect()
 
     def text(self, frame: detokenizer_pb2.TextFrame) -> None:
         """Hand a step's deltas to their requests."""
         step = next(self._steps)
         for delta in frame.deltas:
-            entry = self._live.get(delta.handle)
-            if entry is None:
+            attempt = self._attempts.get(delta.handle)
+            if attempt is None or attempt.live.attempt != delta.attempt:
+                self._metrics.fenced_deltas.inc()
                 continue
-            live, placement = entry
-            if live.take(delta, step):
-                self._account(live, placement, delta)
-            elif live.finished:  # what was still missing is the end of the prompt
-                self.end(live)
+            taken = attempt.live.take(delta, step)
+            if taken:
+                self._account(attempt, delta)
+            if attempt.live.finished:
+                attempt.end(finished=True)
+                self._end(attempt)
 
-    def _account(
-        self, live: LiveRequest, placement: Placement, delta: detokenizer_pb2.TextDelta
-    ) -> None:
-        """Follow a delta in the ledger, and end what it ended."""
-        ticket, candidate = placement.ticket, delta.candidate
-        if delta.token_ids:
-            placement.ledger.grow(ticket, candidate, len(delta.token_ids))
-        if not delta.finish_reason:
-            return
-        placement.ledger.finish(ticket, candidate)
-        if live.finished:
-            self.end(live)
+    def _account(self, attempt: Attempt, delta: detokenizer_pb2.TextDelta) -> None:
+        """Follow a delta in the ledger."""
+        ended = bool(delta.finish_reason)
+        room = attempt.account(delta.candidate, len(delta.token_ids), ended=ended)
+        if attempt.live.finished:
             return
         if delta.HasField("matched_stop"):
-            self.run.cancel(live.handle, candidate)  # the model knows nothing of stop strings
-        self.changed()
+            # The model knows nothing of stop strings.
+            self.run.cancel(attempt.live.handle, delta.candidate)
+        if room:
+            self.changed()
 
     def refused(self, refusal: model_pb2.Refusal) -> None:
         """Fail the request."""
-        live, _ = self._live.get(refusal.handle, (None, None))
-        if live is not None and live.attempt == refusal.attempt:
-            live.fail(from_refusal(refusal.code, refusal.message))
+        attempt = self._attempts.get(refusal.handle)
+        if attempt is not None and attempt.live.attempt == refusal.attempt:
+            attempt.live.fail(from_refusal(refusal.code, refusal.message))
 
-    def run_ended(self, code: grpc.StatusCode) -> None:
-        """Fail what the model ran."""
-        self._link_ended(code, self.watch.again)
-
-    def watch_ended(self, code: grpc.StatusCode) -> None:
-        """Fail what the detokenizer turned into text."""
-        self._link_ended(code, self.run.again)
-
-    def _link_ended(self, code: grpc.StatusCode, restart_other: Callable[[], None]) -> None:
-        """Fail what ran over the link; where another router has our number, draw another."""
-        if code is grpc.StatusCode.ALREADY_EXISTS:
-            self.router_id = secrets.randbits(32)
-            restart_other()
-        for live, placement in list(self._live.values()):
-            self._lose(live, placement)
+    def welcomed(self) -> None:
+        """The model is there; what a crash was laid to stands or falls with which one it is."""
+        assert self.run.welcome is not None
+        self._implications.back(self.run.welcome.incarnation)
+        self._owner.welcomed()
         self.changed()
 
-    def _lose(self, live: LiveRequest, placement: Placement) -> None:
-        """End a request whose link is gone: one not submitted starts again, any other fails."""
-        if not live.submitted:
-            if not live.registered.done():
-                live.registered.set_exception(ReplicaLost())
-            return
-        live.fail(Unavailable("the replica that ran this request was lost"))
-        self.end(live)
+    def watch_began(self) -> None:
+        """Register again what the model still runs."""
+        for attempt in self._attempts.values():
+            self.watch.register(attempt.live)
+            self._metrics.reregistrations.inc()
+        self.changed()
+
+    def run_ended(self, ending: Ending, ledger: Ledger | None) -> None:
+        """Let go of what the model ran."""
+        if ledger is not None and not ending.orderly:
+            tickets = set(ledger.implicated())
+            attempts = self._attempts.values()
+            self._implications.lost(a.live for a in attempts if a.placement.ticket in tickets)
+        self._renumber(ending, self.watch.again)
+        self._lose(list(self._attempts.values()))
+        self.changed()
+
+    def watch_ended(self, ending: Ending) -> None:
+        """Let go of what was not submitted yet; the rest waits for the detokenizer."""
+        self._renumber(ending, self.run.again)
+        self._lose([a for a in self._attempts.values() if not a.submitted])
+        self.changed()
+
+    def _renumber(self, ending: Ending, restart_other: Callable[[], None]) -> None:
+        """Where another router has our number, draw another."""
+        if ending.code is grpc.StatusCode.ALREADY_EXISTS:
+            self.router_id = secrets.randbits(32)
+            restart_other()
+
+    def _lose(self, attempts: list[Attempt]) -> None:
+        for attempt in attempts:
+            attempt.end(finished=False)
+            self._end(attempt)
+
+    def changed(self) -> None:
+        """Its readiness or room has changed; what it cannot go on with is not kept waiting."""
+        if self.ready or not self._attempts:
+            if self._giving_up is not None:
+                self._giving_up.cancel()
+                self._giving_up = None
+        elif self._giving_up is None:
+            loop = asyncio.get_running_loop()
+            self._giving_up = loop.call_later(self._rejoin_s, self._give_up)
+        self._owner.changed()
+
+    def _give_up(self) -> None:
+        """Have what waits for the detokenizer start again where there is one."""
+        self._giving_up = None
+        log.warning("requests are moved", extra={"requests": len(self._attempts)})
+        self._lose(list(self._attempts.values()))
 
     def describe(self) -> generation_pb2.Replica:
         """Its load, as clients are told it."""

@@ -8,12 +8,11 @@ from __future__ import annotations
 import logging
 from typing import Protocol
 
-import grpc
 from grpc import aio
 
 from protos import generation_pb2, model_pb2, model_pb2_grpc
 from router.admission import Ledger, Ticket
-from router.connection import Conversation
+from router.connection import Conversation, Ending
 from router.live_request import LiveRequest
 from router.prompt_arena import PromptArena
 
@@ -36,8 +35,8 @@ class RunOwner(Protocol):
     def refused(self, refusal: model_pb2.Refusal) -> None:
         """It will not run a request."""
 
-    def run_ended(self, code: grpc.StatusCode) -> None:
-        """The stream has ended, or was refused."""
+    def run_ended(self, ending: Ending, ledger: Ledger | None) -> None:
+        """The stream, which `ledger` was about, has ended; None: it was refused."""
 
 
 class RunLink:
@@ -77,23 +76,13 @@ class RunLink:
 
     def submit(self, live: LiveRequest, ticket: Ticket) -> None:
         """Have the model run `live`, which is in the ledger under `ticket`."""
-        submit = model_pb2.Submit(
-            handle=live.handle,
-            attempt=live.attempt,
-            request_id=live.request_id,
-            sampling=live.plan.sampling,
-            stop=live.plan.stop,
-            prompt_logprobs=live.plan.output.prompt_logprobs,
-            priority=live.plan.priority,
-        )
-        if live.plan.output.HasField("logprobs"):
-            submit.logprobs = live.plan.output.logprobs
+        submit = submission(live)
         span = live.prompt.span
         if span is not None and span.name in self._proven:
             submit.slab.CopyFrom(span)
         else:
             submit.ids = live.prompt.to_bytes()
-        live.submitted = True
+        live.submits += 1
         if self.ledger is not None:
             self.ledger.submit(ticket)
         self._stream.send(model_pb2.RunRequest(submit=submit))
@@ -148,10 +137,34 @@ class RunLink:
             self.ledger.report(load.submits_seen, load.kv_slots_used, load.running + load.waiting)
         self._owner.changed()
 
-    def _lost(self, code: grpc.StatusCode, details: str) -> None:
-        if self.ledger is not None and code is not grpc.StatusCode.CANCELLED:
-            log.warning("model lost", extra={"code": code.name, "cause": details})
-        self.ledger = None
+    def _lost(self, ending: Ending) -> None:
+        if self.ledger is not None and not ending.closed_here:
+            log.warning("model lost", extra={"code": ending.code.name, "cause": ending.details})
+        ledger, self.ledger = self.ledger, None
         self.load = model_pb2.Load()
         self._proven.clear()
-        self._owner.run_ended(code)
+        self._owner.run_ended(ending, ledger)
+
+
+def submission(live: LiveRequest) -> model_pb2.Submit:
+    """What a model is told of `live`, but for its prompt: all that it takes to go on."""
+    submit = model_pb2.Submit(
+        handle=live.handle,
+        attempt=live.attempt,
+        request_id=live.request_id,
+        sampling=live.plan.sampling,
+        stop=live.plan.stop,
+        prompt_logprobs=live.awaits_prompt,
+        priority=live.plan.priority,
+    )
+    if live.plan.output.HasField("logprobs"):
+        submit.logprobs = live.plan.output.logprobs
+    if live.all_ended:  # only scores of the prompt are still missing
+        submit.sampling.n = 1
+        submit.stop.max_tokens = 0
+    elif live.resumed:
+        for index, candidate in enumerate(live.candidates):
+            submit.progress.add(
+                candidate=index, ids=candidate.ids.tobytes(), finished=candidate.finished
+            )
+    return submit

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
+from chassis.channels import open_channel
 from chassis.introspection import transport
 from chassis.server import Host, Mount
 from chassis.shared_file import sweep
 from protos import generation_pb2_grpc, service_pb2
 from router.dispatcher import Dispatcher
 from router.journey import Journeys
-from router.metrics import LinkCollector, RouterMetrics
+from router.metrics import LinkCollector, RecoveryMetrics, RouterMetrics
 from router.prompt_arena import PromptArena
-from router.replica import Replica
+from router.replica import Channels, Replica
 from router.servicer import GenerationServicer
 from router.settings import RouterSettings, check_ranges, replica_addresses
 from router.tokenizer_link import TokenizerLink
@@ -29,12 +29,15 @@ SERVICE = "triptych.v1.GenerationService"
 class Router:
     """All parts of one router."""
 
-    def __init__(self, settings: RouterSettings, arena: PromptArena) -> None:
+    def __init__(
+        self, settings: RouterSettings, arena: PromptArena, metrics: RecoveryMetrics
+    ) -> None:
         """Prepare the links; `run` brings them up.
 
         Args:
             settings: checked.
             arena: where prompts go.
+            metrics: counts.
         """
         self._readiness = asyncio.Event()
         self._readiness.set()
@@ -48,22 +51,25 @@ class Router:
             changed=self._readiness.set,
             arena_renewed=self._offer_arena,
         )
-        counter = itertools.count(1)
-        self.dispatcher.replicas = tuple(
-            Replica(
-                address,
-                arena,
-                counter,
-                self.dispatcher,
-                max_message_mib=settings.max_message_mib,
+        self._channels = [
+            Channels(
+                open_channel(address.model, max_message_mib=settings.max_message_mib),
+                open_channel(address.detokenizer, max_message_mib=settings.max_message_mib),
             )
             for address in replica_addresses(settings)
+        ]
+        self.dispatcher.replicas = tuple(
+            Replica(address, channels, arena, self.dispatcher, metrics, settings.patience)
+            for address, channels in zip(replica_addresses(settings), self._channels, strict=True)
         )
         self.journeys = Journeys(self.tokenizer, self.dispatcher, arena, settings.recovery_s)
 
     async def run(self, host: Host) -> None:
         """Keep all links up, and `host` told whether they are, until cancelled."""
-        async with asyncio.TaskGroup() as group:
+        async with AsyncExitStack() as opened, asyncio.TaskGroup() as group:
+            for channels in self._channels:
+                await opened.enter_async_context(channels.model)
+                await opened.enter_async_context(channels.detokenizer)
             group.create_task(self.tokenizer.keep())
             for replica in self.dispatcher.replicas:
                 group.create_task(replica.keep())
@@ -106,7 +112,7 @@ def mount(settings: RouterSettings) -> Mount:
         for name in sweep():
             log.info("removed a dead process's shared file", extra={"file": name})
         arena = PromptArena(settings.arena_mib << 20 if settings.shared_memory else 0)
-        router = Router(settings, arena)
+        router = Router(settings, arena, RecoveryMetrics(host.registry))
         metrics = RouterMetrics(
             host.registry, lambda: router.dispatcher.queued, lambda: router.dispatcher.running
         )

@@ -15,7 +15,7 @@ from typing import Any
 from grpc import aio
 
 from chassis import logs
-from chassis.errors import ServiceError, Unavailable
+from chassis.errors import ServiceError
 from chassis.introspection import triptych_version
 from protos import detokenizer_pb2, generation_pb2, generation_pb2_grpc, tokenizer_pb2
 from router import validation
@@ -25,7 +25,6 @@ from router.journey import Journeys, skips_special_tokens
 from router.live_request import LiveRequest
 from router.metrics import RouterMetrics
 from router.outbox import STEPS_APART
-from router.peer_errors import ReplicaLost
 from router.record import Record
 from router.tokenizer_link import TokenizerLink
 
@@ -114,11 +113,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
                 token_ids=request.token_ids,
                 skip_special_tokens=skips_special_tokens(request),
             )
-            try:
-                text = await self._journeys.decode(self._dispatcher.any_replica(), decode)
-            except ReplicaLost as error:
-                raise Unavailable("the detokenizer is away") from error
-            return generation_pb2.DetokenizeResponse(text=text)
+            return generation_pb2.DetokenizeResponse(text=await self._journeys.decode(decode))
 
     async def ListModels(  # noqa: N802  (name fixed by the proto)
         self, request: generation_pb2.ListModelsRequest, context: Context

@@ -18,6 +18,19 @@ class ReplicaAddress:
     detokenizer: str
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Patience:
+    """How long to wait for services that are away, in seconds.
+
+    Attributes:
+        recovery_s: for any that a request needs, before it fails.
+        rejoin_s: for a replica's detokenizer, before what the model runs is moved.
+    """
+
+    recovery_s: float
+    rejoin_s: float
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RouterSettings(ServiceSettings):
     """What the router can be told.
@@ -29,6 +42,8 @@ class RouterSettings(ServiceSettings):
         arena_mib: size of the prompt arena in shared memory, in MiB.
         shared_memory: false sends every prompt in the messages.
         recovery_s: how long a request waits for a service that is away, in seconds.
+        rejoin_s: how long a replica's requests wait for its detokenizer before they are moved, in
+            seconds.
     """
 
     tokenizer: str
@@ -37,6 +52,12 @@ class RouterSettings(ServiceSettings):
     arena_mib: int = 64
     shared_memory: bool = True
     recovery_s: float = 120.0
+    rejoin_s: float = 5.0
+
+    @property
+    def patience(self) -> Patience:
+        """How long to wait for services that are away."""
+        return Patience(self.recovery_s, self.rejoin_s)
 
 
 def replica_addresses(settings: RouterSettings) -> tuple[ReplicaAddress, ...]:
@@ -69,5 +90,7 @@ def check_ranges(settings: RouterSettings) -> None:
     ):
         if value < least:
             raise ConfigError(f"TRIPTYCH_ROUTER_{name.upper()}: {value} is less than {least}")
-    if not settings.recovery_s > 0:
-        raise ConfigError(f"TRIPTYCH_ROUTER_RECOVERY_S: {settings.recovery_s} is not above 0")
+    for name in ("recovery_s", "rejoin_s"):
+        if not getattr(settings, name) > 0:
+            said = getattr(settings, name)
+            raise ConfigError(f"TRIPTYCH_ROUTER_{name.upper()}: {said} is not above 0")

@@ -8,11 +8,10 @@ from __future__ import annotations
 import logging
 from typing import Protocol
 
-import grpc
 from grpc import aio
 
 from protos import detokenizer_pb2, detokenizer_pb2_grpc
-from router.connection import Conversation
+from router.connection import Conversation, Ending
 from router.live_request import LiveRequest
 
 log = logging.getLogger(__name__)
@@ -36,7 +35,10 @@ class WatchOwner(Protocol):
     def text(self, frame: detokenizer_pb2.TextFrame) -> None:
         """A step has given text."""
 
-    def watch_ended(self, code: grpc.StatusCode) -> None:
+    def watch_began(self) -> None:
+        """The detokenizer takes registrations, and knows of none."""
+
+    def watch_ended(self, ending: Ending) -> None:
         """The stream has ended, or was refused."""
 
 
@@ -59,16 +61,7 @@ class WatchLink:
 
     def register(self, live: LiveRequest) -> None:
         """Have it turn the tokens of `live` into text."""
-        register = detokenizer_pb2.Register(
-            handle=live.handle,
-            attempt=live.attempt,
-            request_id=live.request_id,
-            prompt_tail=live.prompt.tail(TAIL_IDS),
-            candidates=live.plan.candidates,
-            stop=live.plan.stop,
-            output=live.plan.output,
-        )
-        self._stream.send(detokenizer_pb2.WatchRequest(register=register))
+        self._stream.send(detokenizer_pb2.WatchRequest(register=registration(live)))
 
     def forget(self, handle: int) -> None:
         """Have it forget a request."""
@@ -90,14 +83,42 @@ class WatchLink:
             case "listening":
                 self.up = True
                 log.info("detokenizer linked")
-                self._owner.changed()
+                self._owner.watch_began()
             case "upstream":
                 self.upstream = response.upstream
                 self._owner.changed()
 
-    def _lost(self, code: grpc.StatusCode, details: str) -> None:
-        if self.up and code is not grpc.StatusCode.CANCELLED:
-            log.warning("detokenizer lost", extra={"code": code.name, "cause": details})
+    def _lost(self, ending: Ending) -> None:
+        if self.up and not ending.closed_here:
+            cause = {"code": ending.code.name, "cause": ending.details}
+            log.warning("detokenizer lost", extra=cause)
         self.up = False
         self.upstream = detokenizer_pb2.Upstream()
-        self._owner.watch_ended(code)
+        self._owner.watch_ended(ending)
+
+
+def registration(live: LiveRequest) -> detokenizer_pb2.Register:
+    """What a detokenizer is told of `live`: all that it takes to go on.
+
+    What was delivered is told, be it nothing, wherever rows may already have come of it: by that
+    the detokenizer knows that it has to ask for them.
+    """
+    register = detokenizer_pb2.Register(
+        handle=live.handle,
+        attempt=live.attempt,
+        request_id=live.request_id,
+        prompt_tail=live.prompt.tail(TAIL_IDS),
+        candidates=live.plan.candidates,
+        stop=live.plan.stop,
+        output=live.plan.output,
+    )
+    register.output.prompt_logprobs = live.awaits_prompt
+    if live.resumed:
+        for index, candidate in enumerate(live.candidates):
+            register.delivered.add(
+                candidate=index,
+                ids=candidate.ids.tobytes(),
+                text_length=candidate.text_length,
+                finished=candidate.finished,
+            )
+    return register

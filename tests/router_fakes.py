@@ -171,12 +171,15 @@ class FakeReplica(model_pb2_grpc.ModelServiceServicer):
             [int.from_bytes(raw[i : i + 4], "little") for i in range(0, len(raw), 4)]
         )
         self.submits.add(submit)
+        for one in submit.progress:
+            self._produced[submit.handle, one.candidate] = len(one.ids) // 4
         if self.refusal is not None:
             refusal = model_pb2.Refusal(handle=submit.handle, attempt=submit.attempt)
             refusal.MergeFrom(self.refusal)
             self._runs[-1].send(refusal=refusal)
         elif self.automatic:
-            steps = max(1, submit.stop.max_tokens)
+            earlier = max((len(one.ids) // 4 for one in submit.progress), default=0)
+            steps = max(1, submit.stop.max_tokens) - earlier
             for step in range(steps):
                 self.step(submit, finish=LENGTH if step == steps - 1 else 0)
 

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from router.admission import AdmissionQueue, Demand, Ledger, QueueFull
+from router.admission import AdmissionQueue, Demand, Ledger, QueueFull, Standing
 
+UNTRIED, SUSPECT, PROVEN = Standing.UNTRIED, Standing.SUSPECT, Standing.PROVEN
 KV_SLOTS = 1000
 SEQUENCES = 6
 LIMIT = 8
@@ -13,8 +14,9 @@ LIMIT = 8
 demands = st.builds(
     Demand,
     prompt_tokens=st.integers(1, 600),
-    candidates=st.integers(1, 4),
     max_tokens=st.integers(0, 400),
+    outputs=st.dictionaries(st.integers(0, 3), st.sampled_from([0, 0, 1, 300]), max_size=4),
+    standing=st.sampled_from([UNTRIED, UNTRIED, SUSPECT, PROVEN]),
 )
 
 
@@ -29,13 +31,15 @@ def lined_up(queue: AdmissionQueue, demand: Demand, priority: int = 0):
 
 
 def test_reserves_the_prompt_once_and_at_most_128_tokens_a_candidate():
-    assert Demand(prompt_tokens=10, candidates=3, max_tokens=500).slots == 10 + 3 * 128
-    assert Demand(prompt_tokens=10, candidates=3, max_tokens=5).slots == 10 + 3 * 5
+    assert Demand.fresh(prompt_tokens=10, candidates=3, max_tokens=500).slots == 10 + 3 * 128
+    assert Demand.fresh(prompt_tokens=10, candidates=3, max_tokens=5).slots == 10 + 3 * 5
 
 
 def test_lower_priority_numbers_run_first_and_equals_in_order_of_arrival():
     queue = AdmissionQueue(LIMIT)
-    late, first, second = (lined_up(queue, Demand(1, 1, 1), priority) for priority in (5, 0, 0))
+    late, first, second = (
+        lined_up(queue, Demand.fresh(1, 1, 1), priority) for priority in (5, 0, 0)
+    )
 
     assert [ticket for ticket, _ in queue.admit({"r": Ledger(KV_SLOTS, 8)})] == [
         first,
@@ -46,9 +50,9 @@ def test_lower_priority_numbers_run_first_and_equals_in_order_of_arrival():
 
 def test_a_request_that_does_not_fit_is_not_overtaken():
     queue, ledger = AdmissionQueue(LIMIT), Ledger(KV_SLOTS, 8)
-    lined_up(queue, Demand(600, 1, 0))
-    lined_up(queue, Demand(600, 1, 0))
-    lined_up(queue, Demand(1, 1, 0))
+    lined_up(queue, Demand.fresh(600, 1, 0))
+    lined_up(queue, Demand.fresh(600, 1, 0))
+    lined_up(queue, Demand.fresh(1, 1, 0))
 
     assert admitted(queue, r=ledger) == ["r"]
     assert len(queue) == 2
@@ -57,7 +61,7 @@ def test_a_request_that_does_not_fit_is_not_overtaken():
 def test_a_ticket_whose_demand_is_unknown_holds_nobody_up():
     queue = AdmissionQueue(LIMIT)
     queue.arrive(priority=-1)
-    lined_up(queue, Demand(1, 1, 1))
+    lined_up(queue, Demand.fresh(1, 1, 1))
 
     assert admitted(queue, r=Ledger(KV_SLOTS, 8)) == ["r"]
     assert len(queue) == 1
@@ -74,20 +78,20 @@ def test_a_full_queue_refuses_and_takes_again_once_one_has_left():
 
 def test_who_queues_again_keeps_its_place_even_where_the_queue_is_full():
     queue, ledger = AdmissionQueue(1), Ledger(KV_SLOTS, 8)
-    early = lined_up(queue, Demand(1, 1, 1))
+    early = lined_up(queue, Demand.fresh(1, 1, 1))
     assert admitted(queue, r=ledger) == ["r"]
-    late = lined_up(queue, Demand(1, 1, 1))
+    late = lined_up(queue, Demand.fresh(1, 1, 1))
     ledger.leave(early)
-    queue.line_up(early, Demand(1, 1, 1))
+    queue.line_up(early, Demand.fresh(1, 1, 1))
 
     assert [ticket for ticket, _ in queue.admit({"r": ledger})] == [early, late]
 
 
 def test_those_who_leave_do_not_pile_up_behind_a_head_that_waits():
     queue = AdmissionQueue(LIMIT)
-    lined_up(queue, Demand(1, 1, 1), priority=-1)
+    lined_up(queue, Demand.fresh(1, 1, 1), priority=-1)
     for _ in range(1000):
-        queue.leave(lined_up(queue, Demand(1, 1, 1)))
+        queue.leave(lined_up(queue, Demand.fresh(1, 1, 1)))
 
     assert len(queue._line) < 200
 
@@ -95,24 +99,24 @@ def test_those_who_leave_do_not_pile_up_behind_a_head_that_waits():
 def test_the_least_committed_replica_is_chosen_by_its_share():
     queue = AdmissionQueue(LIMIT)
     small, large = Ledger(100, 8), Ledger(1000, 8)
-    small.enter(queue.arrive(0), Demand(20, 1, 0))
-    large.enter(queue.arrive(0), Demand(100, 1, 0))
-    lined_up(queue, Demand(10, 1, 0))
+    small.enter(queue.arrive(0), Demand.fresh(20, 1, 0))
+    large.enter(queue.arrive(0), Demand.fresh(100, 1, 0))
+    lined_up(queue, Demand.fresh(10, 1, 0))
 
     assert admitted(queue, small=small, large=large) == ["large"]
 
 
 def test_an_empty_replica_takes_a_request_that_reserves_more_than_it_has():
     queue = AdmissionQueue(LIMIT)
-    lined_up(queue, Demand(prompt_tokens=90, candidates=16, max_tokens=128))
+    lined_up(queue, Demand.fresh(prompt_tokens=90, candidates=16, max_tokens=128))
 
     assert admitted(queue, r=Ledger(kv_slots=100, max_sequences=1)) == ["r"]
 
 
 def test_candidates_are_limited_by_the_sequences_a_replica_runs():
     queue, ledger = AdmissionQueue(LIMIT), Ledger(KV_SLOTS, max_sequences=4)
-    lined_up(queue, Demand(1, 3, 1))
-    lined_up(queue, Demand(1, 2, 1))
+    lined_up(queue, Demand.fresh(1, 3, 1))
+    lined_up(queue, Demand.fresh(1, 2, 1))
 
     assert admitted(queue, r=ledger) == ["r"]
 
@@ -120,7 +124,7 @@ def test_candidates_are_limited_by_the_sequences_a_replica_runs():
 def test_a_candidate_holds_what_it_reserved_until_it_has_produced_more():
     queue, ledger = AdmissionQueue(LIMIT), Ledger(KV_SLOTS, 8)
     ticket = queue.arrive(0)
-    ledger.enter(ticket, Demand(10, 1, 400))
+    ledger.enter(ticket, Demand.fresh(10, 1, 400))
     ledger.grow(ticket, 0, 100)
     assert ledger.committed == 10 + 128
     ledger.grow(ticket, 0, 100)
@@ -134,9 +138,9 @@ def test_a_candidate_holds_what_it_reserved_until_it_has_produced_more():
 def test_a_report_above_the_own_count_counts_with_submits_it_has_not_seen_on_top():
     queue, ledger = AdmissionQueue(LIMIT), Ledger(KV_SLOTS, 8)
     seen, unseen = queue.arrive(0), queue.arrive(0)
-    ledger.enter(seen, Demand(10, 1, 0))
+    ledger.enter(seen, Demand.fresh(10, 1, 0))
     ledger.submit(seen)
-    ledger.enter(unseen, Demand(20, 2, 0))
+    ledger.enter(unseen, Demand.fresh(20, 2, 0))
     ledger.submit(unseen)
     ledger.report(submits_seen=1, kv_slots_used=500, sequences=3)
     assert (ledger.committed, ledger.sequences) == (520, 5)
@@ -153,6 +157,8 @@ class Admission(RuleBasedStateMachine):
         self.arrived = []
         self.line = []
         self.running = {}
+        self.standings = {}
+        self.sent = set()
 
     @rule(priority=st.integers(-1, 1))
     def arrive(self, priority):
@@ -183,7 +189,12 @@ class Admission(RuleBasedStateMachine):
             assert ticket is min(self.line), "somebody was overtaken"
             self.line.remove(ticket)
             before = self.slots()
-            self.running[ticket] = dict.fromkeys(range(ticket.demand.candidates), 0)
+            others = [self.standings[other] for other in self.running]
+            self.running[ticket] = dict(ticket.demand.outputs)
+            self.standings[ticket] = ticket.demand.standing
+            assert SUSPECT not in others, "a suspect is not alone of its kind"
+            if ticket.demand.standing is SUSPECT:
+                assert set(others) <= {PROVEN}, "a suspect runs with what has not been tried"
             if len(self.running) > 1:
                 assert before + ticket.demand.slots <= KV_SLOTS
                 assert sum(map(len, self.running.values())) <= SEQUENCES
@@ -203,11 +214,30 @@ class Admission(RuleBasedStateMachine):
         del self.running[ticket][candidate]
         self.ledger.finish(ticket, candidate)
 
+    @rule()
+    def prove(self):
+        for ticket in self.running:
+            if self.standings[ticket] is SUSPECT:
+                self.ledger.prove(ticket)
+                self.standings[ticket] = PROVEN
+
+    @rule(data=st.data())
+    def submit_and_crash(self, data):
+        if not self.running:
+            return
+        for ticket in data.draw(st.lists(st.sampled_from(list(self.running)), unique=True)):
+            self.ledger.submit(ticket)
+            self.sent.add(ticket)
+        sent = {ticket for ticket in self.running if ticket in self.sent}
+        suspects = {ticket for ticket in sent if self.standings[ticket] is SUSPECT}
+        assert set(self.ledger.implicated()) == (suspects or sent)
+
     @precondition(lambda self: self.running)
     @rule(data=st.data(), again=st.booleans())
     def end(self, data, again):
         ticket = data.draw(st.sampled_from(list(self.running)))
         del self.running[ticket]
+        self.sent.discard(ticket)
         self.ledger.leave(ticket)
         self.ledger.leave(ticket)
         if again:

@@ -18,7 +18,7 @@ def live_request(candidates=1, prompt_tokens=3, **output):
     request.sampling.n = candidates
     request.output.CopyFrom(generation_pb2.OutputOptions(token_ids=True, **output))
     plan = resolve(request, prompt_tokens, LIMITS)
-    return LiveRequest("id", plan, Prompt(prompt_tokens, None, bytes(4 * prompt_tokens)), 1)
+    return LiveRequest(1, "id", plan, Prompt(prompt_tokens, None, bytes(4 * prompt_tokens)), 1)
 
 
 def delta(position, ids, *, text="", attempt=FIRST_ATTEMPT, candidate=0, finish=0, **more):

@@ -2,31 +2,39 @@ from __future__ import annotations
 
 import asyncio
 
-import grpc
 from router_deployments import (
+    collect,
     deployed,
-    failure,
     generate_request,
     held_back,
     load_until,
+    texts,
 )
 from router_fakes import LENGTH
 
 from protos import detokenizer_pb2, generation_pb2
 
 
-async def test_a_lost_replica_fails_what_ran_and_answers_the_next(tmp_path):
+async def test_what_a_lost_replica_ran_goes_on_from_where_it_was(tmp_path):
     async with deployed(tmp_path, replicas=[held_back()]) as deployment:
         replica = deployment.replica
         call = deployment.stub.GenerateStream(generate_request())
         await replica.submits.until(1)
-        replica.drop_streams()
-        error = await failure(call)
+        replica.step(replica.submits[0])
+        seen = [await anext(aiter(call))]
         replica.automatic = True
-        good = await deployment.stub.Generate(generate_request())
+        replica.drop_streams()
+        seen += await collect(call)
+        first, second = replica.submits.items
+        fresh, again = replica.registers.items
 
-    assert error.code() is grpc.StatusCode.UNAVAILABLE
-    assert good.usage.completion_tokens == 3
+    assert texts(seen) == [["a "], ["b "], ["c "]]
+    assert (first.handle, second.handle) == (fresh.handle,) * 2
+    assert [submit.attempt for submit in (first, second)] == [1, 2]
+    assert (len(first.progress), len(fresh.delivered)) == (0, 0)
+    (progress,), (delivered,) = second.progress, again.delivered
+    assert (progress.ids, progress.finished) == (bytes([97, 0, 0, 0]), False)
+    assert (delivered.ids, delivered.text_length, delivered.finished) == (progress.ids, 2, False)
     assert len(replica.hellos) == 2
 
 
