@@ -1,0 +1,51 @@
+"""A model process that kills itself at a chosen prompt: for tests of recovery, and for nothing else.
+
+Where it is off, which is the default, it leaves the runner as it is.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from model_svc.engine import Runner
+from model_svc.request import Candidate
+from model_svc.runner import StepResult
+from model_svc.scheduler import Plan
+from model_svc.scheduler import Sequence as Scheduled
+
+
+@dataclass(frozen=True, slots=True)
+class _Deadly:
+    """A runner that kills its process instead of running a step of a deadly request.
+
+    Attributes:
+        runner: what computes all other steps.
+        token: a request is deadly if its prompt holds this id
+        after: and one of its candidates in the step has as many output tokens.
+    """
+
+    runner: Runner
+    token: int
+    after: int
+
+    def run(self, plan: Plan, candidates: Mapping[Scheduled, Candidate]) -> StepResult:
+        """Compute `plan`, or die of it."""
+        for chunk in plan.chunks:
+            candidate = candidates[chunk.sequence]
+            if len(candidate.output) >= self.after and self.token in candidate.request.spec.prompt:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return self.runner.run(plan, candidates)
+
+
+def crash_on(token: int, after: int, runner: Runner) -> Runner:
+    """Make `runner` kill its process when it computes a request with `token` in its prompt.
+
+    Args:
+        token: an id; negative: never, and `runner` itself is returned.
+        after: only once the request has so many output tokens, those of earlier attempts included.
+        runner: what computes.
+    """
+    return runner if token < 0 else _Deadly(runner, token, after)
