@@ -10,6 +10,8 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
+import grpc
+
 from chassis.errors import AlreadyTaken, InvalidRequest, Unavailable
 from chassis.shared_file import PeerFiles
 from chassis.streams import converse, first
@@ -126,7 +128,9 @@ class FakeReplica(model_pb2_grpc.ModelServiceServicer):
         self.taken: set[int] = set()  # router ids to be refused
         self.refusal: model_pb2.Refusal | None = None
         self.automatic = True
-        self._calls: list[Any] = []
+        self.incarnation = 1
+        self._calls: dict[Any, str] = {}  # stream → run or watch
+        self._orderly = True
         self._runs: list[Sender] = []
         self.watches: list[Sender] = []
         self._produced: dict[tuple[int, int], int] = {}
@@ -144,6 +148,7 @@ class FakeReplica(model_pb2_grpc.ModelServiceServicer):
             model=generation_pb2.Model(name="fake", context_length=self.context, vocab_size=VOCAB),
             kv_slots=self.kv_slots,
             max_sequences=8,
+            incarnation=self.incarnation,
         )
         await context.write(model_pb2.RunResponse(welcome=welcome))
         self._runs.append(sender)
@@ -212,12 +217,14 @@ class FakeReplica(model_pb2_grpc.ModelServiceServicer):
             return message_class(**await sender.queue.get())
 
         task = asyncio.create_task(converse(context, take, next_response))
-        self._calls.append(task)
+        self._calls[task] = "run" if message_class is model_pb2.RunResponse else "watch"
         try:
             await asyncio.wait([task])
         finally:
-            self._calls.remove(task)
+            del self._calls[task]
             task.cancel()
+        if task.cancelled() and not self._orderly:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "gone without a word")
         if task.cancelled():
             raise Unavailable("dropped by the test")
 
@@ -252,10 +259,17 @@ class FakeReplica(model_pb2_grpc.ModelServiceServicer):
     def link(self, linked):
         self.watches[-1].send(upstream=detokenizer_pb2.Upstream(linked=linked))
 
-    def drop_streams(self):
-        """End all streams, as a process that dies does."""
-        for task in list(self._calls):
-            task.cancel()
+    def drop_streams(self, kind="", *, orderly=True):
+        """End all streams, or those of a kind; in order, or as a connection that is gone does."""
+        self._orderly = orderly
+        for task, its_kind in list(self._calls.items()):
+            if kind in ("", its_kind):
+                task.cancel()
+
+    def crash(self):
+        """End the Run stream as a model that dies does, and come back as another process."""
+        self.incarnation += 1
+        self.drop_streams("run", orderly=False)
 
 
 class FakeDetokenizer(detokenizer_pb2_grpc.DetokenizerServiceServicer):

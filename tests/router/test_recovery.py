@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import asyncio
+
+import grpc
+import pytest
+from router_deployments import (
+    collect,
+    deployed,
+    details_of,
+    failure,
+    generate_request,
+    held_back,
+    load_until,
+    texts,
+)
+from router_fakes import LENGTH, STOP, FakeReplica
+
+from protos import detokenizer_pb2, generation_pb2, service_pb2
+
+LONG = {"max_tokens": 60}
+
+
+async def begun(deployment, replica, **asked):
+    """A stream of which the first step has been read, and its submit."""
+    before = len(replica.submits)
+    call = deployment.stub.GenerateStream(generate_request(**{**LONG, **asked}))
+    await replica.submits.until(before + 1)
+    submit = replica.submits[before]
+    replica.step(submit)
+    return call, submit, await anext(aiter(call))
+
+
+async def metric(deployment, name):
+    text = (await deployment.introspection.Scrape(service_pb2.ScrapeRequest())).text.decode()
+    (line,) = (one for one in text.splitlines() if one.startswith(f"triptych_router_{name}_total "))
+    return float(line.split()[1])
+
+
+async def all_heard(deployment, replica):
+    """Wait until the router has taken in all text so far: nobody wants what comes after it."""
+    fenced = await metric(deployment, "fenced_deltas")
+    replica.send_text([detokenizer_pb2.TextDelta(handle=1)])
+    while await metric(deployment, "fenced_deltas") == fenced:
+        pass  # each question gives the router a turn
+
+
+async def test_a_lost_detokenizer_is_told_again_of_what_the_model_still_runs(tmp_path):
+    async with deployed(tmp_path, replicas=[held_back()]) as deployment:
+        replica = deployment.replica
+        call, submit, first = await begun(deployment, replica, max_tokens=3)
+        replica.drop_streams("watch")
+        await replica.registers.until(2)
+        fresh, again = replica.registers.items
+        for finish in (0, LENGTH):
+            replica.step(submit, finish=finish)
+        rest = await collect(call)
+        renewed = await metric(deployment, "reregistrations")
+
+    assert texts([first, *rest]) == [["a "], ["b "], ["c "]]
+    assert (fresh.attempt, again.attempt) == (1, 1)
+    assert (again.handle, again.delivered[0].text_length) == (fresh.handle, 2)
+    assert (len(replica.submits), len(replica.cancels), renewed) == (1, 0, 1)
+
+
+async def test_what_a_detokenizer_does_not_come_back_for_is_moved(tmp_path):
+    replicas = [held_back(), FakeReplica()]
+    async with deployed(tmp_path, replicas=replicas, rejoin_s=0.1) as deployment:
+        await load_until(deployment, lambda load: all(one.ready for one in load.replicas))
+        call, _, first = await begun(deployment, replicas[0])
+        replicas[0].link(False)
+        await replicas[0].cancels.until(1)
+        await replicas[0].releases.until(1)
+        messages = await collect(call)
+
+    assert texts([first, *messages])[:2] == [["a "], ["b "]]
+    assert len(replicas[1].submits[0].progress[0].ids) == 4
+    assert messages[-1].usage.completion_tokens == 60
+
+
+async def test_what_an_earlier_attempt_says_is_not_heard(tmp_path):
+    async with deployed(tmp_path, replicas=[held_back()]) as deployment:
+        replica = deployment.replica
+        call, submit, first = await begun(deployment, replica)
+        replica.drop_streams("run")
+        await replica.submits.until(2)
+        stale = {"handle": submit.handle, "attempt": 1, "position": 1, "token_ids": [7]}
+        replica.send_text([{**stale, "text": "stale", "finish_reason": LENGTH}])
+        replica.step(replica.submits[1], finish=LENGTH)
+        rest = await collect(call)
+        fenced = await metric(deployment, "fenced_deltas")
+
+    assert texts([first, *rest]) == [["a "], ["b "]]
+    assert fenced == 1
+
+
+async def test_a_candidate_that_has_ended_is_not_run_again(tmp_path):
+    sampling = generation_pb2.SamplingParams(n=2)
+    async with deployed(tmp_path, replicas=[held_back()]) as deployment:
+        replica = deployment.replica
+        call = deployment.stub.GenerateStream(generate_request(sampling=sampling, **LONG))
+        await replica.submits.until(1)
+        replica.step(replica.submits[0], [1], finish=STOP, matched_stop="END")
+        first = await anext(aiter(call))
+        replica.drop_streams("run")
+        await replica.submits.until(2)
+        replica.step(replica.submits[1], [0], finish=LENGTH)
+        rest = await collect(call)
+
+    assert [progress.finished for progress in replica.submits[1].progress] == [False, True]
+    assert [one.finished for one in replica.registers[1].delivered] == [False, True]
+    assert texts([first, *rest]) == [["a "], ["a "]]
+
+
+@pytest.mark.parametrize("seen", [0, 1, 2])
+async def test_scores_of_the_prompt_are_asked_for_until_they_are_all_there(tmp_path, seen):
+    output = generation_pb2.OutputOptions(prompt_logprobs=True)
+    async with deployed(tmp_path, replicas=[held_back()]) as deployment:
+        replica = deployment.replica
+        call = deployment.stub.Generate(generate_request("hi", max_tokens=1, output=output))
+        await replica.submits.until(1)
+        submit = replica.submits[0]
+        scores = [generation_pb2.TokenLogprob(token_id=i) for i in replica.prompts[0]]
+        delta = {"handle": submit.handle, "attempt": 1, "prompt_logprobs": scores[:seen]}
+        replica.send_text([detokenizer_pb2.TextDelta(**delta)])
+        # The ending may come before scores that were left out.
+        replica.step(submit, finish=LENGTH if seen == 1 else 0)
+        await all_heard(deployment, replica)
+        replica.drop_streams()
+        await replica.submits.until(2)
+        again, register = replica.submits[1], replica.registers[1]
+        if again.prompt_logprobs:
+            more = {"handle": submit.handle, "attempt": 2, "prompt_logprobs": scores}
+            replica.send_text([detokenizer_pb2.TextDelta(**more)])
+        if seen != 1:
+            replica.step(again, finish=LENGTH)
+        answer = await call
+
+    assert [score.token_id for score in answer.prompt.logprobs] == replica.prompts[0]
+    assert again.prompt_logprobs == register.output.prompt_logprobs == (seen < len(scores))
+    if seen == 1:  # nothing else is left to do
+        assert (again.stop.max_tokens, again.sampling.n, len(again.progress)) == (0, 1, 0)
+
+
+async def test_what_ran_in_three_crashes_is_refused_and_its_neighbour_is_not(tmp_path, caplog):
+    async with deployed(tmp_path, replicas=[held_back()]) as deployment:
+        replica = deployment.replica
+        poison, submit, _ = await begun(deployment, replica)
+        neighbour, other, _ = await begun(deployment, replica)
+        replica.crash()
+        await replica.submits.until(4)
+        assert {one.handle for one in replica.submits.items[2:4]} == {submit.handle, other.handle}
+        replica.crash()
+        await replica.submits.until(5)
+        assert replica.submits[4].handle == submit.handle
+        replica.crash()
+        error = await failure(poison)
+        await replica.submits.until(6)
+        last = replica.submits[5]
+        replica.step(last, finish=LENGTH)
+        rest = await collect(neighbour)
+        counted = await metric(deployment, "crash_implications")
+
+    assert error.code() is grpc.StatusCode.INTERNAL
+    assert next(details_of(error)).reason == "IMPLICATED_IN_CRASHES"
+    assert f"{submit.handle:#018x}" in [getattr(r, "handle", "") for r in caplog.records]
+    assert (last.handle, last.attempt) == (other.handle, 3)
+    assert texts(rest) == [["b "]]
+    assert counted == 5
+
+
+async def test_a_suspect_that_comes_beyond_the_crash_keeps_nobody_waiting(tmp_path):
+    async with deployed(tmp_path, replicas=[held_back()]) as deployment:
+        replica = deployment.replica
+        calls = [await begun(deployment, replica) for _ in range(3)]
+        for crash in range(2):
+            replica.crash()
+            await replica.submits.until(6 + crash)
+        for suspects in (7, 8, 9):
+            await replica.submits.until(suspects)
+            assert len(replica.submits) == suspects
+            replica.step(replica.submits[suspects - 1])
+        for submit in replica.submits.items[6:]:
+            replica.step(submit, finish=LENGTH)
+        ends = [await collect(call) for call, _, _ in calls]
+
+    assert [texts(rest) for rest in ends] == [[["b "], ["c "]]] * 3
+
+
+@pytest.mark.parametrize("how", ["the same process comes back", "it said that it ends"])
+async def test_what_was_no_crash_is_laid_to_nobody(tmp_path, how):
+    async with deployed(tmp_path, replicas=[held_back()]) as deployment:
+        replica = deployment.replica
+        call, _, _ = await begun(deployment, replica)
+        for times in range(4):
+            orderly = how != "the same process comes back"
+            replica.incarnation += orderly
+            replica.drop_streams("run", orderly=orderly)
+            await replica.submits.until(2 + times)
+        replica.step(replica.submits[-1], finish=LENGTH)
+        rest = await collect(call)
+        counted = await metric(deployment, "crash_implications")
+
+    assert texts(rest) == [["b "]]
+    assert counted == 0
+
+
+async def test_ids_are_turned_into_text_by_whichever_detokenizer_is_there(tmp_path):
+    ask = generation_pb2.DetokenizeRequest(token_ids=[104, 105])
+    replicas = [FakeReplica(), FakeReplica()]
+    async with deployed(tmp_path, replicas=replicas, fakes=False) as one, one.serve_model(0):
+        waiting = asyncio.create_task(_detokenized(one, ask))
+        await one.replica.hellos.until(1)
+        async with one.serve_detokenizer(1):
+            assert (await waiting).text == "hi"
+
+
+async def _detokenized(deployment, ask):
+    return await deployment.stub.Detokenize(ask)
