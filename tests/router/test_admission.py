@@ -148,6 +148,55 @@ def test_a_report_above_the_own_count_counts_with_submits_it_has_not_seen_on_top
     assert (ledger.committed, ledger.sequences) == (30, 3)
 
 
+def demand(standing: Standing) -> Demand:
+    return Demand(prompt_tokens=1, max_tokens=1, outputs={0: 0}, standing=standing)
+
+
+def test_nothing_starts_beside_a_suspect_until_it_is_proven():
+    queue, ledger = AdmissionQueue(LIMIT), Ledger(KV_SLOTS, 8)
+    suspect = lined_up(queue, demand(SUSPECT))
+    lined_up(queue, demand(UNTRIED))
+
+    assert [ticket for ticket, _ in queue.admit({"r": ledger})] == [suspect]
+    assert admitted(queue, r=ledger) == []
+    ledger.prove(suspect)
+    assert admitted(queue, r=ledger) == ["r"]
+
+
+def test_a_suspect_starts_among_proven_requests_only():
+    queue, tried, untried = AdmissionQueue(LIMIT), Ledger(KV_SLOTS, 8), Ledger(KV_SLOTS, 8)
+    tried.enter(queue.arrive(0), demand(PROVEN))
+    untried.enter(queue.arrive(0), demand(UNTRIED))
+    lined_up(queue, demand(SUSPECT))
+
+    assert admitted(queue, untried=untried) == []
+    assert admitted(queue, untried=untried, tried=tried) == ["tried"]
+
+
+def test_a_suspect_that_leaves_keeps_nobody_out():
+    queue, ledger = AdmissionQueue(LIMIT), Ledger(KV_SLOTS, 8)
+    suspect = queue.arrive(0)
+    ledger.enter(suspect, demand(SUSPECT))
+    ledger.leave(suspect)
+    ledger.enter(queue.arrive(0), demand(UNTRIED))
+
+    assert ledger.fits(demand(UNTRIED))
+
+
+def test_a_crash_is_laid_to_the_suspect_alone_once_it_was_sent():
+    queue, ledger = AdmissionQueue(LIMIT), Ledger(KV_SLOTS, 8)
+    proven, suspect = queue.arrive(0), queue.arrive(0)
+    ledger.enter(proven, demand(PROVEN))
+    ledger.enter(suspect, demand(SUSPECT))
+    ledger.submit(proven)
+
+    assert ledger.implicated() == [proven]
+    ledger.submit(suspect)
+    assert ledger.implicated() == [suspect]
+    ledger.prove(suspect)
+    assert ledger.implicated() == [proven, suspect]
+
+
 class Admission(RuleBasedStateMachine):
     """The queue before one replica, against a plain list."""
 
