@@ -50,6 +50,7 @@ class ServiceSettings:
         max_message_mib: largest gRPC message it takes, in MiB.
         grace_s: how long calls in flight may go on once it is told to stop, in seconds.
         parent_pid: end when this process, which must be the parent, ends; 0: do not.
+        restarts: how often whoever runs it has started it again; it is only told to those who ask.
     """
 
     listen: str
@@ -59,6 +60,7 @@ class ServiceSettings:
     max_message_mib: int = 32
     grace_s: float = 5.0
     parent_pid: int = 0
+    restarts: int = 0
 
     def __post_init__(self) -> None:
         if self.log_format not in _LOG_FORMATS:
@@ -71,6 +73,8 @@ class ServiceSettings:
             raise WrongValue("max_message_mib", why)
         if self.grace_s < 0:
             raise WrongValue("grace_s", f"{self.grace_s} is less than 0")
+        if self.restarts < 0:
+            raise WrongValue("restarts", f"{self.restarts} is less than 0")
 
 
 def _variable(prefix: str, field: str) -> str:

@@ -39,11 +39,12 @@ class Identity:
 
     service: str
     started: float
+    restarts: int
 
 
-def identify(service: str) -> Identity:
-    """The identity of this process as `service`, from now on."""
-    return Identity(service, time.monotonic())
+def identify(service: str, restarts: int) -> Identity:
+    """The identity of this process as `service`, from now on; it was started again so often."""
+    return Identity(service, time.monotonic(), restarts)
 
 
 class Introspection(service_pb2_grpc.IntrospectionServiceServicer):
@@ -67,6 +68,7 @@ class Introspection(service_pb2_grpc.IntrospectionServiceServicer):
             version=triptych_version(),
             uptime_s=time.monotonic() - self._identity.started,
             links=self._list_links(),
+            restarts=self._identity.restarts,
         )
 
     async def Scrape(  # noqa: N802  (name fixed by the proto)

@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
+from prometheus_client import CollectorRegistry, Gauge, ProcessCollector, start_http_server
 
 from chassis.errors import StartError
 
 
-def new_registry() -> CollectorRegistry:
-    """A registry that already tells the process's CPU time, memory and open files."""
+def new_registry(restarts: int = 0) -> CollectorRegistry:
+    """A registry that already tells the process's CPU time, memory, open files and `restarts`."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
+    Gauge(
+        "triptych_process_restarts",
+        "How often whoever runs the service has started it again.",
+        registry=registry,
+    ).set(restarts)
     return registry
 
 

@@ -25,7 +25,7 @@ from prometheus_client import CollectorRegistry
 from chassis import config, logs, metrics
 from chassis.errors import ErrorInterceptor, StartError
 from chassis.health import Health
-from chassis.introspection import Introspection, ListLinks, identify
+from chassis.introspection import Identity, Introspection, ListLinks, identify
 from chassis.process import die_with_parent
 from chassis.sockets import bind, release
 from protos import service_pb2_grpc
@@ -113,12 +113,12 @@ async def serving(
     """
     interceptor = ErrorInterceptor()
     server = aio.server(interceptors=[interceptor], options=_options(settings.max_message_mib))
-    host = Host(server, metrics.new_registry())
+    host = Host(server, metrics.new_registry(settings.restarts))
     address = bind(server, settings.listen)
     try:
         async with mount(host):
             await host.set_ready(host.ready)
-            _add_own_services(service, host)
+            _add_own_services(identify(service, settings.restarts), host)
             with metrics.served_over_http(host.registry, settings.metrics_listen):
                 await server.start()
                 log.info("listening", extra={"address": address})
@@ -147,9 +147,9 @@ def _options(max_message_mib: int) -> list[tuple[str, int]]:
     ]
 
 
-def _add_own_services(service: str, host: Host) -> None:
+def _add_own_services(identity: Identity, host: Host) -> None:
     """Add what every service answers, beside what its mount has added."""
-    introspection = Introspection(identify(service), host.registry, lambda: host.list_links())
+    introspection = Introspection(identity, host.registry, lambda: host.list_links())
     service_pb2_grpc.add_IntrospectionServiceServicer_to_server(introspection, host.server)
     health_pb2_grpc.add_HealthServicer_to_server(host._health, host.server)
     names = (*host.services, "triptych.internal.v1.IntrospectionService", "grpc.health.v1.Health")

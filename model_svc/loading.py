@@ -85,7 +85,7 @@ def load(
     Raises:
         StartError: something asked for cannot be had; one line.
     """
-    threads = settings.threads or len(os.sched_getaffinity(0))
+    threads = settings.threads or max(1, len(os.sched_getaffinity(0)) // settings.models_here)
     torch.set_num_threads(threads)
     try:
         checkpoint = open_checkpoint(settings.checkpoint)
@@ -93,7 +93,10 @@ def load(
         device = "cpu" if settings.device == "auto" else settings.device
         ops = operations_for(device, dtype)
         slots = choose_slots(
-            settings.kv_tokens, bytes_per_slot(checkpoint.spec, dtype), available_bytes()
+            settings.kv_tokens,
+            bytes_per_slot(checkpoint.spec, dtype),
+            available_bytes(),
+            sharers=settings.models_here,
         )
         weights = load_weights(checkpoint, ops, dtype, _Progress())
     except (CheckpointError, UnsupportedDevice) as error:

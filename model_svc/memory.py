@@ -27,19 +27,20 @@ def available_bytes() -> int:
     return machine if limit == "max" else min(machine, int(limit) - current)
 
 
-def choose_slots(asked: int, slot_bytes: int, available: int) -> int:
+def choose_slots(asked: int, slot_bytes: int, available: int, *, sharers: int = 1) -> int:
     """How many slots the KV pool gets.
 
     Args:
         asked: what the operator asked for; 0: a quarter of the memory, at most 131,072.
         slot_bytes: bytes of one slot in all layers.
         available: bytes that can be had.
+        sharers: model processes that divide this quarter among them.
 
     Raises:
         StartError: they are too few to hold a request, or more than memory holds.
     """
     fitting = available // slot_bytes
-    slots = asked or min(_MOST_AUTOMATIC_SLOTS, int(fitting * _AUTOMATIC_SHARE))
+    slots = asked or min(_MOST_AUTOMATIC_SLOTS, int(fitting * _AUTOMATIC_SHARE / sharers))
     if slots < LEAST_SLOTS:
         raise StartError(
             f"a KV pool of {slots} tokens is too small for one request: "

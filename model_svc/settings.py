@@ -14,6 +14,7 @@ _LEAST = {
     "max_batch_tokens": 0,
     "max_sequences": 1,
     "threads": 0,
+    "models_here": 1,
     "ring_kib": LEAST_RING_KIB,
 }
 _KNOWN = {
@@ -35,6 +36,8 @@ class ModelSettings(ServiceSettings):
         max_batch_tokens: tokens in one engine step; 0: 512.
         max_sequences: candidates that may run at once.
         threads: of torch at most, small steps take one; 0: one for each CPU it may use.
+        models_here: model processes on this machine, this one among them; what is chosen by itself
+            of its memory and CPUs is divided by it.
         ring_kib: size of the token ring in KiB; also bounds frames sent inline.
         shared_memory: whether to offer the ring at all.
     """
@@ -47,6 +50,7 @@ class ModelSettings(ServiceSettings):
     max_batch_tokens: int = 0
     max_sequences: int = 256
     threads: int = 0
+    models_here: int = 1
     ring_kib: int = 4096
     shared_memory: bool = True
 

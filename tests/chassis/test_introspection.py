@@ -55,7 +55,7 @@ async def router(tmp_path: Path) -> AsyncIterator[Router]:
         Counter("steps", "Steps.", registry=host.registry).inc(3)
         yield
 
-    settings = ServiceSettings(listen=f"unix:{tmp_path / 'a.sock'}")
+    settings = ServiceSettings(listen=f"unix:{tmp_path / 'a.sock'}", restarts=2)
     async with (
         serving("router", mount, settings),
         open_channel(settings.listen) as channel,
@@ -70,6 +70,11 @@ async def test_a_service_says_who_it_is(router: Router) -> None:
     assert told.host == platform.node()
     assert told.version == triptych_version()
     assert list(told.links) == []
+
+
+async def test_it_says_how_often_it_was_started_again(router: Router) -> None:
+    assert (await router.describe()).restarts == 2
+    assert "\ntriptych_process_restarts 2.0\n" in await router.scrape()
 
 
 async def test_its_uptime_goes_on(router: Router) -> None:

@@ -15,6 +15,7 @@ NEEDED = {"TRIPTYCH_MODEL_LISTEN": "127.0.0.1:0", "TRIPTYCH_MODEL_CHECKPOINT": "
         ("MAX_BATCH_TOKENS", "-5"),
         ("MAX_SEQUENCES", "0"),
         ("THREADS", "-2"),
+        ("MODELS_HERE", "0"),
         ("RING_KIB", "3"),
         ("DEVICE", "abacus"),
         ("DTYPE", "float7"),
