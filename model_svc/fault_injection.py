@@ -1,4 +1,4 @@
-"""A model process that kills itself at a chosen prompt: for tests of recovery, and for nothing else.
+"""A model process that kills itself at a chosen prompt: for tests of recovery and nothing else.
 
 Where it is off, which is the default, it leaves the runner as it is.
 """

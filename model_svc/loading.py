@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from kernels.ops import UnsupportedDevice, operations_for
 from model_svc.checkpoint import Checkpoint, CheckpointError, open_checkpoint
 from model_svc.commands import Report
 from model_svc.engine import Engine
+from model_svc.fault_injection import crash_on
 from model_svc.hub import Hub
 from model_svc.kv_cache import KvCache, bytes_per_slot
 from model_svc.memory import available_bytes, choose_slots
@@ -153,7 +155,11 @@ def _assemble(settings: ModelSettings, checkpoint: Checkpoint, runtime: Runtime)
         max_batch_tokens=budget,
     )
     threads = ThreadChoice(checkpoint.parameters, runtime.threads)
-    runner = Runner(runtime.decoder, kv, scheduler.slot_table, threads)
+    runner = crash_on(
+        settings.crash_on_token,
+        settings.crash_after_tokens,
+        Runner(runtime.decoder, kv, scheduler.slot_table, threads),
+    )
 
     def report(said: Report) -> None:
         runtime.post(lambda: hub.deliver(said))
@@ -162,14 +168,21 @@ def _assemble(settings: ModelSettings, checkpoint: Checkpoint, runtime: Runtime)
     limits = Limits(
         spec.vocab_size, min(spec.context_length, kv.slots), frozenset(checkpoint.eos_token_ids)
     )
-    welcome = model_pb2.Welcome(
+    welcome = _welcome(settings, checkpoint, runtime, budget)
+    return LoadedModel(engine, hub, metrics, limits, welcome)
+
+
+def _welcome(
+    settings: ModelSettings, checkpoint: Checkpoint, runtime: Runtime, budget: int
+) -> model_pb2.Welcome:
+    return model_pb2.Welcome(
         model=_describe(settings, checkpoint, runtime.dtype),
-        kv_slots=kv.slots,
+        kv_slots=runtime.kv.slots,
         max_sequences=min(settings.max_sequences, budget),
         max_batch_tokens=budget,
         eos_token_ids=checkpoint.eos_token_ids,
+        incarnation=1 + secrets.randbelow(2**64 - 1),
     )
-    return LoadedModel(engine, hub, metrics, limits, welcome)
 
 
 def _describe(
