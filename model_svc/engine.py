@@ -139,7 +139,7 @@ class Engine:
         self._requests[spec.handle] = request
         builder = FrameBuilder()
         for candidate in request.candidates:
-            if candidate.exhausted and not candidate.finished:
+            if candidate.ending and not (candidate.finished or spec.prompt_logprobs):
                 builder.add(candidate, candidate.end_without_token())
             self._candidates[candidate.sequence] = candidate
         for sequence in request.sequences():
@@ -202,13 +202,14 @@ class Engine:
 
     def _keep_tokens(self, plan: Plan, result: StepResult, builder: FrameBuilder) -> None:
         ended = [
-            self._candidates[sequence]
+            candidate
             for chunk in plan.chunks
             for sequence in chunk.draws
-            if not self._candidates[sequence].request.spec.max_tokens
+            if not (candidate := self._candidates[sequence]).may_draw
         ]
         for candidate in ended:
-            builder.add(candidate, candidate.end_without_token())
+            if not candidate.finished:
+                builder.add(candidate, candidate.end_without_token())
         if result.drawn is not None:
             drawn = result.drawn
             tokens, logprobs = drawn.tokens.tolist(), drawn.logprobs.tolist()

@@ -82,7 +82,9 @@ class Candidate:
         self.finished = earlier is not None and earlier.finished
         self.rows: list[OutputRow] = []
         self.sequence = scheduler.Sequence(
-            order=(spec.priority, arrival, index), known=len(spec.prompt) + len(self.output)
+            order=(spec.priority, arrival, index),
+            known=len(spec.prompt) + len(self.output),
+            prefix=request.prefix,
         )
         self._history: TokenHistory | None = None
         if spec.sampling.needs_history:
@@ -90,11 +92,18 @@ class Candidate:
             self._history = TokenHistory(request.vocab_size, spec.prompt, output)
 
     @property
-    def exhausted(self) -> bool:
-        """Whether it may draw no token and its prompt need not be computed either."""
+    def ending(self) -> int:
+        """The flag that its output ends with as it is, or 0 where it may go on."""
         spec = self.request.spec
-        unscored = spec.prompt_logprobs and not self.output
-        return len(self.output) >= spec.max_tokens and not unscored
+        count = len(self.output)
+        if count > spec.sampling.min_tokens and self.output[-1] in spec.stop_ids:
+            return STOP
+        return LENGTH if count >= spec.max_tokens else 0
+
+    @property
+    def may_draw(self) -> bool:
+        """Whether it is to have another token."""
+        return not (self.finished or self.ending)
 
     @property
     def draw(self) -> Draw:
@@ -115,23 +124,20 @@ class Candidate:
 
     def append(self, token: int, logprob: float, alternatives: npt.NDArray[np.void]) -> OutputRow:
         """Take a drawn token; decide whether it is the last."""
-        spec = self.request.spec
         position = len(self.output)
-        flags = 0
-        if token in spec.stop_ids and position >= spec.sampling.min_tokens:
-            flags = STOP
-        elif position + 1 >= spec.max_tokens:
-            flags = LENGTH
         self.output.append(token)
         self.sequence.known += 1
         if self._history is not None:
             self._history.append(token)
-        return self._keep(OutputRow(position, token, logprob, flags, alternatives))
+        return self._keep(OutputRow(position, token, logprob, self.ending, alternatives))
 
     def end_without_token(self) -> OutputRow:
         """End it where no token may be drawn."""
-        flags = LENGTH | NO_TOKEN
-        return self._keep(OutputRow(len(self.output), 0, float("nan"), flags, NO_ALTERNATIVES))
+        return self._keep(self._ending_row(len(self.output), self.ending))
+
+    def _ending_row(self, position: int, flag: int) -> OutputRow:
+        token = self.output[-1] if flag == STOP else 0
+        return OutputRow(position, token, float("nan"), flag | NO_TOKEN, NO_ALTERNATIVES)
 
     def _keep(self, row: OutputRow) -> OutputRow:
         self.rows.append(row)
@@ -139,9 +145,16 @@ class Candidate:
         return row
 
     def rows_from(self, position: int) -> Sequence[OutputRow]:
-        """The rows of this attempt from output position `position` on."""
+        """The rows of this attempt from output position `position` on.
+
+        Whoever has them all and asks nevertheless is told the ending again, for want of which it
+        must be asking.
+        """
         if not self.rows:
             return ()
+        last = self.rows[-1]
+        if position > last.position and last.flags & FINISHED:
+            return (self._ending_row(position, last.flags & FINISHED),)
         return self.rows[max(position - self.rows[0].position, 0) :]
 
 
@@ -151,6 +164,7 @@ class Request:
     def __init__(self, spec: RequestSpec, *, arrival: int, vocab_size: int) -> None:
         self.spec = spec
         self.vocab_size = vocab_size
+        self.prefix = scheduler.Prefix(len(spec.prompt))
         self.prompt_rows: list[OutputRow] = []
         self.candidates = [Candidate(self, index, arrival) for index in range(spec.candidates)]
 
@@ -161,10 +175,8 @@ class Request:
         return self.spec.prompt_logprobs and scored <= last and position <= max(scored - 1, 0)
 
     def sequences(self) -> list[scheduler.Sequence]:
-        """The sequences to schedule: fresh candidates follow the first of them."""
+        """The sequences to schedule: of unfinished candidates, and of one if only scores lack."""
         open_ = [candidate for candidate in self.candidates if not candidate.finished]
-        fresh = [candidate.sequence for candidate in open_ if not candidate.output]
-        resumed = [candidate.sequence for candidate in open_ if candidate.output]
-        if fresh:
-            fresh[0].followers = fresh[1:]
-        return [*fresh[:1], *resumed]
+        if not open_ and self.spec.prompt_logprobs:
+            open_ = self.candidates[:1]
+        return [candidate.sequence for candidate in open_]

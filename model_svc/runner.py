@@ -91,11 +91,12 @@ class Runner:
         logit_rows: list[int] = []
         drawn_for: list[Candidate] = []
         for chunk, end in zip(chunks, ends, strict=True):
-            if not chunk.draws or not candidates[chunk.sequence].request.spec.max_tokens:
+            owners = [owner for s in chunk.draws if (owner := candidates[s]).may_draw]
+            if not owners:
                 continue
-            logit_rows += [len(last_rows)] * len(chunk.draws)
+            logit_rows += [len(last_rows)] * len(owners)
             last_rows.append(end - 1)
-            drawn_for += [candidates[sequence] for sequence in chunk.draws]
+            drawn_for += owners
         if not drawn_for:
             return [], None
         if len(last_rows) < len(hidden):

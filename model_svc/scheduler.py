@@ -6,12 +6,14 @@ the last known token draws the next. A decode is a chunk of one token.
 
 Invariants: decodes go first and no step exceeds its token budget; the first running sequence always
 advances, if need be by putting back the last (its slots are freed and it is recomputed later), so
-every sequence ends; a waiting sequence is never overtaken by a later one.
+every sequence ends; a waiting sequence is never overtaken by a later one; candidates of a request
+that run share the slots of its prompt, which is not computed again while one of them holds it.
 """
 
 from __future__ import annotations
 
 import bisect
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,27 +25,45 @@ Order = tuple[int, int, int]
 
 
 @dataclass(eq=False, slots=True)
+class Prefix:
+    """What all candidates of a request begin with: its prompt.
+
+    Attributes:
+        tokens: how many tokens it is.
+        members: the sequences in the scheduler that begin with it.
+    """
+
+    tokens: int
+    members: list[Sequence] = field(default_factory=list, repr=False)
+
+
+@dataclass(eq=False, slots=True)
 class Sequence:
     """One candidate of a request.
 
     Attributes:
         order: (priority, arrival, candidate): lower runs first and is put back last.
         known: tokens known.
+        prefix: what it begins with.
         computed: tokens whose K and V are in the pool.
         row: its row of the slot table, -1 while it holds none.
-        followers: candidates that wait for this one's prompt, to share its slots.
     """
 
     order: Order
     known: int
+    prefix: Prefix
     computed: int = 0
     row: int = -1
-    followers: list[Sequence] = field(default_factory=list)
 
     @property
     def pending(self) -> int:
         """Tokens known but not computed."""
         return self.known - self.computed
+
+    @property
+    def sharable(self) -> int:
+        """Tokens it can take from another; its last, that a token is drawn after, is its own."""
+        return min(self.prefix.tokens, self.known - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,33 +120,24 @@ class Scheduler:
 
     @property
     def waiting(self) -> int:
-        """Sequences that hold none, followers included."""
-        queued = (*self._waiting, *self._running)
-        return len(self._waiting) + sum(len(sequence.followers) for sequence in queued)
+        """Sequences that hold none."""
+        return len(self._waiting)
 
     def add(self, sequence: Sequence) -> None:
-        """Queue a new sequence with its followers."""
-        bisect.insort(self._waiting, sequence, key=_order)
+        """Queue a new sequence."""
+        sequence.prefix.members.append(sequence)
+        self._queue(sequence)
 
     def remove(self, sequence: Sequence) -> None:
-        """Forget a sequence, wherever it stands; one that nobody knows is no error.
-
-        A waiting or unfinished leader hands its followers to the first of them.
-        """
+        """Forget a sequence, wherever it stands; one that nobody knows is no error."""
         if sequence.row >= 0:
             self._running.remove(sequence)
             self._release(sequence)
         elif sequence in self._waiting:
             self._waiting.remove(sequence)
         else:
-            for leader in (*self._waiting, *self._running):
-                if sequence in leader.followers:
-                    leader.followers.remove(sequence)
-        if sequence.followers:
-            first, *rest = sequence.followers
-            first.followers = rest
-            sequence.followers = []
-            self.add(first)
+            return
+        sequence.prefix.members.remove(sequence)
 
     def plan(self) -> Plan:
         """Choose the next step, give its tokens their slots and count them as computed.
@@ -143,8 +154,7 @@ class Scheduler:
             if count:
                 chunks.append(self._chunk(sequence, count))
                 budget -= count
-        while budget and self._admissible():
-            sequence = self._start(self._waiting.pop(0))
+        while budget and (sequence := self._admit()) is not None:
             count = min(sequence.pending, budget)
             chunks.append(self._chunk(sequence, count))
             budget -= count
@@ -153,32 +163,53 @@ class Scheduler:
     def _chunk(self, sequence: Sequence, count: int) -> Chunk:
         start = sequence.computed
         self.slot_table[sequence.row, start : start + count] = self._pool.take(count)
-        draws: tuple[Sequence, ...] = ()
         sequence.computed += count
-        if not sequence.pending:
-            draws = (sequence, *self._fork(sequence))
+        draws = () if sequence.pending else (sequence, *self._fork(sequence))
         return Chunk(sequence, start, count, draws)
 
-    def _fork(self, leader: Sequence) -> list[Sequence]:
-        """Let followers share the leader's slots; those without a row compute the prompt later."""
-        forked = []
-        followers, leader.followers = leader.followers, []
-        for follower in followers:
-            if not self._free_rows:
-                self.add(follower)
-                continue
-            self._start(follower)
-            slots = self.slot_table[leader.row, : leader.known]
-            self._pool.share(slots)
-            self.slot_table[follower.row, : leader.known] = slots
-            follower.computed = leader.known
-            forked.append(follower)
-        return forked
+    def _fork(self, leader: Sequence) -> Iterator[Sequence]:
+        """Start those next in the queue that know what `leader` does, where that is the prompt.
 
-    def _start(self, sequence: Sequence) -> Sequence:
+        They draw from the same logits.
+        """
+        prompt = leader.prefix
+        while self._waiting and self._free_rows:
+            head = self._waiting[0]
+            if head.prefix is not prompt or not head.known == leader.known == prompt.tokens:
+                return
+            yield self._start(leader, prompt.tokens)
+
+    def _admit(self) -> Sequence | None:
+        """Start the head of the queue, if it can start and, as far as can be seen, stay.
+
+        It must leave room for what running sequences still lack and one token for each that runs.
+        """
+        if not self._waiting or not self._free_rows:
+            return None
+        head = self._waiting[0]
+        donor = next((one for one in head.prefix.members if one.row >= 0), None)
+        shared = head.sharable if donor is not None else 0
+        lacking = sum(sequence.pending + 1 for sequence in self._running)
+        if self._running and head.known - shared + lacking >= self._pool.free_slots:
+            return None
+        # Who still lacks some of the prompt has left no budget, or no slot.
+        assert donor is None or donor.computed >= shared
+        return self._start(donor, shared)
+
+    def _start(self, donor: Sequence | None, shared: int) -> Sequence:
+        """Start the head of the queue with the first `shared` slots of `donor`."""
+        sequence = self._waiting.pop(0)
         sequence.row = self._free_rows.pop()
         bisect.insort(self._running, sequence, key=_order)
+        if donor is not None:
+            slots = self.slot_table[donor.row, :shared]
+            self._pool.share(slots)
+            self.slot_table[sequence.row, :shared] = slots
+        sequence.computed = shared
         return sequence
+
+    def _queue(self, sequence: Sequence) -> None:
+        bisect.insort(self._waiting, sequence, key=_order)
 
     def _release(self, sequence: Sequence) -> None:
         self._pool.give_back(self.slot_table[sequence.row, : sequence.computed])
@@ -192,22 +223,10 @@ class Scheduler:
         while self._running and self._pool.free_slots < self._least_need():
             last = self._running.pop()
             self._release(last)
-            self.add(last)
+            self._queue(last)
             preempted.append(last)
         return preempted
 
     def _least_need(self) -> int:
         decodes = sum(sequence.pending == 1 for sequence in self._running)
         return decodes + (self._running[0].pending > 1)
-
-    def _admissible(self) -> bool:
-        """Whether the head of the queue can start and, as far as can be seen, stay.
-
-        It must leave room for what running prompts still lack and one token for each that runs.
-        """
-        if not self._waiting or not self._free_rows:
-            return False
-        if not self._running:
-            return True
-        lacking = sum(sequence.pending + 1 for sequence in self._running)
-        return self._waiting[0].pending + lacking < self._pool.free_slots

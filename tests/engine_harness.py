@@ -76,8 +76,7 @@ class Arithmetic:
             tokens = owner.tokens(chunk.start, chunk.count)
             slots = self.table[chunk.sequence.row, chunk.start : chunk.start + chunk.count]
             self.cache[slots] = tokens
-            if owner.request.spec.max_tokens:
-                drawn_for += [candidates[s] for s in chunk.draws]
+            drawn_for += [one for s in chunk.draws if (one := candidates[s]).may_draw]
             if owner.request.wants_scores_from(chunk.start):
                 prompt_rows.append((owner, self.score(owner, chunk)))
         if not drawn_for:
