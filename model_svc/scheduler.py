@@ -154,9 +154,9 @@ class Scheduler:
             if count:
                 chunks.append(self._chunk(sequence, count))
                 budget -= count
-        while budget and (sequence := self._admit()) is not None:
-            count = min(sequence.pending, budget)
-            chunks.append(self._chunk(sequence, count))
+        while budget and (started := self._admit()) is not None:
+            count = min(started.pending, budget)
+            chunks.append(self._chunk(started, count))
             budget -= count
         return Plan(chunks, preempted)
 
