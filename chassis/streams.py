@@ -1,22 +1,45 @@
 """Both directions of a bidirectional stream at once, from the server's side.
 
-Neither direction outlives the other's failure, and both end with the call.
+Neither direction outlives the other's failure, both end with the call, and a call ends at once when
+its service is told to stop.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any, NoReturn
 
 from grpc import aio
+
+from chassis.errors import Unavailable
 
 
 async def first(context: aio.ServicerContext[Any, Any]) -> Any:
     """The first request of a stream, or None where the caller ended it without one."""
     request = await context.read()
     return None if request is aio.EOF else request
+
+
+@asynccontextmanager
+async def ended_by(stopping: asyncio.Event, service: str) -> AsyncIterator[None]:
+    """End the block with `Unavailable` when `stopping` is set: `service` is told to stop.
+
+    So a peer learns at once, and by the ErrorInfo that comes with it, that nothing has crashed.
+    """
+    try:
+        async with asyncio.TaskGroup() as group:
+            watch = group.create_task(_refuse_after(stopping, service))
+            yield
+            watch.cancel()
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+
+
+async def _refuse_after(stopping: asyncio.Event, service: str) -> NoReturn:
+    await stopping.wait()
+    raise Unavailable(f"the {service} is stopping")
 
 
 async def converse(

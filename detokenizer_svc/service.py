@@ -32,7 +32,7 @@ def make_mount(settings: DetokenizerSettings) -> Mount:
     async def mount(host: Host) -> AsyncIterator[None]:
         spelling, vocab_size = read_vocabulary(Path(settings.model))
         registry = Registry(spelling)
-        servicer = DetokenizerServicer(spelling, registry, vocab_size)
+        servicer = DetokenizerServicer(spelling, registry, vocab_size, host.stopping)
         detokenizer_pb2_grpc.add_DetokenizerServiceServicer_to_server(servicer, host.server)
         host.services.append(SERVICE)
 

@@ -1,10 +1,12 @@
 """gRPC face of the detokenizer: leases for routers, and whole texts.
 
-What a router registered through its Watch stream is dropped when the stream ends.
+What a router registered through its Watch stream is dropped when the stream ends. When the service
+is told to stop, all of them end at once and say so.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
@@ -12,7 +14,7 @@ from grpc import aio
 
 from chassis.errors import InvalidRequest
 from chassis.logs import about
-from chassis.streams import converse, first
+from chassis.streams import converse, ended_by, first
 from detokenizer_svc.decoder import Spelling
 from detokenizer_svc.model_link import LinkState, ModelLink
 from detokenizer_svc.outbox import Outbox
@@ -27,8 +29,18 @@ Context = aio.ServicerContext[Any, Any]
 class DetokenizerServicer(detokenizer_pb2_grpc.DetokenizerServiceServicer):
     """Answer `triptych.internal.v1.DetokenizerService`."""
 
-    def __init__(self, spelling: Spelling, registry: Registry, vocab_size: int) -> None:
-        """Ids below `vocab_size` are known; those that the tokenizer lacks have no text."""
+    def __init__(
+        self, spelling: Spelling, registry: Registry, vocab_size: int, stopping: asyncio.Event
+    ) -> None:
+        """Prepare to answer.
+
+        Args:
+            spelling: how ids are spelled.
+            registry: takes in what routers register.
+            vocab_size: ids below it are known; those that the tokenizer lacks have no text.
+            stopping: ends all Watch streams when it is set.
+        """
+        self._stopping = stopping
         self._spelling = spelling
         self._registry = registry
         self._vocab_size = vocab_size
@@ -48,6 +60,10 @@ class DetokenizerServicer(detokenizer_pb2_grpc.DetokenizerServiceServicer):
         self, requests: Any, context: Context
     ) -> None:
         """A router's lease."""
+        async with ended_by(self._stopping, "detokenizer"):
+            await self._watch(context)
+
+    async def _watch(self, context: Context) -> None:
         request = await first(context)
         if request is None or request.WhichOneof("message") != "listen":
             raise InvalidRequest("listen", "a Watch stream begins with Listen")

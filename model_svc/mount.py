@@ -28,7 +28,7 @@ def mount(settings: ModelSettings) -> Mount:
         for name in sweep():
             log.info("removed a dead process's shared file", extra={"file": name})
         rings = Rings(settings.ring_kib << 10 if settings.shared_memory else 0)
-        servicer = ModelServicer(rings, settings.ring_kib << 10)
+        servicer = ModelServicer(rings, settings.ring_kib << 10, host.stopping)
         model_pb2_grpc.add_ModelServiceServicer_to_server(servicer, host.server)
         host.services.append(SERVICE)
         await host.set_ready(False)

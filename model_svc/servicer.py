@@ -1,6 +1,7 @@
 """gRPC face of the engine: leases for routers, frames for detokenizers.
 
-What came through a router's Run stream is dropped when the stream ends.
+What came through a router's Run stream is dropped when the stream ends. When the service is told to
+stop, all streams end at once and say so; where the engine has failed they only break off.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from grpc import aio
 from chassis.errors import AlreadyTaken, InvalidRequest, StartError
 from chassis.ring import Ring
 from chassis.shared_file import SharedFile
-from chassis.streams import converse, first
+from chassis.streams import converse, ended_by, first
 from model_svc.commands import Forget, ForgetRouter, Quit, Resend, Start, Stop
 from model_svc.hub import Lease
 from model_svc.loading import LoadedModel
@@ -71,10 +72,11 @@ class Rings:
 class ModelServicer(model_pb2_grpc.ModelServiceServicer):
     """Answer `triptych.internal.v1.ModelService`."""
 
-    def __init__(self, rings: Rings, inline_bytes: int) -> None:
-        """Calls wait until `serve` is given the model."""
+    def __init__(self, rings: Rings, inline_bytes: int, stopping: asyncio.Event) -> None:
+        """Calls wait until `serve` is given the model, and end when `stopping` is set."""
         self._rings = rings
         self._inline_bytes = inline_bytes
+        self._stopping = stopping
         self._loaded = asyncio.Event()
         self._quitting = False
         self._model: LoadedModel
@@ -97,6 +99,10 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         self, requests: Any, context: Context
     ) -> None:
         """A router's lease."""
+        async with ended_by(self._stopping, "model"):
+            await self._run(context)
+
+    async def _run(self, context: Context) -> None:
         await self._loaded.wait()
         request = await first(context)
         if request is None or request.WhichOneof("message") != "hello":
@@ -158,6 +164,10 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         self, requests: Any, context: Context
     ) -> None:
         """A detokenizer's token frames."""
+        async with ended_by(self._stopping, "model"):
+            await self._frames(context)
+
+    async def _frames(self, context: Context) -> None:
         await self._loaded.wait()
         with self._rings.lend() as ring:
             described = memory_pb2.SharedFile() if ring is None else ring.file.describe()

@@ -123,8 +123,9 @@ async def served(model: FakeModel, socket: Path) -> AsyncIterator[None]:
 class FakeRouter:
     """A Watch stream."""
 
-    def __init__(self, channel: aio.Channel) -> None:
-        self.call = detokenizer_pb2_grpc.DetokenizerServiceStub(channel).Watch()
+    def __init__(self, channel: aio.Channel, *, wait_for_ready: bool = False) -> None:
+        stub = detokenizer_pb2_grpc.DetokenizerServiceStub(channel)
+        self.call = stub.Watch(wait_for_ready=wait_for_ready)
 
     async def listen(self) -> int:
         listen = detokenizer_pb2.Listen(router=0xFEDCBA98)

@@ -11,8 +11,8 @@ import grpc
 import pytest
 from grpc import StatusCode, aio
 
-from chassis.errors import NotFound
-from chassis.streams import converse, first
+from chassis.errors import NotFound, error_info
+from chassis.streams import converse, ended_by, first
 
 WAIT_S = 20.0
 
@@ -201,6 +201,57 @@ async def test_the_first_request_can_be_read_apart(open_service: OpenService) ->
         await call.done_writing()
         assert await call.code() == StatusCode.OK
     assert seen == [b"hello", b"a"]
+
+
+@pytest.mark.parametrize("told", ["before", "while it waits", "while it converses"])
+async def test_a_service_told_to_stop_ends_the_call_and_says_so(
+    open_service: OpenService, caplog: pytest.LogCaptureFixture, told: str
+) -> None:
+    party, stopping, reading = Party(), asyncio.Event(), asyncio.Event()
+
+    async def serve(request: Any, context: Context) -> None:
+        async with ended_by(stopping, "model"):
+            reading.set()
+            await first(context)
+            await party.serve(request, context)
+
+    if told == "before":
+        stopping.set()
+    async with talking(open_service, serve) as call:
+        await soon(reading.wait())
+        if told == "while it converses":
+            await call.write(b"hello")
+            await soon(party.listening.wait())
+        stopping.set()
+        with pytest.raises(aio.AioRpcError) as error:
+            await call.read()
+    info = error_info(error.value)
+    assert (error.value.code(), error.value.details()) == (
+        StatusCode.UNAVAILABLE,
+        "the model is stopping",
+    )
+    assert info is not None
+    assert info.reason == "UNAVAILABLE"
+    assert caplog.text == ""
+
+
+async def test_a_call_that_ends_by_itself_does_not_wait_for_the_stop(
+    open_service: OpenService,
+) -> None:
+    party = Party()
+
+    async def serve(request: Any, context: Context) -> None:
+        async with ended_by(asyncio.Event(), "model"):
+            await party.serve(request, context)
+
+    async with talking(open_service, serve) as call:
+        await call.write(b"bad")
+        assert await call.code() == StatusCode.NOT_FOUND
+        assert isinstance(await soon(party.ended), NotFound)
+    async with talking(open_service, serve) as call:
+        party.ended = asyncio.get_running_loop().create_future()
+        await call.done_writing()
+        assert await call.code() == StatusCode.OK
 
 
 async def test_a_stream_without_a_request_has_no_first(open_service: OpenService) -> None:

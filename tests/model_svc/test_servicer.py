@@ -36,7 +36,7 @@ def hub():
 
 @pytest.fixture
 def servicer(hub):
-    servicer = ModelServicer(Rings(0), 4096)
+    servicer = ModelServicer(Rings(0), 4096, asyncio.Event())
     servicer.serve(Mock(hub=hub, welcome=model_pb2.Welcome()))
     return servicer
 
