@@ -2,13 +2,13 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 
 import pytest
 
 from chassis.config import ServiceSettings
-from chassis.errors import InvalidRequest, NotFound, Overloaded, RequestFailed
+from chassis.errors import InvalidRequest, NotFound, Overloaded, RequestFailed, Unavailable
 from chassis.server import Host, serving
 from protos import generation_pb2 as pb
 from protos import generation_pb2_grpc, service_pb2
@@ -17,11 +17,39 @@ WORDS = ("Once ", "upon ", "a ", "time")
 
 
 class FakeGeneration(generation_pb2_grpc.GenerationServiceServicer):
-    """Answers every prompt with `WORDS`; special prompts fail, or never end."""
+    """Answers every prompt with `WORDS`; special prompts fail, or never end.
+
+    Attributes:
+        requests: generations and tokenisations asked for.
+        heard: what came with every call of any kind, failed ones too.
+        away: how many of the next calls are answered UNAVAILABLE.
+        stuck: how many of the next calls are never answered.
+        remaining_s: what each call had left until its deadline.
+        waiting: set once a call has come that is never answered.
+        cancelled: set once an endless prompt has ended.
+    """
 
     def __init__(self) -> None:
         self.requests: list = []
+        self.heard: list = []
+        self.away = 0
+        self.stuck = 0
+        self.remaining_s: list[float | None] = []
+        self.waiting = threading.Event()
         self.cancelled = threading.Event()
+
+    async def _enter(self, request, context) -> None:
+        """Note a call, send its initial metadata, and fail while the service is away."""
+        self.heard.append(request)
+        self.remaining_s.append(context.time_remaining())
+        await context.send_initial_metadata((("x-request-id", "made"),))
+        if self.away:
+            self.away -= 1
+            raise Unavailable("the tokenizer is away", retry_after_s=0.001)
+        if self.stuck:
+            self.stuck -= 1
+            self.waiting.set()
+            await asyncio.Event().wait()
 
     def _refuse(self, request: pb.GenerateRequest) -> None:
         self.requests.append(request)
@@ -35,6 +63,7 @@ class FakeGeneration(generation_pb2_grpc.GenerationServiceServicer):
             raise NotFound("no model 'unknown'")
 
     async def Generate(self, request, context):  # noqa: N802
+        await self._enter(request, context)
         self._refuse(request)
         try:
             if request.text == "endless":
@@ -51,6 +80,7 @@ class FakeGeneration(generation_pb2_grpc.GenerationServiceServicer):
         )
 
     async def GenerateStream(self, request, context):  # noqa: N802
+        await self._enter(request, context)
         self._refuse(request)
         for number, word in enumerate(WORDS):
             last = number == len(WORDS) - 1
@@ -61,6 +91,8 @@ class FakeGeneration(generation_pb2_grpc.GenerationServiceServicer):
             usage = _usage(1) if last else None
             reply = pb.GenerateStreamResponse(request_id="made", deltas=[part], usage=usage)
             await context.write(reply)
+            if request.text == "breaking":
+                raise Unavailable("the model is away")
             if request.text == "endless":
                 try:
                     await asyncio.Event().wait()
@@ -68,19 +100,23 @@ class FakeGeneration(generation_pb2_grpc.GenerationServiceServicer):
                     self.cancelled.set()
 
     async def Tokenize(self, request, context):  # noqa: N802
+        await self._enter(request, context)
         self.requests.append(request)
         text = request.text or "".join(one.content for one in request.chat.messages)
         raw = text.encode()
         return pb.TokenizeResponse(token_ids=list(raw), tokens=[bytes([one]) for one in raw])
 
     async def Detokenize(self, request, context):  # noqa: N802
+        await self._enter(request, context)
         return pb.DetokenizeResponse(text=bytes(request.token_ids).decode())
 
     async def ListModels(self, request, context):  # noqa: N802
+        await self._enter(request, context)
         model = pb.Model(name="fake", architecture="Fake", context_length=512, vocab_size=256)
         return pb.ListModelsResponse(models=[model])
 
     async def GetLoad(self, request, context):  # noqa: N802
+        await self._enter(request, context)
         replica = pb.Replica(address="unix:/nowhere/model.sock", ready=True, kv_slots_total=64)
         return pb.GetLoadResponse(
             queued=3, running=2, kv_slots_used=16, kv_slots_total=64, replicas=[replica]
@@ -109,9 +145,9 @@ def _usage(candidates: int) -> pb.Usage:
 class FakeServer:
     """Serves until `stop`; `address` is where."""
 
-    def __init__(self) -> None:
+    def __init__(self, listen: str = "127.0.0.1:0") -> None:
         self.generation = FakeGeneration()
-        self.address = ""
+        self.address = listen
         self._loop = asyncio.new_event_loop()
         self._started = threading.Event()
         self._stop = asyncio.Event()
@@ -128,7 +164,7 @@ class FakeServer:
             runner.run(self._serve())
 
     async def _serve(self) -> None:
-        settings = ServiceSettings(listen="127.0.0.1:0", grace_s=0.1)
+        settings = ServiceSettings(listen=self.address, grace_s=0.1)
         async with serving("router", self._mount, settings) as running:
             self.address = running.address
             self._started.set()
@@ -151,11 +187,23 @@ class FakeServer:
 
 
 @pytest.fixture
-def server() -> Iterator[FakeServer]:
+def serve_at() -> Iterator[Callable[[str], FakeServer]]:
+    """Starts servers that answer, at addresses that are given."""
+    running: list[FakeServer] = []
+
+    def start(address: str) -> FakeServer:
+        running.append(FakeServer(address))
+        return running[-1]
+
+    yield start
+    for one in running:
+        one.stop()
+
+
+@pytest.fixture
+def server(serve_at: Callable[[str], FakeServer]) -> FakeServer:
     """A server that answers."""
-    running = FakeServer()
-    yield running
-    running.stop()
+    return serve_at("127.0.0.1:0")
 
 
 @pytest.fixture

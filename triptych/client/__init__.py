@@ -20,6 +20,7 @@ from triptych.client.failures import (
     Unavailable,
 )
 from triptych.client.options import Message, Options, Prompt
+from triptych.client.pauses import OnRetry
 from triptych.client.requests import OptionError
 from triptych.client.results import (
     CandidateText,
@@ -51,6 +52,7 @@ __all__ = [
     "Message",
     "Model",
     "NotFound",
+    "OnRetry",
     "OptionError",
     "Options",
     "Overloaded",

@@ -6,30 +6,41 @@ server.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from contextlib import ExitStack, suppress
+from functools import partial
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, Self, TypeVar, Unpack
 
 from grpc import aio
 
 from protos import generation_pb2 as pb
 from protos import generation_pb2_grpc
 from triptych import addresses
-from triptych.client import replies, requests, results
+from triptych.client import pauses, replies, requests, results
 from triptych.client.connection import CHANNEL_OPTIONS
-from triptych.client.failures import typed_errors
+from triptych.client.failures import Unavailable, typed_errors
 from triptych.client.options import OptionChanges, Options, Prompt, choose
+from triptych.client.tries import RETRY_S, Tries
+
+T = TypeVar("T")
 
 
 class AsyncClient:
     """A connection to a Triptych server, for one event loop; make it where that loop runs.
 
     Every method takes `Options`, or its fields as keywords, or both (keywords win), and raises
-    `TriptychError` where the call fails.
+    `TriptychError` where the call fails. A request that finds no server is sent again for
+    `retry_s` seconds; `on_retry` is told before each pause.
     """
 
-    def __init__(self, address: str = addresses.PUBLIC) -> None:
+    def __init__(
+        self, address: str = addresses.PUBLIC, *, on_retry: pauses.OnRetry | None = None
+    ) -> None:
         self.address = address
+        self._on_retry = on_retry
+        self._closed = asyncio.Event()
         self._channel = aio.insecure_channel(address, options=CHANNEL_OPTIONS)
         self._stub: generation_pb2_grpc.GenerationServiceAsyncStub = (
             generation_pb2_grpc.GenerationServiceStub(self._channel)
@@ -48,6 +59,7 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Close the connection; calls in flight are cancelled."""
+        self._closed.set()
         await self._channel.close()
 
     async def generate(
@@ -56,8 +68,7 @@ class AsyncClient:
         """Continue `prompt` and wait for all of it."""
         chosen = choose(options, **changes)
         request = requests.generate_request(prompt, chosen)
-        with typed_errors(self.address):
-            return replies.completion(await self._stub.Generate(request, timeout=chosen.timeout))
+        return replies.completion(await self._answer(self._stub.Generate, request, chosen))
 
     def stream(
         self, prompt: Prompt, options: Options | None = None, **changes: Unpack[OptionChanges]
@@ -68,7 +79,7 @@ class AsyncClient:
         collected; `contextlib.aclosing` or `aclose()` cancels it at once.
         """
         chosen = choose(options, **changes)
-        return self._deltas(requests.generate_request(prompt, chosen), chosen.timeout)
+        return self._deltas(requests.generate_request(prompt, chosen), chosen)
 
     async def tokenize(
         self,
@@ -79,8 +90,7 @@ class AsyncClient:
         """Tokenise a text or a chat as `generate` would."""
         chosen = choose(options, **changes)
         request = requests.tokenize_request(prompt, chosen)
-        with typed_errors(self.address):
-            return replies.tokens(await self._stub.Tokenize(request, timeout=chosen.timeout))
+        return replies.tokens(await self._answer(self._stub.Tokenize, request, chosen))
 
     async def detokenize(
         self, ids: Iterable[int], options: Options | None = None, **changes: Unpack[OptionChanges]
@@ -88,28 +98,67 @@ class AsyncClient:
         """The text of token ids."""
         chosen = choose(options, **changes)
         request = requests.detokenize_request(ids, chosen)
-        with typed_errors(self.address):
-            return (await self._stub.Detokenize(request, timeout=chosen.timeout)).text
+        reply = await self._answer(self._stub.Detokenize, request, chosen)
+        text: str = reply.text
+        return text
 
-    async def models(self, *, timeout: float | None = None) -> tuple[results.Model, ...]:
-        """The models served."""
-        with typed_errors(self.address):
-            return replies.models(
-                await self._stub.ListModels(pb.ListModelsRequest(), timeout=timeout)
-            )
+    async def models(
+        self, *, timeout: float | None = None, retry_s: float = RETRY_S
+    ) -> tuple[results.Model, ...]:
+        """The models served; `timeout` and `retry_s` as in `Options`."""
+        chosen = Options(timeout=timeout, retry_s=retry_s)
+        method = self._stub.ListModels
+        return replies.models(await self._answer(method, pb.ListModelsRequest(), chosen))
 
-    async def load(self, *, timeout: float | None = None) -> results.Load:
-        """How busy the server is."""
-        with typed_errors(self.address):
-            return replies.load(await self._stub.GetLoad(pb.GetLoadRequest(), timeout=timeout))
+    async def load(self, *, timeout: float | None = None, retry_s: float = RETRY_S) -> results.Load:
+        """How busy the server is; `timeout` and `retry_s` as in `Options`."""
+        chosen = Options(timeout=timeout, retry_s=retry_s)
+        return replies.load(await self._answer(self._stub.GetLoad, pb.GetLoadRequest(), chosen))
+
+    async def _answer(self, method: Any, request: Any, chosen: Options) -> Any:
+        tries = Tries(chosen.timeout, chosen.retry_s)
+        return await self._retry(partial(method, request), tries)
 
     async def _deltas(
-        self, request: pb.GenerateRequest, timeout: float | None
+        self, request: pb.GenerateRequest, chosen: Options
     ) -> AsyncGenerator[results.Delta, None]:
-        with typed_errors(self.address):
-            call = self._stub.GenerateStream(request, timeout=timeout)
-            try:
+        tries = Tries(chosen.timeout, chosen.retry_s)
+        call, first = await self._retry(partial(_begin, self._stub.GenerateStream, request), tries)
+        try:
+            with typed_errors(self.address, tries.made):
+                for message in first:
+                    yield replies.delta(message)
                 async for message in call:
                     yield replies.delta(message)
-            finally:
-                call.cancel()
+        finally:
+            call.cancel()
+
+    async def _retry(self, attempt: Callable[..., Awaitable[T]], tries: Tries) -> T:
+        """What `attempt(timeout=…)` answers, which is called until it finds a server."""
+        while True:
+            timeout = tries.begin()
+            try:
+                with typed_errors(self.address, tries.made):
+                    return await attempt(timeout=timeout)
+            except Unavailable as error:
+                await self._pause(error, tries)
+
+    async def _pause(self, error: Unavailable, tries: Tries) -> None:
+        pause_s = pauses.pause_after(error, tries)
+        if self._on_retry is not None:
+            self._on_retry(error, pause_s)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(pause_s):
+                await self._closed.wait()
+            raise pauses.closed_during_pause(error) from error
+        pauses.check_timeout(error, tries)
+
+
+async def _begin(method: Any, request: Any, *, timeout: float | None) -> tuple[Any, list[Any]]:
+    """A stream whose first message has come, and that message; none where it ended before."""
+    call = method(request, timeout=timeout)
+    with ExitStack() as unwinding:
+        unwinding.callback(call.cancel)
+        first = await anext(aiter(call), None)
+        unwinding.pop_all()
+    return call, [] if first is None else [first]

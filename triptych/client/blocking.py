@@ -5,30 +5,42 @@ Whatever ends a call early, an exception or an iterator that is left, cancels it
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+import itertools
+import threading
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import ExitStack
+from functools import partial
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, Self, TypeVar, Unpack
 
 import grpc
 
 from protos import generation_pb2 as pb
 from protos import generation_pb2_grpc
 from triptych import addresses
-from triptych.client import replies, requests, results
+from triptych.client import pauses, replies, requests, results
 from triptych.client.connection import CHANNEL_OPTIONS
-from triptych.client.failures import typed_errors
+from triptych.client.failures import Unavailable, typed_errors
 from triptych.client.options import OptionChanges, Options, Prompt, choose
+from triptych.client.tries import RETRY_S, Tries
+
+T = TypeVar("T")
 
 
 class Client:
     """A connection to a Triptych server; may be used from several threads.
 
     Every method takes `Options`, or its fields as keywords, or both (keywords win), and raises
-    `TriptychError` where the call fails.
+    `TriptychError` where the call fails. A request that finds no server is sent again for
+    `retry_s` seconds; `on_retry` is told before each pause, in the thread that calls.
     """
 
-    def __init__(self, address: str = addresses.PUBLIC) -> None:
+    def __init__(
+        self, address: str = addresses.PUBLIC, *, on_retry: pauses.OnRetry | None = None
+    ) -> None:
         self.address = address
+        self._on_retry = on_retry
+        self._closed = threading.Event()
         self._channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
         self._stub = generation_pb2_grpc.GenerationServiceStub(self._channel)
 
@@ -45,6 +57,7 @@ class Client:
 
     def close(self) -> None:
         """Close the connection; calls in flight are cancelled."""
+        self._closed.set()
         self._channel.close()
 
     def generate(
@@ -53,7 +66,7 @@ class Client:
         """Continue `prompt` and wait for all of it."""
         chosen = choose(options, **changes)
         request = requests.generate_request(prompt, chosen)
-        return replies.completion(self._wait(self._stub.Generate, request, chosen.timeout))
+        return replies.completion(self._answer(self._stub.Generate, request, chosen))
 
     def stream(
         self, prompt: Prompt, options: Options | None = None, **changes: Unpack[OptionChanges]
@@ -63,7 +76,7 @@ class Client:
         The call starts with the first `next`. Leaving the loop, or `close()`, cancels it.
         """
         chosen = choose(options, **changes)
-        return self._deltas(requests.generate_request(prompt, chosen), chosen.timeout)
+        return self._deltas(requests.generate_request(prompt, chosen), chosen)
 
     def tokenize(
         self,
@@ -74,7 +87,7 @@ class Client:
         """Tokenise a text or a chat as `generate` would."""
         chosen = choose(options, **changes)
         request = requests.tokenize_request(prompt, chosen)
-        return replies.tokens(self._wait(self._stub.Tokenize, request, chosen.timeout))
+        return replies.tokens(self._answer(self._stub.Tokenize, request, chosen))
 
     def detokenize(
         self, ids: Iterable[int], options: Options | None = None, **changes: Unpack[OptionChanges]
@@ -82,32 +95,69 @@ class Client:
         """The text of token ids."""
         chosen = choose(options, **changes)
         request = requests.detokenize_request(ids, chosen)
-        text: str = self._wait(self._stub.Detokenize, request, chosen.timeout).text
+        text: str = self._answer(self._stub.Detokenize, request, chosen).text
         return text
 
-    def models(self, *, timeout: float | None = None) -> tuple[results.Model, ...]:
-        """The models served."""
-        return replies.models(self._wait(self._stub.ListModels, pb.ListModelsRequest(), timeout))
+    def models(
+        self, *, timeout: float | None = None, retry_s: float = RETRY_S
+    ) -> tuple[results.Model, ...]:
+        """The models served; `timeout` and `retry_s` as in `Options`."""
+        chosen = Options(timeout=timeout, retry_s=retry_s)
+        return replies.models(self._answer(self._stub.ListModels, pb.ListModelsRequest(), chosen))
 
-    def load(self, *, timeout: float | None = None) -> results.Load:
-        """How busy the server is."""
-        return replies.load(self._wait(self._stub.GetLoad, pb.GetLoadRequest(), timeout))
+    def load(self, *, timeout: float | None = None, retry_s: float = RETRY_S) -> results.Load:
+        """How busy the server is; `timeout` and `retry_s` as in `Options`."""
+        chosen = Options(timeout=timeout, retry_s=retry_s)
+        return replies.load(self._answer(self._stub.GetLoad, pb.GetLoadRequest(), chosen))
 
-    def _wait(self, method: Any, request: Any, timeout: float | None) -> Any:
-        with typed_errors(self.address):
-            call = method.future(request, timeout=timeout)
-            try:
-                return call.result()
-            finally:
-                call.cancel()  # no effect on a call that has ended; Ctrl-C leaves one that has not
+    def _answer(self, method: Any, request: Any, chosen: Options) -> Any:
+        tries = Tries(chosen.timeout, chosen.retry_s)
+        return self._retry(partial(_result, method, request), tries)
 
     def _deltas(
-        self, request: pb.GenerateRequest, timeout: float | None
+        self, request: pb.GenerateRequest, chosen: Options
     ) -> Generator[results.Delta, None, None]:
-        with typed_errors(self.address):
-            call = self._stub.GenerateStream(request, timeout=timeout)
-            try:
-                for message in call:
+        tries = Tries(chosen.timeout, chosen.retry_s)
+        call, first = self._retry(partial(_begin, self._stub.GenerateStream, request), tries)
+        try:
+            with typed_errors(self.address, tries.made):
+                for message in itertools.chain(first, call):
                     yield replies.delta(message)
-            finally:
-                call.cancel()
+        finally:
+            call.cancel()
+
+    def _retry(self, attempt: Callable[..., T], tries: Tries) -> T:
+        """What `attempt(timeout=…)` answers, which is called until it finds a server."""
+        while True:
+            timeout = tries.begin()
+            try:
+                with typed_errors(self.address, tries.made):
+                    return attempt(timeout=timeout)
+            except Unavailable as error:
+                self._pause(error, tries)
+
+    def _pause(self, error: Unavailable, tries: Tries) -> None:
+        pause_s = pauses.pause_after(error, tries)
+        if self._on_retry is not None:
+            self._on_retry(error, pause_s)
+        if self._closed.wait(pause_s):
+            raise pauses.closed_during_pause(error) from error
+        pauses.check_timeout(error, tries)
+
+
+def _result(method: Any, request: Any, *, timeout: float | None) -> Any:
+    call = method.future(request, timeout=timeout)
+    try:
+        return call.result()
+    finally:
+        call.cancel()  # no effect on a call that has ended; Ctrl-C leaves one that has not
+
+
+def _begin(method: Any, request: Any, *, timeout: float | None) -> tuple[Any, list[Any]]:
+    """A stream whose first message has come, and that message; none where it ended before."""
+    call = method(request, timeout=timeout)
+    with ExitStack() as unwinding:
+        unwinding.callback(call.cancel)
+        first = list(itertools.islice(call, 1))
+        unwinding.pop_all()
+    return call, first

@@ -47,10 +47,11 @@ class TriptychError(Exception):
     Attributes:
         address: the server's.
         status: the gRPC status.
-        message: the server's words, or gRPC's own.
+        message: the server's words, or gRPC's own; the client's where it gave up by itself.
         reason: `ErrorInfo.reason`; empty where the status is not from a Triptych server.
         violations: fields of the request that were refused.
         retry_after_s: seconds after which the same request may succeed, where the server said.
+        tries: how often the request was sent; this is what the last try ended with.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class TriptychError(Exception):
         address: str = "",
         status: grpc.StatusCode = grpc.StatusCode.UNKNOWN,
         details: _Details | None = None,
+        tries: int = 1,
     ) -> None:
         super().__init__(message)
         details = details or _Details()
@@ -69,6 +71,7 @@ class TriptychError(Exception):
         self.reason = details.reason
         self.violations = details.violations
         self.retry_after_s = details.retry_after_s
+        self.tries = tries
 
 
 class InvalidRequest(TriptychError):
@@ -112,22 +115,21 @@ _CLASSES = {
 
 
 @contextmanager
-def typed_errors(address: str) -> Iterator[None]:
-    """Turn gRPC errors raised inside the block into typed ones."""
+def typed_errors(address: str, tries: int = 1) -> Iterator[None]:
+    """Turn gRPC errors raised inside the block, the call's `tries`-th try, into typed ones."""
     try:
         yield
     except grpc.RpcError as error:
-        raise _typed(error, address) from error
+        raise _typed(error, address, tries) from error
 
 
-def _typed(error: grpc.RpcError, address: str) -> TriptychError:
+def _typed(error: grpc.RpcError, address: str, tries: int) -> TriptychError:
     # Every RpcError that a call raises is a grpc.Call too; grpc's types do not say so.
     status: grpc.StatusCode = error.code()
     message: str = error.details() or status.name
     made = _CLASSES.get(status, TriptychError)
-    return made(
-        message, address=address, status=status, details=_unpack(error.trailing_metadata() or ())
-    )
+    details = _unpack(error.trailing_metadata() or ())
+    return made(message, address=address, status=status, details=details, tries=tries)
 
 
 def _unpack(metadata: Iterable[Any]) -> _Details:

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict, Unpack
 
+from triptych.client.tries import RETRY_S
+
 
 @dataclass(frozen=True, slots=True)
 class Message:
@@ -30,7 +32,9 @@ class Options:
     Attributes:
         model: name of the model; None: the only one.
         request_id: label for logs and traces; None: the server makes one.
-        timeout: seconds the whole request may take; None: no limit.
+        timeout: seconds the whole request may take, all its tries together; None: no limit.
+        retry_s: seconds after a first failure in which a request that found no server is sent
+            again; 0: never. Once the first message has come, nothing is sent again.
         priority: lower runs first.
         max_tokens: output tokens at most; None: what context and KV pool allow; 0: score only.
         min_tokens: output tokens before any other stop condition may hold.
@@ -62,6 +66,7 @@ class Options:
     model: str | None = None
     request_id: str | None = None
     timeout: float | None = None
+    retry_s: float = RETRY_S
     priority: int = 0
     max_tokens: int | None = None
     min_tokens: int | None = None
@@ -96,6 +101,7 @@ class OptionChanges(TypedDict, total=False):
     model: str | None
     request_id: str | None
     timeout: float | None
+    retry_s: float
     priority: int
     max_tokens: int | None
     min_tokens: int | None

@@ -25,6 +25,15 @@ Stop = Annotated[
     list[str] | None,
     typer.Option("--stop", metavar="S", help="Stop before this text. May be repeated."),
 ]
+RetryS = Annotated[
+    float,
+    typer.Option(
+        "--retry-s",
+        min=0.0,
+        metavar="SECONDS",
+        help="Look this long for a server that does not answer yet.",
+    ),
+]
 ModelName = Annotated[
     str | None,
     typer.Option("--model", metavar="NAME", help="Which model, where there are several."),

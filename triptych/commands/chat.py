@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from triptych import addresses
-from triptych.commands import arguments
+from triptych.commands import arguments, waiting
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from triptych.client import Client, Message, Options
 
+_ANSWER_S = 10.0
 _FAREWELLS = frozenset({"/exit", "/quit"})
 
 
@@ -32,6 +33,7 @@ def chat(  # noqa: PLR0913  (one parameter an option)
     temperature: arguments.Temperature = None,
     seed: arguments.Seed = None,
     stop: arguments.Stop = None,
+    retry_s: arguments.RetryS = waiting.RETRY_S,
 ) -> None:
     """Talk with the model.
 
@@ -46,8 +48,9 @@ def chat(  # noqa: PLR0913  (one parameter an option)
         options = Options(
             model=model, max_tokens=max_tokens, temperature=temperature, seed=seed, stop=stop or ()
         )
-        with Client(address) as client:
-            client.models(timeout=10.0)  # say at once, not after the first turn, if nobody is there
+        with Client(address, on_retry=waiting.tell) as client:
+            # Say before the first turn, not after it, if nobody is there.
+            client.models(timeout=_ANSWER_S + retry_s, retry_s=retry_s)
             _Conversation(client, options, system).run()
 
 

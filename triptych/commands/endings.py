@@ -53,6 +53,8 @@ def describe(error: TriptychError) -> str:
             f"nothing answers at {error.address}; start it with `triptych serve --model …`, "
             f"or name another --address"
         )
+    if isinstance(error, DeadlineExceeded) and isinstance(error.__cause__, Unavailable):
+        return describe(error.__cause__)  # the timeout passed while nothing answered
     if isinstance(error, DeadlineExceeded):
         return f"no answer from {error.address} in time"
     if isinstance(error, InvalidRequest):

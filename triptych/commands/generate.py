@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from triptych import addresses
-from triptych.commands import arguments
+from triptych.commands import arguments, waiting
 
 if TYPE_CHECKING:
     from triptych.client import Client, Options
@@ -48,6 +48,7 @@ def generate(  # noqa: PLR0913  (one parameter an option)
     seed: arguments.Seed = None,
     stop: arguments.Stop = None,
     timeout: _Timeout = None,
+    retry_s: arguments.RetryS = waiting.RETRY_S,
     as_json: _AsJson = False,
     stats: _Stats = False,
 ) -> None:
@@ -68,10 +69,11 @@ def generate(  # noqa: PLR0913  (one parameter an option)
             seed=seed,
             stop=stop or (),
             timeout=timeout,
+            retry_s=retry_s,
             token_ids=as_json,
         )
         text = sys.stdin.read() if prompt == "-" else prompt
-        with Client(address) as client:
+        with Client(address, on_retry=waiting.tell) as client:
             tally = _stream(client, text, options, quiet=as_json)
         if as_json:
             _print_json(tally.summary())

@@ -74,15 +74,18 @@ class Report:
 async def run(plan: BenchPlan, console: Console) -> Report:
     """Run `plan`, with a progress bar on `console`.
 
+    Nothing is retried: what is measured is the server as it is.
+
     Raises:
         TriptychError: the server does not answer.
         StartError: the plan does not fit the model, or the trace cannot be read.
     """
     async with AsyncClient(plan.address) as client:
-        models = await client.models(timeout=_ANSWER_S)
+        models = await client.models(timeout=_ANSWER_S, retry_s=0)
         if not models:
             raise StartError(f"{plan.address} serves no model yet")
-        text = await client.tokenize(prompts.text(), add_special_tokens=False, timeout=_ANSWER_S)
+        asked = Options(add_special_tokens=False, timeout=_ANSWER_S, retry_s=0)
+        text = await client.tokenize(prompts.text(), asked)
     model = models[0]
     _check(plan, model)
     options = Options(model=model.name, temperature=plan.temperature, seed=0)

@@ -65,4 +65,4 @@ async def test_errors_are_typed(server, nobody):
 
     async with AsyncClient(nobody) as client:
         with pytest.raises(triptych.Unavailable):
-            await client.models()
+            await client.models(retry_s=0)

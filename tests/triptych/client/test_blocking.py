@@ -113,7 +113,7 @@ def test_the_timeout_ends_a_call(server):
 
 def test_nobody_there_is_unavailable_without_a_reason(nobody):
     with Client(nobody) as client, pytest.raises(triptych.Unavailable) as caught:
-        client.generate("hello")
+        client.generate("hello", retry_s=0)
 
     assert caught.value.reason == ""
 

@@ -85,6 +85,16 @@ def test_nobody_there_is_one_line(nobody):
     assert ended.stderr.startswith(f"triptych: nothing answers at {nobody}")
 
 
+def test_a_server_that_is_away_is_not_asked_again(server):
+    server.generation.away = 1
+
+    ended = bench("--address", server.address)
+
+    assert ended.exit_code == 1
+    assert "the tokenizer is away" in ended.stderr
+    assert len(server.generation.heard) == 1
+
+
 def test_a_plot_without_matplotlib_is_refused_before_the_load(server, monkeypatch, tmp_path):
     real = builtins.__import__
 

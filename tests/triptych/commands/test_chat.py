@@ -53,7 +53,16 @@ def test_options_reach_the_server(server):
 
 
 def test_nobody_there_is_said_before_the_first_turn(nobody):
-    ended = CliRunner().invoke(app, ["chat", "--address", nobody], input="hi\n")
+    ended = CliRunner().invoke(app, ["chat", "--address", nobody, "--retry-s", "0"], input="hi\n")
 
     assert ended.exit_code == 1
     assert ended.stderr.startswith(f"triptych: nothing answers at {nobody}")
+
+
+def test_a_server_that_is_away_for_a_moment_is_asked_again(server):
+    server.generation.away = 1
+
+    ended = chat(server, said="hi\n")
+
+    assert (ended.exit_code, ended.stdout) == (0, f"{TEXT}\n")
+    assert asked(server) == [[("user", "hi")]]

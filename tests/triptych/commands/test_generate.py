@@ -68,13 +68,28 @@ def test_stats_go_to_stderr(server):
 
 
 def test_nobody_there_is_one_line_with_the_address_and_the_remedy(nobody):
-    ended = generate("--address", nobody, "hello")
+    ended = generate("--address", nobody, "--retry-s", "0", "hello")
 
     assert ended.exit_code == 1
     assert ended.stdout == ""
     assert ended.stderr.count("\n") == 1
     assert ended.stderr.startswith(f"triptych: nothing answers at {nobody}")
     assert "triptych serve --model" in ended.stderr
+
+
+def test_a_server_that_is_away_for_a_moment_is_asked_again(server):
+    server.generation.away = 1
+
+    ended = generate("--address", server.address, "hello")
+
+    assert (ended.exit_code, ended.stdout, ended.stderr) == (0, f"{TEXT}\n", "")
+
+
+def test_a_timeout_while_nothing_answers_names_the_remedy(nobody):
+    ended = generate("--address", nobody, "--timeout", "0.2", "hello")
+
+    assert ended.exit_code == 1
+    assert ended.stderr.startswith(f"triptych: nothing answers at {nobody}")
 
 
 def test_a_refused_request_is_one_line_with_the_field(server):
