@@ -164,6 +164,8 @@ class Engine:
         request = self._requests.get(wanted.handle)
         if request is None or request.spec.attempt != wanted.attempt:
             return
+        if wanted.candidate >= len(request.candidates):
+            return
         candidate = request.candidates[wanted.candidate]
         builder = FrameBuilder()
         if candidate.index == 0:

@@ -91,7 +91,10 @@ class Hub:
         if report.frame is not None:
             for number, outlet in self._outlets.items():
                 if report.target in (None, number):
-                    self._metrics.left_out_rows.inc(outlet.offer(report.frame))
+                    left_out = outlet.offer(report.frame)
+                    self._metrics.left_out_rows.inc(left_out)
+                    if report.target is not None:
+                        self._metrics.resent_rows.inc(len(report.frame.rows) - left_out)
         if report.load is not None:
             self._load = report.load
             for lease in self.leases.values():

@@ -41,6 +41,14 @@ class ModelMetrics:
         self.replays = Counter(
             "triptych_model_replays", "Requests to send rows again", registry=registry
         )
+        self.resent_rows = Counter(
+            "triptych_model_resent_rows", "Rows sent again because asked for", registry=registry
+        )
+        self.resumed_requests = Counter(
+            "triptych_model_resumed_requests",
+            "Requests that came with an earlier attempt behind them",
+            registry=registry,
+        )
 
     def step(self, seconds: float, decodes: int, prompt_tokens: int, preempted: int) -> None:
         """Count a step."""

@@ -158,6 +158,8 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
             )
             lease.send(model_pb2.RunResponse(refusal=refusal))
             return
+        if spec.attempt > 1:
+            self._model.metrics.resumed_requests.inc()
         self._model.engine.post(Start(spec))
 
     async def Frames(  # type: ignore[override]  # noqa: N802  (name fixed by the proto)

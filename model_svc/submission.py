@@ -36,16 +36,16 @@ def read_submit(submit: model_pb2.Submit, arenas: PeerFiles, limits: Limits) -> 
     """Build what the engine runs; the prompt is copied out of the arena.
 
     Raises:
-        InvalidRequest: the prompt cannot be read or does not fit.
+        InvalidRequest: the prompt or what was produced of it cannot be read or does not fit.
     """
     prompt = _prompt(submit, arenas)
     if not len(prompt):
         raise InvalidRequest("prompt", "is empty")
-    if prompt.min() < 0 or prompt.max() >= limits.vocab_size:
-        raise InvalidRequest("prompt", f"has ids outside 0 to {limits.vocab_size - 1}")
+    _check_ids("prompt", prompt, limits)
     wanted = len(prompt) + submit.stop.max_tokens
     if wanted > limits.tokens:
         raise InvalidRequest("stop.max_tokens", f"{wanted} tokens wanted, {limits.tokens} fit")
+    candidates = submit.sampling.n or 1
     stop_ids = frozenset(submit.stop.token_ids)
     if not submit.stop.ignore_eos:
         stop_ids |= limits.eos_token_ids
@@ -55,29 +55,52 @@ def read_submit(submit: model_pb2.Submit, arenas: PeerFiles, limits: Limits) -> 
         request_id=submit.request_id,
         prompt=prompt,
         sampling=_sampling(submit, stop_ids),
-        candidates=submit.sampling.n or 1,
+        candidates=candidates,
         max_tokens=submit.stop.max_tokens,
         stop_ids=stop_ids,
         prompt_logprobs=submit.prompt_logprobs,
         priority=submit.priority,
-        progress={
-            progress.candidate: EarlierOutput(_ids(progress.ids), progress.finished)
-            for progress in submit.progress
-        },
+        progress=_progress(submit, candidates, limits),
     )
 
 
 def _prompt(submit: model_pb2.Submit, arenas: PeerFiles) -> npt.NDArray[np.int32]:
     if submit.WhichOneof("prompt") == "ids":
-        return _ids(submit.ids)
+        return _ids("ids", submit.ids)
     try:
-        return _ids(arenas.view(submit.slab))
+        return _ids("slab", arenas.view(submit.slab))
     except (KeyError, ValueError) as error:
         raise InvalidRequest("slab", f"cannot be read: {error}") from error
 
 
-def _ids(source: bytes | memoryview) -> npt.NDArray[np.int32]:
+def _progress(
+    submit: model_pb2.Submit, candidates: int, limits: Limits
+) -> dict[int, EarlierOutput]:
+    earlier: dict[int, EarlierOutput] = {}
+    for progress in submit.progress:
+        if progress.candidate >= candidates or progress.candidate in earlier:
+            raise InvalidRequest(
+                "progress", f"candidate {progress.candidate} is told twice or there is none"
+            )
+        ids = _ids("progress", progress.ids)
+        _check_ids("progress", ids, limits)
+        if len(ids) > submit.stop.max_tokens:
+            raise InvalidRequest(
+                "progress", f"has {len(ids)} ids, and max_tokens is {submit.stop.max_tokens}"
+            )
+        earlier[progress.candidate] = EarlierOutput(ids, progress.finished)
+    return earlier
+
+
+def _ids(field: str, source: bytes | memoryview) -> npt.NDArray[np.int32]:
+    if len(source) % _ID.itemsize:
+        raise InvalidRequest(field, f"{len(source)} bytes are no whole ids")
     return np.frombuffer(source, _ID).astype(np.int32)
+
+
+def _check_ids(field: str, ids: npt.NDArray[np.int32], limits: Limits) -> None:
+    if len(ids) and (ids.min() < 0 or ids.max() >= limits.vocab_size):
+        raise InvalidRequest(field, f"has ids outside 0 to {limits.vocab_size - 1}")
 
 
 def _sampling(submit: model_pb2.Submit, stop_ids: Iterable[int]) -> SamplingSpec:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from model_svc.commands import Forget, ForgetRouter, Quit, Resend, Start, Stop
 from model_svc.sampling import SamplingSpec
-from protos.token_frame import LENGTH, NO_TOKEN, PROMPT
+from protos.token_frame import LENGTH, NO_TOKEN, PROMPT, STOP
 
 
 def test_a_request_gives_its_tokens_then_its_end():
@@ -98,6 +98,39 @@ def test_rows_are_sent_again_to_the_outlet_that_asks_and_for_the_right_attempt_o
     report = h.reports[-1]
     assert report.target == 3
     assert report.frame.rows["position"].tolist() == [4, 5]
+
+
+def test_rows_of_a_candidate_that_is_none_are_not_sent():
+    h = Harness()
+    h.do(Start(spec(1, [5])), Resend(1, 1, candidate=1, position=0, prompt_position=0, target=3))
+    h.idle()
+
+    assert {report.target for report in h.reports} == {None}
+    assert h.finished(1)
+
+
+@pytest.mark.parametrize(("stops", "flag"), [((), LENGTH), (expected([5], 3)[2:], STOP)])
+def test_whoever_has_all_rows_and_asks_again_is_told_the_ending(stops, flag):
+    h = Harness()
+    h.do(Start(spec(1, [5], max_tokens=3, stop_ids=frozenset(stops))))
+    h.until(lambda: h.finished(1))
+    told = []
+    for position in (2, 3):
+        h.do(Resend(1, 1, candidate=0, position=position, prompt_position=0, target=3))
+        h.idle()
+        told += h.reports[-1].frame.rows[["position", "flags"]].tolist()
+
+    assert told == [(2, flag), (3, flag | NO_TOKEN)]
+
+
+def test_whoever_asks_for_more_than_there_is_yet_is_told_nothing():
+    h = Harness()
+    h.do(Start(spec(1, [5], max_tokens=300)))
+    h.step()
+    h.do(Resend(1, 1, candidate=0, position=1, prompt_position=0, target=3))
+    h.step()
+
+    assert {report.target for report in h.reports} == {None}
 
 
 def test_rows_of_a_resumed_candidate_are_found_by_their_position():

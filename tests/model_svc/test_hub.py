@@ -17,8 +17,13 @@ FRAME = TokenFrame(np.zeros(1, dtype=ROW), np.zeros(0, dtype=ALTERNATIVE))
 
 
 @pytest.fixture
-def hub():
-    return Hub(ModelMetrics(CollectorRegistry(), kv_slots=64))
+def registry():
+    return CollectorRegistry()
+
+
+@pytest.fixture
+def hub(registry):
+    return Hub(ModelMetrics(registry, kv_slots=64))
 
 
 def load(starts, used_slots=0):
@@ -45,6 +50,18 @@ async def test_a_frame_goes_to_all_outlets_or_to_the_one_it_is_for(hub):
     hub.deliver(Report(FRAME, number, None))
     assert not await has_message(first)
     assert await has_message(second)
+
+
+async def test_rows_are_counted_as_sent_again_where_they_were(hub, registry):
+    number = hub.add_outlet(Outlet(InlineRoom(256)))
+    gone = hub.add_outlet(Outlet(InlineRoom(256)))
+    hub.drop_outlet(gone)
+    for target in (None, number, gone, *[number] * 9):
+        hub.deliver(Report(FRAME, target, None))
+
+    left_out = registry.get_sample_value("triptych_model_rows_left_out_total")
+    assert left_out > 0
+    assert registry.get_sample_value("triptych_model_resent_rows_total") == 10 - left_out
 
 
 async def test_an_outlet_that_left_gets_nothing(hub):
