@@ -1,7 +1,8 @@
-"""Real deployments for end-to-end tests: `triptych serve` as a user starts it, four processes."""
+"""Real deployments for end-to-end tests: `triptych serve` as a user starts it, real processes."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import queue
 import re
@@ -19,6 +20,7 @@ import grpc
 from prometheus_client.parser import text_string_to_metric_families
 
 from protos import generation_pb2, generation_pb2_grpc, service_pb2, service_pb2_grpc
+from triptych import survey
 
 ROOT = Path(__file__).parent.parent
 _READY = re.compile(r"ready on (\S+)")
@@ -34,24 +36,42 @@ class Deployment:
     address: str
     channel: grpc.Channel
     lines: list[str] = field(default_factory=list)
+    ends_with: int = 0
 
     @property
     def api(self) -> generation_pb2_grpc.GenerationServiceStub:
         return generation_pb2_grpc.GenerationServiceStub(self.channel)
 
-    def links(self) -> dict[str, service_pb2.Link]:
-        """The router's links by service."""
+    def all_links(self) -> list[service_pb2.Link]:
+        """The router's links, its replicas' in their order."""
         stub = service_pb2_grpc.IntrospectionServiceStub(self.channel)
-        described = stub.Describe(service_pb2.DescribeRequest(), timeout=10)
-        return {link.service: link for link in described.links}
+        return list(stub.Describe(service_pb2.DescribeRequest(), timeout=10).links)
+
+    def links(self) -> dict[str, service_pb2.Link]:
+        """The router's links by service; of several replicas, the first one's."""
+        return {link.service: link for link in reversed(self.all_links())}
 
     def metric(self, service: str, name: str) -> float:
-        """A metric of a service, summed over its labels; asked over the service's own socket."""
-        with grpc.insecure_channel(self.links()[service].address) as channel:
-            stub = service_pb2_grpc.IntrospectionServiceStub(channel)
-            text = stub.Scrape(service_pb2.ScrapeRequest(), timeout=10).text.decode()
-        families = text_string_to_metric_families(text)
-        return sum(one.value for f in families for one in f.samples if one.name == name)
+        """A metric of a service, summed over its labels and replicas; asked of each itself."""
+        addresses = [link.address for link in self.all_links() if link.service == service]
+        if service == "router":
+            addresses = [self.address]
+        return sum(_metric(address, name) for address in addresses)
+
+    def services(self) -> dict[str, survey.ServiceState]:
+        """What `triptych status` tells of each service: `router`, `model`, or `model/0` and on."""
+        seen = asyncio.run(survey.take(self.address)).services
+        several = any(one.replica for one in seen)
+        return {
+            f"{one.name}/{one.replica}" if several and one.replica is not None else one.name: one
+            for one in seen
+        }
+
+    def kill(self) -> None:
+        """Kill the supervisor, as an out-of-memory killer would, and wait until it is gone."""
+        self.ends_with = -signal.SIGKILL
+        self.process.kill()
+        self.process.wait(30)
 
     def settled_load(self) -> generation_pb2.GetLoadResponse:
         """The load once nothing runs; what the router tells follows the engine by a message."""
@@ -67,6 +87,14 @@ class Deployment:
     def pids(self) -> list[int]:
         """The supervisor and all processes below it."""
         return [self.process.pid, *_descendants(self.process.pid)]
+
+
+def _metric(address: str, name: str) -> float:
+    with grpc.insecure_channel(address) as channel:
+        stub = service_pb2_grpc.IntrospectionServiceStub(channel)
+        text = stub.Scrape(service_pb2.ScrapeRequest(), timeout=10).text.decode()
+    families = text_string_to_metric_families(text)
+    return sum(one.value for f in families for one in f.samples if one.name == name)
 
 
 def _descendants(pid: int) -> Iterator[int]:
@@ -96,13 +124,16 @@ def deployed(
         text=True,
     )
     lines: list[str] = []
+    ends_with = 0
     fresh: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     reader = threading.Thread(target=_read, args=(process, lines, fresh))
     reader.start()
     try:
         address = _await_ready(fresh, lines)
         with grpc.insecure_channel(address) as channel:
-            yield Deployment(process, address, channel, lines)
+            deployment = Deployment(process, address, channel, lines)
+            yield deployment
+            ends_with = deployment.ends_with
     finally:
         process.send_signal(signal.SIGTERM)
         try:
@@ -112,7 +143,7 @@ def deployed(
             reader.join()
             assert process.stdout is not None
             process.stdout.close()
-    assert process.returncode == 0, "\n".join(lines[-40:])
+    assert process.returncode == ends_with, "\n".join(lines[-40:])
 
 
 def _read(

@@ -7,8 +7,11 @@ reported as the router sees it, without what only it could tell.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import platform
-from dataclasses import asdict, dataclass
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import grpc
@@ -19,12 +22,14 @@ from chassis.channels import open_channel
 from protos import service_pb2, service_pb2_grpc
 from triptych.client import AsyncClient, Load, Model
 from triptych.client.failures import typed_errors
+from triptych.recovery import Recovery, read_from, summed
 
 _ANSWER_S = 5.0
 _TRANSPORTS = {
     service_pb2.TRANSPORT_SHARED_MEMORY: "shared-memory",
     service_pb2.TRANSPORT_INLINE: "inline",
 }
+_OF_REPLICAS = ("model", "detokenizer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,8 @@ class ServiceState:
         transport: how bulk data travels between it and the router; None for the router itself, and
             where that is not agreed yet.
         uptime_s: since its process started; None where it cannot be reached from here.
+        replica: which it belongs to, from 0; None for what serves them all.
+        restarts: how often it was started again; None where it cannot be reached from here.
     """
 
     name: str
@@ -47,15 +54,23 @@ class ServiceState:
     pid: int | None
     transport: str | None
     uptime_s: float | None
+    replica: int | None = None
+    restarts: int | None = None
+
+    @property
+    def reached(self) -> bool:
+        """Whether it answered this survey itself."""
+        return self.uptime_s is not None
 
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """A deployment at one moment."""
+    """A deployment at one moment; `recovery` is summed over the services that were reached."""
 
     services: tuple[ServiceState, ...]
     models: tuple[Model, ...]
     load: Load
+    recovery: Recovery
 
     def as_json(self) -> dict[str, Any]:
         """Plain data; keys are only ever added."""
@@ -66,7 +81,16 @@ class Survey:
             "queued": self.load.queued,
             "running": self.load.running,
             "replicas": [asdict(replica) for replica in self.load.replicas],
+            "recovery": asdict(self.recovery),
         }
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What one service says of itself."""
+
+    described: service_pb2.DescribeResponse
+    recovery: Recovery
 
 
 async def take(address: str) -> Survey:
@@ -78,13 +102,15 @@ async def take(address: str) -> Survey:
     async with AsyncClient(address) as client, open_channel(address) as channel:
         with typed_errors(address):
             ready = await _serves(channel)
-            described = await _describe(channel)
-        states = await asyncio.gather(*(_linked(link) for link in described.links))
-        router = _state(described, address, ready=ready, transport=None)
+            asked = await _ask(channel)
+        router = ServiceState("router", address, ready, None, None, None)
+        links = list(_named(asked.described.links))
+        answers = [asked, *await asyncio.gather(*(_reach(link.address) for link in links))]
         return Survey(
-            services=(router, *states),
-            models=await client.models(timeout=_ANSWER_S) if ready else (),
+            services=tuple(map(_with_answer, (router, *links), answers)),
+            models=await client.models(timeout=_ANSWER_S),
             load=await client.load(timeout=_ANSWER_S),
+            recovery=summed(answer.recovery for answer in answers if answer is not None),
         )
 
 
@@ -94,32 +120,47 @@ async def _serves(channel: aio.Channel) -> bool:
     return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
-async def _describe(channel: aio.Channel) -> service_pb2.DescribeResponse:
+async def _ask(channel: aio.Channel) -> _Asked:
     stub: service_pb2_grpc.IntrospectionServiceAsyncStub = (
         service_pb2_grpc.IntrospectionServiceStub(channel)
     )
-    return await stub.Describe(service_pb2.DescribeRequest(), timeout=_ANSWER_S)
+    described = await stub.Describe(service_pb2.DescribeRequest(), timeout=_ANSWER_S)
+    scraped = await stub.Scrape(service_pb2.ScrapeRequest(), timeout=_ANSWER_S)
+    return _Asked(described, read_from(scraped.text.decode()))
 
 
-async def _linked(link: service_pb2.Link) -> ServiceState:
-    transport = _TRANSPORTS.get(link.transport)
+async def _reach(address: str) -> _Asked | None:
     try:
-        async with open_channel(link.address) as channel:
-            described = await _describe(channel)
+        async with open_channel(address) as channel:
+            return await _ask(channel)
     except grpc.RpcError:
-        return ServiceState(link.service, link.address, link.ready, None, transport, None)
-    return _state(described, link.address, ready=link.ready, transport=transport)
+        return None
 
 
-def _state(
-    described: service_pb2.DescribeResponse, address: str, *, ready: bool, transport: str | None
-) -> ServiceState:
-    here = described.host == platform.node()
-    return ServiceState(
+def _named(links: Iterable[service_pb2.Link]) -> Iterator[ServiceState]:
+    """The services as the router sees them; it lists its replicas in their order."""
+    numbers: dict[str, Iterator[int]] = defaultdict(itertools.count)
+    for link in links:
+        yield ServiceState(
+            name=link.service,
+            address=link.address,
+            ready=link.ready,
+            pid=None,
+            transport=_TRANSPORTS.get(link.transport),
+            uptime_s=None,
+            replica=next(numbers[link.service]) if link.service in _OF_REPLICAS else None,
+        )
+
+
+def _with_answer(state: ServiceState, asked: _Asked | None) -> ServiceState:
+    """`state` with what only the service itself could tell."""
+    if asked is None:
+        return state
+    described = asked.described
+    return replace(
+        state,
         name=described.service,
-        address=address,
-        ready=ready,
-        pid=described.pid if here else None,
-        transport=transport,
+        pid=described.pid if described.host == platform.node() else None,
         uptime_s=round(described.uptime_s, 3),
+        restarts=described.restarts,
     )

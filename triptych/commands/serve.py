@@ -36,7 +36,10 @@ _Listen = Annotated[
 _KvTokens = Annotated[
     int | None,
     typer.Option(
-        "--kv-tokens", min=0, metavar="N", help="KV slots, one a token; 0: what memory allows."
+        "--kv-tokens",
+        min=0,
+        metavar="N",
+        help="KV slots of a replica, one a token; 0: what memory allows.",
     ),
 ]
 _MaxBatchTokens = Annotated[
@@ -47,6 +50,10 @@ _MaxBatchTokens = Annotated[
         metavar="N",
         help="Tokens in a step; 0: as suits the device.",
     ),
+]
+_Replicas = Annotated[
+    int,
+    typer.Option("--replicas", min=1, metavar="N", help="Models, each with its own detokenizer."),
 ]
 _Name = Annotated[
     str | None,
@@ -75,6 +82,7 @@ def serve(  # noqa: PLR0913  (one parameter an option)
     listen: _Listen = addresses.PUBLIC,
     kv_tokens: _KvTokens = None,
     max_batch_tokens: _MaxBatchTokens = None,
+    replicas: _Replicas = 1,
     name: _Name = None,
     metrics_listen: _MetricsListen = None,
     log_level: _LogLevel = "info",
@@ -82,8 +90,8 @@ def serve(  # noqa: PLR0913  (one parameter an option)
 ) -> None:
     """Serve a model until Ctrl-C or SIGTERM.
 
-    Runs all four services on this machine and prints `ready on HOST:PORT` on stdout once a request
-    would be answered; logs go to stderr.
+    Runs all services on this machine and prints `ready on HOST:PORT` on stdout once a request
+    would be answered; logs go to stderr. A service that ends is started again.
     """
     from triptych.commands.endings import one_line_errors
     from triptych.supervisor.checkpoint import find_checkpoint
@@ -104,6 +112,7 @@ def serve(  # noqa: PLR0913  (one parameter an option)
             dtype=dtype,
             kv_tokens=kv_tokens,
             max_batch_tokens=max_batch_tokens,
+            replicas=replicas,
             log_level=log_level,
         )
         _run(deployment, log_format)
@@ -120,19 +129,15 @@ def _check_address(option: str, address: str | None) -> None:
 
 
 def _run(deployment: Deployment, log_format: str) -> None:
-    import uvloop
+    import asyncio
 
-    from triptych.commands.endings import complain
     from triptych.supervisor.display import Display
-    from triptych.supervisor.supervise import ServiceLost, supervise
+    from triptych.supervisor.supervise import supervise
 
     display = Display(sys.stderr, log_format=log_format)
     try:
-        uvloop.run(supervise(deployment, display, _announce))
-    except ServiceLost as error:
-        display.close()
-        complain(str(error))
-        raise typer.Exit(1) from error
+        # Not uvloop: it starts processes by fork, in which gRPC's threads and handlers have a part.
+        asyncio.run(supervise(deployment, display, _announce))
     finally:
         display.close()
 

@@ -1,87 +1,103 @@
-"""One service as a child process: started, listened to, stopped.
+"""One service as a child process: started, listened to, stopped, as often as it takes.
 
 It runs in a session of its own, so that Ctrl-C in the terminal reaches the supervisor alone, which
-then stops the services in their order.
+then stops the services in their order. Once stopped it is not started again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import io
+import os
 import signal
 from asyncio import subprocess
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
-from chassis.errors import StartError
 from triptych.supervisor.plan import ServicePlan
 
-_LAST_WORDS_S = 1.0
+# A process of its own that outlives a service holds the pipe open; nobody should wait for that.
+_LAST_WORDS_S = 0.25
 _READ_BYTES = 1 << 16
-
-OnLine = Callable[[ServicePlan, str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a service's process ended; `reason` is its own last word, empty where it left none."""
+    """How a service's process ended.
 
-    service: str
-    code: int
+    Attributes:
+        name: the service's.
+        code: as the system tells it, below 0 for a signal; None: it could not be started.
+        reason: the process's own last word, or the system's; empty where there is none.
+    """
+
+    name: str
+    code: int | None
     reason: str
+
+    @property
+    def cause(self) -> str:
+        """What ended it, in a few words."""
+        if self.reason or self.code is None:
+            return self.reason
+        return f"killed by {_signal(-self.code)}" if self.code < 0 else f"exit code {self.code}"
 
     def describe(self) -> str:
         """A sentence that names the service."""
-        if self.reason:
-            return f"{self.service}: {self.reason}"
+        if self.reason or self.code is None:
+            return f"{self.name}: {self.reason}"
         if self.code < 0:
-            return f"the {self.service} was killed by {signal.Signals(-self.code).name}"
-        return f"the {self.service} ended with exit code {self.code}; its log says why"
+            return f"the {self.name} was killed by {_signal(-self.code)}"
+        return f"the {self.name} ended with exit code {self.code}; its log says why"
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # most of the real-time signals have no name
+        return f"signal {number}"
 
 
 class Child:
-    """The process of one service. After it has ended it may be started again."""
+    """One service, and its process while it has one.
 
-    def __init__(self, plan: ServicePlan, on_line: OnLine) -> None:
+    Attributes:
+        plan: what is run.
+        address: where it serves; whoever hears that it has picked a port sets it.
+        restarts: how often it was started again; whoever does that counts.
+    """
+
+    def __init__(self, plan: ServicePlan, on_line: Callable[[Child, str], None]) -> None:
         self.plan = plan
+        self.address = plan.address
+        self.restarts = 0
         self._on_line = on_line
         self._process: subprocess.Process | None = None
         self._reason = ""
+        self._stopped = False
 
-    async def start(self) -> None:
-        """Start the process.
-
-        Raises:
-            StartError: the system refuses.
-        """
+    async def run(self) -> Ended:
+        """Run the process to its end, passing on what it writes."""
         self._reason = ""
         try:
-            self._process = await asyncio.create_subprocess_exec(
-                *self.plan.command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                env=dict(self.plan.environment),
-                start_new_session=True,
-            )
+            process, output = await self._start()
         except OSError as error:
-            raise StartError(f"cannot start the {self.plan.service}: {error.strerror}") from error
-
-    async def wait(self) -> Ended:
-        """Pass on what the process writes until it ends."""
-        process = self._process
-        if process is None:
-            raise RuntimeError("not started")
-        async with asyncio.TaskGroup() as tasks:
-            listening = tasks.create_task(self._listen(process))
-            code = await process.wait()
-            # A process of its own that outlives it may hold the pipe open.
-            await asyncio.wait({listening}, timeout=_LAST_WORDS_S)
-            listening.cancel()
-        return Ended(self.plan.service, code, self._reason)
+            return Ended(self.plan.name, None, f"cannot start it: {error.strerror}")
+        self._process = process
+        if self._stopped:  # while it was being started
+            self.kill()
+        with output:
+            async with asyncio.TaskGroup() as tasks:
+                listening = tasks.create_task(self._listen(output))
+                code = await process.wait()
+                await asyncio.wait({listening}, timeout=_LAST_WORDS_S)
+                listening.cancel()
+        return Ended(self.plan.name, code, self._reason)
 
     async def stop(self, grace_s: float) -> None:
         """Ask the process to end; kill it where it has not after `grace_s` seconds."""
+        self._stopped = True
         process = self._process
         if process is None or process.returncode is not None:
             return
@@ -96,27 +112,53 @@ class Child:
 
     def kill(self) -> None:
         """End the process at once."""
+        self._stopped = True
         if self._process is not None and self._process.returncode is None:
             with suppress(ProcessLookupError):
                 self._process.kill()
 
-    async def _listen(self, process: subprocess.Process) -> None:
+    async def _start(self) -> tuple[subprocess.Process, io.FileIO]:
+        """Start the process; return it and what reads its output."""
+        # A pipe of our own: asyncio's would stay open for as long as anybody else holds it.
+        reading, writing = os.pipe()
+        with ExitStack() as unless_started:
+            output = unless_started.enter_context(io.FileIO(reading))
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *self.plan.command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=writing,
+                    stderr=writing,
+                    env=self.plan.environment_at(self.address, self.restarts),
+                    start_new_session=True,
+                )
+            finally:
+                os.close(writing)
+            unless_started.pop_all()
+        return process, output
+
+    async def _listen(self, output: io.FileIO) -> None:
         last_word = f"triptych {self.plan.service}: "
-        async for line in _lines(process):
+        async for line in _lines(output):
             if line.startswith(last_word):
                 self._reason = line.removeprefix(last_word)
             else:
-                self._on_line(self.plan, line)
+                self._on_line(self, line)
 
 
-async def _lines(process: subprocess.Process) -> AsyncIterator[str]:
-    """The lines a process writes, however long."""
-    if process.stdout is None:
-        raise RuntimeError("its output is not piped")
+async def _lines(output: io.FileIO) -> AsyncIterator[str]:
+    """The lines that come through a pipe, however long."""
+    stream = asyncio.StreamReader()
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(stream), output
+    )
     rest = b""
-    while chunk := await process.stdout.read(_READ_BYTES):
-        *whole, rest = (rest + chunk).split(b"\n")
-        for line in whole:
-            yield line.decode(errors="replace")
-    if rest:
-        yield rest.decode(errors="replace")
+    try:
+        while chunk := await stream.read(_READ_BYTES):
+            *whole, rest = (rest + chunk).split(b"\n")
+            for line in whole:
+                yield line.decode(errors="replace")
+        if rest:
+            yield rest.decode(errors="replace")
+    finally:
+        transport.close()

@@ -5,6 +5,8 @@ On a terminal the progress is a bar under the log; elsewhere it is a line per qu
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from typing import Protocol, TextIO
 
 from rich.console import Console
@@ -18,8 +20,11 @@ _LOADING = "loading weights"
 
 
 class _Loading(Protocol):
-    def update(self, done_bytes: int, total_bytes: int) -> None:
-        """Show that so much is loaded."""
+    def update(self, what: str, done_bytes: int, total_bytes: int) -> None:
+        """Show that so much of `what` is done."""
+
+    def drop(self, what: str) -> None:
+        """Forget how far `what` was."""
 
     def close(self) -> None:
         """Leave the terminal as it was."""
@@ -34,19 +39,27 @@ class Display:
         self._console = Console(file=stream, highlight=False, soft_wrap=True)
         self._coloured = self._console.is_terminal and not self._console.no_color
         self._loading: _Loading = (
-            _Bar(self._console) if self._console.is_terminal else _Quarters(self)
+            _Bars(self._console) if self._console.is_terminal else _Quarters(self)
         )
+        self._name_width = 0
+
+    def align(self, plans: Iterable[ServicePlan]) -> None:
+        """Leave room for the names of `plans` in front of their log lines."""
+        self._name_width = max(len(plan.name) for plan in plans)
 
     def show(self, plan: ServicePlan, line: str, record: LogRecord | None) -> None:
         """Show one line of a service's output; `record` is what it says, if it is a log line."""
         if record is None:
             self.say(line)
-            return
-        if record.event == _LOADING and "total_bytes" in record.fields and not self._raw:
-            self._loading.update(record.fields["done_bytes"], record.fields["total_bytes"])
+        elif record.event == _LOADING and "total_bytes" in record.fields and not self._raw:
+            done, total = record.fields["done_bytes"], record.fields["total_bytes"]
+            self._loading.update(_what_loads(plan), done, total)
         elif record.level >= plan.shown_from:
-            shown = line if self._raw else render(plan.service, record, coloured=self._coloured)
-            self.say(shown)
+            self.say(self._told(plan, line, record))
+
+    def ended(self, plan: ServicePlan) -> None:
+        """Show no more of what a process was doing."""
+        self._loading.drop(_what_loads(plan))
 
     def say(self, line: str) -> None:
         """Write one line above the progress."""
@@ -60,30 +73,52 @@ class Display:
         """Leave the terminal as it was."""
         self._loading.close()
 
+    def _told(self, plan: ServicePlan, line: str, record: LogRecord) -> str:
+        if not self._raw:
+            name = plan.name.ljust(self._name_width)
+            return render(name, record, coloured=self._coloured)
+        if plan.replica is None:
+            return line
+        return json.dumps({**record.fields, "replica": plan.replica})
 
-class _Bar:
-    """A bar that goes away when it is full."""
+
+def _what_loads(plan: ServicePlan) -> str:
+    return _LOADING if plan.replica is None else f"{plan.name} {_LOADING}"
+
+
+class _Bars:
+    """A bar each; full ones stay until all are."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._progress: Progress | None = None
-        self._task = TaskID(0)
+        self._tasks: dict[str, TaskID] = {}
 
-    def update(self, done_bytes: int, total_bytes: int) -> None:
+    def update(self, what: str, done_bytes: int, total_bytes: int) -> None:
         if self._progress is None:
-            self._progress = Progress(
-                TextColumn(_LOADING), BarColumn(), DownloadColumn(), console=self._console
-            )
-            self._task = self._progress.add_task(_LOADING, total=total_bytes)
+            columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+            self._progress = Progress(*columns, console=self._console)
             self._progress.start()
-        self._progress.update(self._task, completed=done_bytes, total=total_bytes)
-        if done_bytes >= total_bytes:
-            self.close()
+        if what not in self._tasks:
+            self._tasks[what] = self._progress.add_task(what, total=total_bytes)
+        self._progress.update(self._tasks[what], completed=done_bytes, total=total_bytes)
+        self._close_when_full()
+
+    def drop(self, what: str) -> None:
+        task = self._tasks.pop(what, None)
+        if task is not None and self._progress is not None:
+            self._progress.remove_task(task)
+            self._close_when_full()
 
     def close(self) -> None:
+        self._tasks.clear()
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+
+    def _close_when_full(self) -> None:
+        if self._progress is not None and self._progress.finished:
+            self.close()
 
 
 class _Quarters:
@@ -91,13 +126,16 @@ class _Quarters:
 
     def __init__(self, display: Display) -> None:
         self._display = display
-        self._told = 0
+        self._told: dict[str, int] = {}
 
-    def update(self, done_bytes: int, total_bytes: int) -> None:
+    def update(self, what: str, done_bytes: int, total_bytes: int) -> None:
         quarter = 4 if total_bytes <= 0 else 4 * done_bytes // total_bytes
-        if quarter > self._told:
-            self._display.say(f"{_LOADING}: {25 * quarter} % of {total_bytes / 1e6:.1f} MB")
-        self._told = quarter if quarter < 4 else 0  # a service that starts again loads again
+        if quarter > self._told.get(what, 0):
+            self._display.say(f"{what}: {25 * quarter} % of {total_bytes / 1e6:.1f} MB")
+            self._told[what] = quarter
+
+    def drop(self, what: str) -> None:
+        self._told.pop(what, None)
 
     def close(self) -> None:
         pass

@@ -1,12 +1,13 @@
 """The metrics of all services of a deployment, as one registry.
 
-Every scrape asks the services anew; nothing is kept, so a figure is never older than its scrape.
+Every scrape asks the services anew; nothing they say is kept, so a figure is never older than its
+scrape. How often each was started again is the supervisor's own and outlives them.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import grpc
 from prometheus_client import Metric
@@ -15,32 +16,36 @@ from prometheus_client.registry import Collector
 
 from chassis.channels import open_channel
 from protos import service_pb2, service_pb2_grpc
+from triptych.supervisor.child import Child
 
 _ANSWER_S = 3.0
 
 
 class DeploymentCollector(Collector):
-    """Collects from the services at `addresses`, from any thread but that of `loop`."""
+    """Collects from `children`, from any thread but that of `loop`."""
 
-    def __init__(self, addresses: Mapping[str, str], loop: asyncio.AbstractEventLoop) -> None:
-        self._addresses = addresses
+    def __init__(self, children: Sequence[Child], loop: asyncio.AbstractEventLoop) -> None:
+        self._children = children
         self._loop = loop
 
     def collect(self) -> Iterable[Metric]:
-        """All families of all services, each sample labelled with its service."""
+        """All families of all services, each sample labelled with its service and replica."""
         asked = asyncio.run_coroutine_threadsafe(self._ask_all(), self._loop)
         texts = asked.result(timeout=2 * _ANSWER_S)
         up = Metric("triptych_service_up", "Whether the service answered this scrape.", "gauge")
-        families = {up.name: up}
-        for service, text in texts.items():
-            up.add_sample(up.name, {"service": service}, 0.0 if text is None else 1.0)
-            _merge(families, service, text or "")
+        restarts = Metric(
+            "triptych_supervisor_restarts", "How often the service was started again.", "counter"
+        )
+        families = {up.name: up, restarts.name: restarts}
+        for child, text in zip(self._children, texts, strict=True):
+            labels = child.plan.labels
+            up.add_sample(up.name, labels, 0.0 if text is None else 1.0)
+            restarts.add_sample(f"{restarts.name}_total", labels, child.restarts)
+            _merge(families, labels, text or "")
         return families.values()
 
-    async def _ask_all(self) -> dict[str, str | None]:
-        asked = dict(self._addresses)
-        texts = await asyncio.gather(*(_ask(address) for address in asked.values()))
-        return dict(zip(asked, texts, strict=True))
+    async def _ask_all(self) -> Sequence[str | None]:
+        return await asyncio.gather(*(_ask(child.address) for child in self._children))
 
 
 async def _ask(address: str) -> str | None:
@@ -57,12 +62,12 @@ async def _ask(address: str) -> str | None:
     return answer.text.decode()
 
 
-def _merge(families: dict[str, Metric], service: str, text: str) -> None:
+def _merge(families: dict[str, Metric], labels: Mapping[str, str], text: str) -> None:
     """Add the families of `text`; a family that several services have stays one family."""
     for family in text_string_to_metric_families(text):
         known = families.setdefault(
             family.name, Metric(family.name, family.documentation, family.type)
         )
         for sample in family.samples:
-            labels = {**sample.labels, "service": service}
-            known.add_sample(sample.name, labels, sample.value, sample.timestamp, sample.exemplar)
+            whose = {**sample.labels, **labels}
+            known.add_sample(sample.name, whose, sample.value, sample.timestamp, sample.exemplar)

@@ -1,4 +1,4 @@
-"""The services' log lines, read back and shown to people."""
+"""The services' log lines, read back and shown to people, and the supervisor's among them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from chassis.logs import JsonFormatter
+
+_LOGGER = "triptych.supervisor"
 _SHOWN_APART = frozenset({"time", "level", "service", "request_id", "event", "logger", "exception"})
 _COLOURS = {
     logging.DEBUG: "\x1b[2m",
@@ -42,6 +45,12 @@ def parse(line: str) -> LogRecord | None:
         return LogRecord(level, str(fields["event"]), fields)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def write(service: str, level: int, event: str, fields: Mapping[str, Any]) -> str:
+    """A JSON log line of the supervisor's own, about a service."""
+    record = {"name": _LOGGER, "levelno": level, "levelname": logging.getLevelName(level)}
+    return JsonFormatter(service).format(logging.makeLogRecord({**record, "msg": event, **fields}))
 
 
 def render(service: str, record: LogRecord, *, coloured: bool) -> str:

@@ -7,6 +7,7 @@ option given on the command line wins over it.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import sys
 from collections.abc import Mapping
@@ -19,7 +20,6 @@ ROUTER = "router"
 TOKENIZER = "tokenizer"
 MODEL = "model"
 DETOKENIZER = "detokenizer"
-SERVICES = (ROUTER, TOKENIZER, MODEL, DETOKENIZER)
 
 _MODULES = {
     ROUTER: "router",
@@ -28,6 +28,9 @@ _MODULES = {
     DETOKENIZER: "detokenizer_svc",
 }
 _SOCKET_PATH_BYTES = 107  # sockaddr_un holds 108 with its final zero
+
+_Seat = tuple[str, int | None]
+"""A service, and of which replica where there are several."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +45,12 @@ class Deployment:
         name: the model's name in requests; None: the folder's.
         device: `auto`, `cpu`, `cuda` or `interpret`.
         dtype: `auto`, `float32`, `bfloat16` or `float16`.
-        kv_tokens: KV slots; None: as many as fit.
+        kv_tokens: KV slots of each replica; None: as many as fit.
         max_batch_tokens: token budget of a step; None: as the device does best.
+        replicas: how many models, each with a detokenizer.
         log_level: what is shown of the services' logs.
-        grace_s: seconds the router gets to end, and then as many the others.
+        grace_s: seconds the router gets to end, then as many the tokenizer and the detokenizers,
+            and then the models.
     """
 
     checkpoint: Path
@@ -56,19 +61,46 @@ class Deployment:
     dtype: str | None = None
     kv_tokens: int | None = None
     max_batch_tokens: int | None = None
+    replicas: int = 1
     log_level: str = "info"
     grace_s: float = 8.0
 
 
 @dataclass(frozen=True, slots=True)
 class ServicePlan:
-    """One process: its command, all of its environment, and from which level its log is shown."""
+    """One process.
+
+    Attributes:
+        service: router, tokenizer, model or detokenizer.
+        replica: which, from 0; None where it belongs to none, or to the only one.
+        address: where it is to serve.
+        command: what is run.
+        environment: all of it, but for what differs from start to start.
+        shown_from: the level from which its log is shown.
+    """
 
     service: str
+    replica: int | None
     address: str
     command: tuple[str, ...]
     environment: Mapping[str, str]
     shown_from: int
+
+    @property
+    def name(self) -> str:
+        """What people are told of it, unique in the deployment."""
+        return _joined(self.service, "/", self.replica)
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """What its metrics are labelled with."""
+        replica = {} if self.replica is None else {"replica": str(self.replica)}
+        return {"service": self.service, **replica}
+
+    def environment_at(self, address: str, restarts: int) -> dict[str, str]:
+        """All that it is told for a start at `address`, after so many `restarts`."""
+        differs = {"LISTEN": address, "RESTARTS": str(restarts)}
+        return {**self.environment, **_named(_prefix(self.service), differs)}
 
 
 def plan(
@@ -85,14 +117,13 @@ def plan(
     Raises:
         StartError: a log level is unknown, or the folder's path is too long for a socket.
     """
-    addresses = {**_sockets(folder), ROUTER: deployment.listen}
-    ties = _ties(deployment, addresses)
+    addresses = _addresses(deployment, folder)
     plans = []
-    for service in SERVICES:
-        prefix = f"TRIPTYCH_{service.upper()}_"
+    for (service, replica), address in addresses.items():
+        prefix = _prefix(service)
         level = _level(environment.get(f"{prefix}LOG_LEVEL", deployment.log_level))
         forced = {
-            **ties[service],
+            **_ties(service, replica, deployment, addresses),
             "PARENT_PID": str(parent_pid),
             "LOG_FORMAT": "json",
             # Progress and addresses are read from the log, so info is always written.
@@ -104,43 +135,61 @@ def plan(
             **_named(prefix, {**_choices(service, deployment), **forced}),
         }
         command = (sys.executable, "-m", _MODULES[service])
-        plans.append(ServicePlan(service, addresses[service], command, told, level))
+        plans.append(ServicePlan(service, replica, address, command, told, level))
     return plans
 
 
-def _sockets(folder: Path) -> dict[str, str]:
-    paths = {service: f"{folder / service}.sock" for service in SERVICES}
+def _addresses(deployment: Deployment, folder: Path) -> dict[_Seat, str]:
+    """Where each service is to serve, the router first."""
+    numbers = range(deployment.replicas) if deployment.replicas > 1 else (None,)
+    seats: list[_Seat] = [(ROUTER, None), (TOKENIZER, None)]
+    seats += itertools.product((MODEL, DETOKENIZER), numbers)
+    paths = {
+        (service, replica): str(folder / f"{_joined(service, '-', replica)}.sock")
+        for service, replica in seats
+    }
     if max(map(len, paths.values())) > _SOCKET_PATH_BYTES:
         raise StartError(f"{folder} is too long a path for sockets; set TMPDIR to a shorter one")
-    return {service: f"unix:{path}" for service, path in paths.items()}
+    addresses = {seat: f"unix:{path}" for seat, path in paths.items()}
+    return {**addresses, (ROUTER, None): deployment.listen}
+
+
+def _joined(service: str, mark: str, replica: int | None) -> str:
+    return service if replica is None else f"{service}{mark}{replica}"
+
+
+def _prefix(service: str) -> str:
+    return f"TRIPTYCH_{service.upper()}_"
 
 
 def _named(prefix: str, settings: Mapping[str, str]) -> dict[str, str]:
     return {prefix + name: value for name, value in settings.items()}
 
 
-def _ties(deployment: Deployment, addresses: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    """Settings that make four processes one deployment; nobody may set them otherwise."""
+def _ties(
+    service: str, replica: int | None, deployment: Deployment, addresses: Mapping[_Seat, str]
+) -> dict[str, str]:
+    """Settings that make the processes one deployment; nobody may set them otherwise."""
     folder = str(deployment.checkpoint)
-    return {
-        ROUTER: {
-            "LISTEN": addresses[ROUTER],
-            "TOKENIZER": addresses[TOKENIZER],
-            "REPLICAS": f"{addresses[MODEL]}+{addresses[DETOKENIZER]}",
-        },
-        TOKENIZER: {"LISTEN": addresses[TOKENIZER], "MODEL": folder},
-        MODEL: {"LISTEN": addresses[MODEL], "CHECKPOINT": folder},
-        DETOKENIZER: {
-            "LISTEN": addresses[DETOKENIZER],
-            "MODEL": folder,
-            "MODEL_ADDRESS": addresses[MODEL],
-        },
-    }
+    if service == ROUTER:
+        replicas = [
+            f"{address}+{addresses[DETOKENIZER, number]}"
+            for (name, number), address in addresses.items()
+            if name == MODEL
+        ]
+        return {"TOKENIZER": addresses[TOKENIZER, None], "REPLICAS": ",".join(replicas)}
+    if service == MODEL:
+        return {"CHECKPOINT": folder}
+    if service == DETOKENIZER:
+        return {"MODEL": folder, "MODEL_ADDRESS": addresses[MODEL, replica]}
+    return {"MODEL": folder}
 
 
 def _defaults(service: str, deployment: Deployment) -> dict[str, str]:
     """What holds where neither the operator nor the command line says otherwise."""
-    return {"NAME": deployment.checkpoint.name} if service == MODEL else {}
+    if service != MODEL:
+        return {}
+    return {"NAME": deployment.checkpoint.name, "MODELS_HERE": str(deployment.replicas)}
 
 
 def _choices(service: str, deployment: Deployment) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """The life of a deployment: start all services at once, say when it is ready, stop all.
 
 Whatever ends it, no service is left running and no file is left behind. A service that ends by
-itself ends the deployment.
+itself is started again, unless it ends before the deployment was ready.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -21,20 +21,28 @@ from chassis.channels import open_channel
 from chassis.errors import StartError
 from chassis.metrics import served_over_http
 from triptych import addresses
+from triptych.supervisor.backoff import Backoff
 from triptych.supervisor.child import Child, Ended
 from triptych.supervisor.display import Display
 from triptych.supervisor.exposition import DeploymentCollector
-from triptych.supervisor.log_lines import parse
-from triptych.supervisor.plan import ROUTER, Deployment, ServicePlan, plan
+from triptych.supervisor.log_lines import parse, write
+from triptych.supervisor.plan import (
+    DETOKENIZER,
+    MODEL,
+    ROUTER,
+    TOKENIZER,
+    Deployment,
+    ServicePlan,
+    plan,
+)
 from triptych.supervisor.runtime_folder import runtime_folder
 
-_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# What is in flight may finish while the services behind the router still work for it.
+_STAGES = ((ROUTER,), (TOKENIZER, DETOKENIZER), (MODEL,))
 
 Announce = Callable[[str], None]
-
-
-class ServiceLost(Exception):
-    """A service of a deployment that was ready has ended."""
+OnReady = Callable[[str], None]
 
 
 async def supervise(deployment: Deployment, display: Display, announce: Announce) -> None:
@@ -48,91 +56,96 @@ async def supervise(deployment: Deployment, display: Display, announce: Announce
 
     Raises:
         StartError: a service cannot start.
-        ServiceLost: a service ended after the deployment was ready.
     """
     with ExitStack() as opened:
         folder = opened.enter_context(runtime_folder())
         plans = plan(deployment, folder, parent_pid=os.getpid(), environment=os.environ)
-        services = {one.service: one.address for one in plans}
-        metrics = _serve_metrics(opened, services, deployment.metrics_listen, display)
+        display.align(plans)
+        supervisor = Supervisor(plans, display, deployment.grace_s)
+        metrics = _serve_metrics(opened, supervisor, deployment.metrics_listen, display)
 
-        def on_ready() -> None:
-            announce(f"ready on {services[ROUTER]}")
+        def on_ready(address: str) -> None:
+            announce(f"ready on {address}")
             if metrics is not None:
                 announce(f"metrics on http://{metrics}/metrics")
 
-        supervisor = Supervisor(plans, services, display, deployment.grace_s)
         opened.enter_context(_signals(supervisor))
-        ended = await supervisor.run(on_ready)
-    if ended is not None and supervisor.was_ready:
-        raise ServiceLost(f"{ended.describe()}; the other services were stopped")
-    if ended is not None:
-        raise StartError(ended.describe())
+        failed = await supervisor.run(on_ready)
+    if failed is not None:
+        raise StartError(failed.describe())
 
 
 class Supervisor:
-    """Starts, watches and stops the processes of `plans`.
+    """Runs the processes of `plans`; `children` are those, the router first."""
 
-    Keeps `addresses`, by service, up to date with what the services say of themselves.
-    """
-
-    def __init__(
-        self,
-        plans: list[ServicePlan],
-        addresses: dict[str, str],
-        display: Display,
-        grace_s: float,
-    ) -> None:
-        self._children = [Child(one, self._on_line) for one in plans]
-        self._addresses = addresses
+    def __init__(self, plans: list[ServicePlan], display: Display, grace_s: float) -> None:
+        self.children = tuple(Child(one, self._on_line) for one in plans)
         self._display = display
         self._grace_s = grace_s
-        self._told_to_stop = asyncio.Event()
+        self._stopping = asyncio.Event()
         self._router_listens = asyncio.Event()
-        self.was_ready = False
-        self._start_failed = False
+        self._was_ready = False
+        self._failed: Ended | None = None
 
-    async def run(self, on_ready: Callable[[], None]) -> Ended | None:
-        """Run the services until told to stop, or until one ends, which is then returned."""
+    async def run(self, on_ready: OnReady) -> Ended | None:
+        """Run the services until told to stop, or until one fails the start, which is returned.
+
+        Args:
+            on_ready: called once, with the public address.
+        """
         try:
-            for child in self._children:
-                await child.start()
-            return await self._watch(on_ready)
+            async with asyncio.TaskGroup() as tasks:
+                for child in self.children:
+                    tasks.create_task(self._keep(child))
+                readying = tasks.create_task(self._until_ready(on_ready))
+                await self._stopping.wait()
+                readying.cancel()
+                # Inside the group, so that what the services write while they end is still shown.
+                await self._stop_all()
         finally:
             await self._stop_all()
+        return self._failed
 
     def stop(self) -> None:
         """End `run`; when called again, without waiting for the services."""
-        if self._told_to_stop.is_set():
-            for child in self._children:
+        if self._stopping.is_set():
+            for child in self.children:
                 child.kill()
-        self._told_to_stop.set()
+        self._stopping.set()
 
-    async def _watch(self, on_ready: Callable[[], None]) -> Ended | None:
-        async with asyncio.TaskGroup() as tasks:
-            lives = {tasks.create_task(child.wait()) for child in self._children}
-            told = tasks.create_task(self._told_to_stop.wait())
-            readying = tasks.create_task(self._until_ready(on_ready))
-            await asyncio.wait({*lives, told}, return_when=asyncio.FIRST_COMPLETED)
-            ended = None if told.done() else next(one.result() for one in lives if one.done())
-            self._start_failed = ended is not None and not self.was_ready
-            told.cancel()
-            readying.cancel()
-            # Inside the group, so that what the services write while they end is still shown.
-            await self._stop_all()
-        return ended
+    async def _keep(self, child: Child) -> None:
+        """Run a service, again whenever it ends once the deployment was ready."""
+        clock = asyncio.get_running_loop().time
+        backoff = Backoff()
+        while not self._stopping.is_set():
+            started = clock()
+            ended = await child.run()
+            self._display.ended(child.plan)
+            if self._stopping.is_set():
+                return
+            if not self._was_ready:
+                self._failed = ended
+                self._stopping.set()
+                return
+            delay_s = backoff.after(lived_s=clock() - started)
+            child.restarts += 1
+            self._tell_restart(child, ended, delay_s)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(delay_s):
+                    await self._stopping.wait()
 
-    async def _until_ready(self, on_ready: Callable[[], None]) -> None:
+    async def _until_ready(self, on_ready: OnReady) -> None:
         await self._router_listens.wait()
-        async with open_channel(self._addresses[ROUTER]) as channel:
+        router = self.children[0]
+        async with open_channel(router.address) as channel:
             watch = health_pb2_grpc.HealthStub(channel).Watch(
                 health_pb2.HealthCheckRequest(), wait_for_ready=True
             )
             try:
                 async for answer in watch:
                     if answer.status == health_pb2.HealthCheckResponse.SERVING:
-                        self.was_ready = True
-                        on_ready()
+                        self._was_ready = True
+                        on_ready(router.address)
                         return
             except grpc.RpcError:
                 return  # the router has ended, which its process tells
@@ -141,36 +154,42 @@ class Supervisor:
                 watch.cancel()
 
     async def _stop_all(self) -> None:
-        """The router first: what is in flight may finish while the others still work for it."""
-        router, *others = self._children
-        await router.stop(self._grace_s)
-        await asyncio.gather(*(child.stop(self._grace_s) for child in others))
+        """Stop each service before those that it works with, so that none sees another vanish."""
+        for stage in _STAGES:
+            stopped = [child for child in self.children if child.plan.service in stage]
+            await asyncio.gather(*(child.stop(self._grace_s) for child in stopped))
 
-    def _on_line(self, one: ServicePlan, line: str) -> None:
+    def _on_line(self, child: Child, line: str) -> None:
         record = parse(line)
         # What the others say when one did not start is its echo; the one line that matters is to
         # be the last, not one of twenty.
-        if not (self._start_failed and record is not None and record.level < logging.ERROR):
-            self._display.show(one, line, record)
-        if record is not None and one.service == ROUTER and record.event == "listening":
-            self._addresses[ROUTER] = str(record.fields["address"])
+        if self._failed is None or record is None or record.level >= logging.ERROR:
+            self._display.show(child.plan, line, record)
+        if record is not None and child.plan.service == ROUTER and record.event == "listening":
+            # Where it serves from now on, also when it is started again.
+            child.address = str(record.fields["address"])
             self._router_listens.set()
+
+    def _tell_restart(self, child: Child, ended: Ended, delay_s: float) -> None:
+        told = {"restarts": child.restarts, "delay_s": delay_s, "cause": ended.cause}
+        line = write(child.plan.service, logging.WARNING, "ended, starting it again", told)
+        self._display.show(child.plan, line, parse(line))
 
 
 @contextmanager
 def _signals(supervisor: Supervisor) -> Iterator[None]:
     loop = asyncio.get_running_loop()
-    for number in _STOPPING:
+    for number in _SIGNALS:
         loop.add_signal_handler(number, supervisor.stop)
     try:
         yield
     finally:
-        for number in _STOPPING:
+        for number in _SIGNALS:
             loop.remove_signal_handler(number)
 
 
 def _serve_metrics(
-    opened: ExitStack, services: dict[str, str], wanted: str | None, display: Display
+    opened: ExitStack, supervisor: Supervisor, wanted: str | None, display: Display
 ) -> str | None:
     """Serve the metrics until `opened` closes; return the bound address, None where `off`.
 
@@ -178,7 +197,7 @@ def _serve_metrics(
         StartError: the address that was asked for cannot be had.
     """
     registry = CollectorRegistry()
-    registry.register(DeploymentCollector(services, asyncio.get_running_loop()))
+    registry.register(DeploymentCollector(supervisor.children, asyncio.get_running_loop()))
     address = wanted or addresses.METRICS
     try:
         port = opened.enter_context(served_over_http(registry, address))

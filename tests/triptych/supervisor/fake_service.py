@@ -1,6 +1,6 @@
 """A stand-in for one service: the real chassis, and a role told by `FAKE_<SERVICE>`.
 
-Roles: `serve` (the default), `refuse` to start, `vanish` when asked for metrics, `stubborn` against
+Roles: `serve` (the default), `refuse` to start, `fail` when started again, `stubborn` against
 SIGTERM, `silent` (serves, but is never ready).
 """
 
@@ -23,6 +23,7 @@ from chassis.server import Host
 
 SERVICE = sys.argv[1]
 ROLE = os.environ.get(f"FAKE_{SERVICE.upper()}", "serve")
+RESTARTS = int(os.environ[f"TRIPTYCH_{SERVICE.upper()}_RESTARTS"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,22 +36,20 @@ class Settings(ServiceSettings):
     checkpoint: str = ""
     model_address: str = ""
     name: str = ""
+    models_here: int = 1
 
 
 @asynccontextmanager
 async def mount(host: Host) -> AsyncIterator[None]:
     log = logging.getLogger("fake")
-    if ROLE == "refuse":
+    if ROLE == "refuse" or (ROLE == "fail" and RESTARTS > 0):
         raise StartError("no tokenizer.json in the checkpoint; save the tokenizer there")
     if SERVICE == "model":
         for done in (100, 250, 600, 1000):
             loaded = {"done_bytes": done, "total_bytes": 1000}
             log.info("loading weights", extra=loaded)
     sys.stderr.write(f"a plain line of the {SERVICE}\n")
-    gauge = Gauge("fake_things", "Things.", registry=host.registry)
-    gauge.set(7)
-    if ROLE == "vanish":
-        gauge.set_function(lambda: os._exit(3))
+    Gauge("fake_things", "Things.", registry=host.registry).set(7)
     await host.set_ready(ROLE != "silent")
     yield
     sys.stderr.write(f"{SERVICE} is stopping\n")

@@ -18,6 +18,14 @@ class Screen(io.StringIO):
 
 
 @pytest.fixture
+def models():
+    """The models of two replicas."""
+    deployment = Deployment(checkpoint=Path("/m"), listen="x:1", log_level="warning", replicas=2)
+    plans = plan(deployment, Path("/run"), parent_pid=1, environment={})
+    return [one for one in plans if one.service == "model"]
+
+
+@pytest.fixture
 def model():
     deployment = Deployment(checkpoint=Path("/m"), listen="x:1", log_level="warning")
     plans = plan(deployment, Path("/run"), parent_pid=1, environment={})
@@ -57,11 +65,41 @@ def test_progress_is_a_line_a_quarter_and_begins_anew_after_a_restart(model):
     stream = io.StringIO()
     display = Display(stream, log_format="text")
 
-    for done in (1, 30, 31, 99, 100, 25):
+    for done in (1, 30, 31, 99):
+        show(display, model, line("loading weights", done_bytes=done, total_bytes=100))
+    display.ended(model)
+    for done in (25, 100):
         show(display, model, line("loading weights", done_bytes=done, total_bytes=100))
 
     percents = [row.split()[2] for row in stream.getvalue().splitlines()]
-    assert percents == ["25", "75", "100", "25"]
+    assert percents == ["25", "75", "25", "100"]
+
+
+def test_progress_of_several_models_is_told_apart(models):
+    stream = io.StringIO()
+    display = Display(stream, log_format="text")
+
+    for done in (50, 100):
+        for one in models:
+            show(display, one, line("loading weights", done_bytes=done, total_bytes=100))
+
+    assert [row.partition(" of ")[0] for row in stream.getvalue().splitlines()] == [
+        "model/0 loading weights: 50 %",
+        "model/1 loading weights: 50 %",
+        "model/0 loading weights: 100 %",
+        "model/1 loading weights: 100 %",
+    ]
+
+
+def test_json_lines_of_several_replicas_say_which(models):
+    stream = io.StringIO()
+    display = Display(stream, log_format="json")
+
+    show(display, models[1], line("loud", "warning", key=[1, 2]))
+
+    assert json.loads(stream.getvalue()) == json.loads(line("loud", "warning", key=[1, 2])) | {
+        "replica": 1
+    }
 
 
 def test_progress_is_a_bar_on_a_terminal_and_logs_stand_above_it(model, monkeypatch):
@@ -78,3 +116,16 @@ def test_progress_is_a_bar_on_a_terminal_and_logs_stand_above_it(model, monkeypa
     assert "10/10 bytes" in shown
     assert "hot" in shown
     assert shown.endswith("\x1b[?25h"), "the cursor is shown again"
+
+
+def test_the_bar_of_a_process_that_ended_goes_away(model, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    screen = Screen()
+    display = Display(screen, log_format="text")
+
+    show(display, model, line("loading weights", done_bytes=5, total_bytes=10))
+    display.ended(model)
+
+    shown = screen.getvalue()
+    assert shown.endswith("\x1b[?25h"), "the cursor is shown again"
+    assert "5/10 bytes" not in shown.rpartition("\x1b[?25l")[2].splitlines()[-1]

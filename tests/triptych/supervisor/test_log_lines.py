@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from chassis.logs import JsonFormatter, about
-from triptych.supervisor.log_lines import parse, render
+from triptych.supervisor.log_lines import parse, render, write
 
 
 def written(level=logging.INFO, message="listening", exc_info=None, **extra):
@@ -35,6 +35,16 @@ def test_shows_what_belongs_to_the_event():
     shown = render("router", record, coloured=False)
 
     assert shown.endswith("info    router      listening address=127.0.0.1:1")
+
+
+def test_the_supervisors_own_lines_read_like_a_services():
+    line = write("model", logging.WARNING, "ended", {"restarts": 2, "cause": "100 % lost"})
+
+    record = parse(line)
+
+    assert record.fields.keys() >= parse(written()).fields.keys() - {"address"}
+    shown = render("model", record, coloured=False)
+    assert shown.endswith("warning model       ended restarts=2 cause=100 % lost")
 
 
 def test_shows_the_request_and_the_traceback():

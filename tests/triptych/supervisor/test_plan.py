@@ -1,28 +1,34 @@
 """What each process of a deployment is told."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from chassis.config import load
 from chassis.errors import StartError
+from router.settings import RouterSettings, replica_addresses
 from triptych.supervisor.plan import Deployment, plan
 
 FOLDER = Path("/run/x")
 DEPLOYMENT = Deployment(checkpoint=Path("/models/demo"), listen="127.0.0.1:0")
 
 
-def told(service, deployment=DEPLOYMENT, **environment):
-    """The variables of a service that bear its prefix."""
+TWO = replace(DEPLOYMENT, replicas=2)
+
+
+def told(name, deployment=DEPLOYMENT, **environment):
+    """The variables of a service that bear its prefix, at its first start."""
     (one,) = (
         one
         for one in plan(deployment, FOLDER, parent_pid=42, environment=environment)
-        if one.service == service
+        if one.name == name
     )
-    prefix = f"TRIPTYCH_{service.upper()}_"
+    prefix = f"TRIPTYCH_{one.service.upper()}_"
     return {
         key.removeprefix(prefix): value
-        for key, value in one.environment.items()
+        for key, value in one.environment_at(one.address, 0).items()
         if key.startswith(prefix)
     }
 
@@ -84,6 +90,54 @@ def test_an_option_wins_over_the_operators_variable_which_wins_over_a_default():
     assert model["NAME"] == "mine"
     assert model["THREADS"] == "1"
     assert model["METRICS_LISTEN"] == "127.0.0.1:9999"
+
+
+def test_a_replica_is_a_model_and_the_detokenizer_that_reads_it():
+    plans = plan(TWO, FOLDER, parent_pid=42, environment={})
+
+    assert [one.name for one in plans] == [
+        "router",
+        "tokenizer",
+        "model/0",
+        "model/1",
+        "detokenizer/0",
+        "detokenizer/1",
+    ]
+    assert told("router", TWO)["REPLICAS"] == (
+        "unix:/run/x/model-0.sock+unix:/run/x/detokenizer-0.sock,"
+        "unix:/run/x/model-1.sock+unix:/run/x/detokenizer-1.sock"
+    )
+    for number in (0, 1):
+        model = told(f"model/{number}", TWO)["LISTEN"]
+        assert model == f"unix:/run/x/model-{number}.sock"
+        assert told(f"detokenizer/{number}", TWO)["MODEL_ADDRESS"] == model
+
+
+def test_the_router_understands_the_replicas_it_is_told():
+    environment = {f"ROUTER_{key}": value for key, value in told("router", TWO).items()}
+
+    settings = load(RouterSettings, "ROUTER", environment)
+
+    assert [address.model for address in replica_addresses(settings)] == [
+        "unix:/run/x/model-0.sock",
+        "unix:/run/x/model-1.sock",
+    ]
+
+
+def test_models_are_told_how_many_divide_the_machine_unless_the_operator_knows_better():
+    assert told("model")["MODELS_HERE"] == "1"
+    assert told("model/1", TWO)["MODELS_HERE"] == "2"
+    assert told("model/1", TWO, TRIPTYCH_MODEL_MODELS_HERE="4")["MODELS_HERE"] == "4"
+
+
+def test_each_start_is_told_where_to_listen_and_how_often_it_was_tried():
+    environment = {"TRIPTYCH_ROUTER_LISTEN": "0.0.0.0:1", "TRIPTYCH_ROUTER_RESTARTS": "9"}
+    (router, *_) = plan(DEPLOYMENT, FOLDER, parent_pid=1, environment=environment)
+
+    again = router.environment_at("127.0.0.1:4711", 3)
+
+    assert again["TRIPTYCH_ROUTER_LISTEN"] == "127.0.0.1:4711"
+    assert again["TRIPTYCH_ROUTER_RESTARTS"] == "3"
 
 
 def test_nobody_can_untie_the_services():
