@@ -76,6 +76,21 @@ def test_a_resumed_candidate_goes_on_where_it_was():
     assert {row[1] for row in h.rows} == {2}
 
 
+@pytest.mark.parametrize("budget", [16, 300])
+def test_resumed_candidates_hold_and_compute_their_prompt_once(budget):
+    prompt, had = range(200), [5, 0, 17, 0]
+    progress = {i: earlier(expected(prompt, count, i)) for i, count in enumerate(had)}
+    h = Harness(slots=310, budget=budget)
+    h.do(Start(spec(1, prompt, max_tokens=20, candidates=4, attempt=2, progress=progress)))
+    h.idle()
+
+    for candidate, count in enumerate(had):
+        assert h.ids(1, candidate) == expected(prompt, 20, candidate)[count:]
+    assert h.most_slots <= 200 + 4 * 20
+    assert h.runner.tokens <= 200 + 4 * 20
+    assert h.meter.preempted == 0
+
+
 def test_a_candidate_finished_earlier_runs_no_more():
     progress = {0: earlier([1], finished=True)}
     h = Harness()
