@@ -30,12 +30,13 @@ async def test_is_ready_when_the_router_serves_and_leaves_nothing_behind(deploym
     assert not folder.exists()
 
 
-async def test_the_router_stops_before_the_others(deployment):
+async def test_the_router_stops_first_and_the_model_after_all_that_work_with_it(deployment):
     async with run(deployment) as running:
         pass
 
     stops = [line for line in running.shown if "is stopping" in line]
     assert stops[0] == "router is stopping"
+    assert stops[-1] == "model is stopping"
     assert len(stops) == 4
 
 
