@@ -31,7 +31,7 @@ from model_svc.scheduler import Scheduler
 from model_svc.settings import ModelSettings
 from model_svc.slot_pool import SlotPool
 from model_svc.submission import Limits
-from model_svc.threads import ThreadChoice
+from model_svc.threads import ThreadChoice, most_threads
 from model_svc.weights import load_weights
 from protos import generation_pb2, model_pb2
 
@@ -87,7 +87,8 @@ def load(
     Raises:
         StartError: something asked for cannot be had; one line.
     """
-    threads = settings.threads or max(1, len(os.sched_getaffinity(0)) // settings.models_here)
+    cpus = len(os.sched_getaffinity(0))
+    threads = most_threads(settings.threads, cpus, sharers=settings.models_here)
     torch.set_num_threads(threads)
     try:
         checkpoint = open_checkpoint(settings.checkpoint)

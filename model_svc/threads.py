@@ -14,6 +14,17 @@ ALONE_BELOW = 4e8
 """Multiplications of a step below which one thread computes it."""
 
 
+def most_threads(asked: int, cpus: int, *, sharers: int) -> int:
+    """Threads that a step may take at most.
+
+    Args:
+        asked: what the operator asked for; 0: one for each of this process's share of the CPUs.
+        cpus: that the process may use.
+        sharers: model processes that divide these.
+    """
+    return asked or max(1, cpus // sharers)
+
+
 class ThreadChoice:
     """Sets torch's threads before each step; owned by the thread that runs the steps."""
 

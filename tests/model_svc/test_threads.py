@@ -2,7 +2,7 @@
 
 import torch
 
-from model_svc.threads import ThreadChoice
+from model_svc.threads import ThreadChoice, most_threads
 
 
 def test_a_small_model_takes_one_thread_until_its_step_is_large():
@@ -22,3 +22,11 @@ def test_the_choice_is_what_torch_computes_with():
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
+
+
+def test_models_on_one_machine_divide_its_cpus_and_each_gets_one_at_least():
+    assert [most_threads(0, 8, sharers=sharers) for sharers in (1, 2, 3, 16)] == [8, 4, 2, 1]
+
+
+def test_threads_that_were_asked_for_are_not_divided():
+    assert most_threads(6, 8, sharers=4) == 6
