@@ -88,7 +88,11 @@ def test_a_service_that_is_killed_comes_back(replicated, name):
 def shared_files(pids):
     """The names in /dev/shm that these processes have mapped."""
     maps = [Path(f"/proc/{pid}/maps").read_text() for pid in pids]
-    return {Path(name) for text in maps for name in re.findall(r"/dev/shm/triptych-\S+", text)}
+    return {
+        Path(name)
+        for text in maps
+        for name in re.findall(r"/dev/shm/triptych-\S+$", text, re.MULTILINE)
+    }
 
 
 def alive(pid):
@@ -100,27 +104,24 @@ def alive(pid):
     return state != "Z"
 
 
-def test_a_killed_supervisor_takes_all_along_and_the_next_start_cleans_up(tiny):
-    with (
-        deployments.deployed(tiny, *OPTIONS) as beside,
-        deployments.deployed(tiny, *OPTIONS) as one,
-    ):
-        assert text_of(one) == text_of(beside), "two on one machine do not meet"
-        neighbours = beside.pids()
+def test_a_killed_supervisor_takes_all_along_and_the_next_start_cleans_up(tiny, replicated):
+    until("all are ready", lambda: whole(replicated))
+    with deployments.deployed(tiny, *OPTIONS) as one:
+        expected = text_of(replicated)
+        assert text_of(one) == expected, "two on one machine do not meet"
+        neighbours = replicated.pids()
         pids = one.pids()
         folder = Path(one.services()["model"].address.removeprefix("unix:")).parent
         left = shared_files(pids)
-        assert len(pids) >= 1 + 4 + 2, "the supervisor, the services, the tokenizer's workers"
+        assert len(pids) == 1 + 4 + 2, "the supervisor, the services, the tokenizer's workers"
         assert len(left) >= 2, "the arena and the ring"
 
         one.kill()
         until("all have ended with it", lambda: not any(map(alive, pids)))
 
-        assert text_of(beside)
-        assert beside.pids() == neighbours
-        assert folder.exists()
-        with deployments.deployed(tiny, *OPTIONS) as after:
-            assert text_of(after) == text_of(beside)
-            assert not folder.exists()
-            assert not [path for path in left if path.exists()]
-            assert all(path.exists() for path in shared_files(neighbours))
+    assert replicated.pids() == neighbours
+    with deployments.deployed(tiny, *OPTIONS) as after:
+        assert text_of(after) == text_of(replicated) == expected
+        assert not folder.exists()
+        assert not [path for path in left if path.exists()]
+        assert all(path.exists() for path in shared_files(neighbours))
