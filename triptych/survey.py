@@ -108,8 +108,8 @@ async def take(address: str) -> Survey:
         answers = [asked, *await asyncio.gather(*(_reach(link.address) for link in links))]
         return Survey(
             services=tuple(map(_with_answer, (router, *links), answers)),
-            models=await client.models(timeout=_ANSWER_S),
-            load=await client.load(timeout=_ANSWER_S),
+            models=await client.models(timeout=_ANSWER_S, retry_s=0),
+            load=await client.load(timeout=_ANSWER_S, retry_s=0),
             recovery=summed(answer.recovery for answer in answers if answer is not None),
         )
 
