@@ -61,7 +61,3 @@ class Ring:
         """Let the records up to and including `sequence` be overwritten."""
         while self._live and self._live[0][0] <= sequence:
             self._live.popleft()
-
-    def clear(self) -> None:
-        """Forget all records; their reader is gone."""
-        self._live.clear()

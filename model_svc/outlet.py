@@ -39,7 +39,6 @@ class SharedRoom:
     transport = "shared memory"
 
     def __init__(self, ring: Ring) -> None:
-        ring.clear()
         self._ring = ring
         self.largest = len(ring.file.view) // _FRAMES_IN_ROOM
 
@@ -81,10 +80,9 @@ class InlineRoom:
 
 
 class Outlet:
-    """What is to be sent to one detokenizer."""
+    """What is to be sent to one detokenizer; what comes before it has joined is left out."""
 
-    def __init__(self, room: Room) -> None:
-        self.transport = room.transport
+    def __init__(self, room: Room | None = None) -> None:
         self._room = room
         self._sequence = 0
         self._responses: deque[model_pb2.FramesResponse] = deque()
@@ -93,22 +91,36 @@ class Outlet:
 
     def offer(self, frame: TokenFrame) -> int:
         """Send `frame`, or as much of it as there is room for; return the rows left out."""
+        room = self._room
+        if room is None:
+            return self._leave_out(frame)
         left_out = 0
-        for part in cut(frame, self._room.largest):
-            placed = self._room.put(self._sequence + 1, part)
+        for part in cut(frame, room.largest):
+            placed = room.put(self._sequence + 1, part)
             if placed is None:
-                left_out += len(part.rows)
-                rows = part.rows[["handle", "attempt", "candidate"]].tolist()
-                self._gaps.update(dict.fromkeys(rows))
+                left_out += self._leave_out(part)
             else:
                 self._sequence += 1
                 self._responses.append(model_pb2.FramesResponse(frame=placed))
         self._wake.set()
         return left_out
 
+    def _leave_out(self, frame: TokenFrame) -> int:
+        rows = frame.rows[["handle", "attempt", "candidate"]].tolist()
+        self._gaps.update(dict.fromkeys(rows))
+        return len(rows)
+
+    def open(self, room: Room) -> None:
+        """Send through `room` from now on; tell of what was left out until now."""
+        self._room = room
+
     def acknowledge(self, sequence: int) -> None:
         """Note what the detokenizer has read; tell it of gaps now that there is room."""
-        self._room.acknowledge(sequence)
+        if self._room is not None:
+            self._room.acknowledge(sequence)
+            self._tell_gaps()
+
+    def _tell_gaps(self) -> None:
         if self._gaps:
             missing = [
                 model_pb2.Missing(handle=handle, attempt=attempt, candidate=candidate)

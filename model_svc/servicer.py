@@ -32,10 +32,13 @@ Context = aio.ServicerContext[Any, Any]
 
 
 class Rings:
-    """The token rings of this process; one is kept ready, and reused."""
+    """The token rings of this process.
+
+    Each is lent once: a detokenizer that was only asleep may still read what it was sent.
+    """
 
     def __init__(self, ring_bytes: int) -> None:
-        """Reserve the first.
+        """Reserve the first, so that a lack of room is known at the start.
 
         Raises:
             StartError: shared memory is too small for it.
@@ -58,13 +61,11 @@ class Rings:
         try:
             yield ring
         finally:
-            if self._spare is None:
-                self._spare = ring
-            elif ring is not None:
+            if ring is not None:
                 ring.file.close()
 
     def close(self) -> None:
-        """Remove the spare ring."""
+        """Remove the ring that was never lent."""
         if self._spare is not None:
             self._spare.file.close()
 
@@ -171,22 +172,30 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
 
     async def _frames(self, context: Context) -> None:
         await self._loaded.wait()
-        with self._rings.lend() as ring:
-            described = memory_pb2.SharedFile() if ring is None else ring.file.describe()
-            await context.write(model_pb2.FramesResponse(ring=described))
-            request = await first(context)
-            if request is None or request.WhichOneof("message") != "join":
-                raise InvalidRequest("join", "a Frames stream begins with Join")
-            outlet = Outlet(room_for(ring, request.join.proof, self._inline_bytes))
-            number = self._model.hub.add_outlet(outlet)
-            log.info("detokenizer joined", extra={"transport": outlet.transport})
-            try:
+        # From before the caller can know that it is linked: what comes from then on must not be
+        # lost, even if it comes before Join.
+        outlet = Outlet()
+        number = self._model.hub.add_outlet(outlet)
+        try:
+            with self._rings.lend() as ring:
+                await self._join(context, ring, outlet)
                 await converse(
                     context, lambda message: self._hear(number, outlet, message), outlet.take
                 )
-            finally:
-                self._model.hub.drop_outlet(number)
-                log.info("detokenizer left")
+        finally:
+            self._model.hub.drop_outlet(number)
+            log.info("detokenizer left")
+
+    async def _join(self, context: Context, ring: Ring | None, outlet: Outlet) -> None:
+        """Agree with the caller on where its frames go."""
+        described = memory_pb2.SharedFile() if ring is None else ring.file.describe()
+        await context.write(model_pb2.FramesResponse(ring=described))
+        request = await first(context)
+        if request is None or request.WhichOneof("message") != "join":
+            raise InvalidRequest("join", "a Frames stream begins with Join")
+        room = room_for(ring, request.join.proof, self._inline_bytes)
+        outlet.open(room)
+        log.info("detokenizer joined", extra={"transport": room.transport})
 
     def _hear(self, number: int, outlet: Outlet, request: model_pb2.FramesRequest) -> None:
         match request.WhichOneof("message"):

@@ -79,7 +79,13 @@ class Detokenizer:
         self.rows = []
 
     async def join(self):
-        ring = (await self.call.read()).ring
+        return await self.prove(await self.offered())
+
+    async def offered(self):
+        """The ring, which the model offers first."""
+        return (await self.call.read()).ring
+
+    async def prove(self, ring):
         proof = self.files.prove(ring) if self.shares else memory_pb2.SharedProof()
         await self.call.write(model_pb2.FramesRequest(join=model_pb2.Join(proof=proof)))
         return self

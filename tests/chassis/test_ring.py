@@ -92,14 +92,6 @@ def test_a_sequence_that_was_never_written_acknowledges_what_is_below_it(ring: R
     assert ring.live_records == 1
 
 
-def test_a_cleared_ring_has_all_its_room(ring: Ring) -> None:
-    for sequence in range(4):
-        reserve(ring, sequence, 64)
-    ring.clear()
-    assert ring.live_records == 0
-    reserve(ring, 4, 256)
-
-
 class Records(RuleBasedStateMachine):
     """A writer and a reader in any order, against what each live record was written to be."""
 

@@ -138,6 +138,19 @@ async def test_frames_left_out_of_a_full_ring_are_sent_again_when_asked_for(chec
     assert list(detokenizer.ids_by_position(handle).values())[:20] == ids
 
 
+async def test_rows_that_come_while_a_detokenizer_joins_are_told_as_a_gap(checkpoint):
+    async with model(checkpoint) as stub:
+        router = await Router(stub).join()
+        detokenizer = Detokenizer(stub)
+        ring = await detokenizer.offered()
+        handle = await router.submit(max_tokens=3)
+        await router.loads_until(lambda load: load.submits_seen and not load.running)
+        await detokenizer.prove(ring)
+
+        gap = (await detokenizer.take()).gap
+    assert [(missing.handle, missing.attempt) for missing in gap.requests] == [(handle, 1)]
+
+
 async def test_requests_run_without_a_detokenizer_and_are_replayed_to_one_that_comes(checkpoint):
     async with model(checkpoint) as stub:
         router = await Router(stub).join()

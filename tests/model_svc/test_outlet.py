@@ -80,6 +80,19 @@ async def test_rows_without_room_become_a_gap_once_room_is_back(room):
     assert outlet.offer(frame(29, handle=29)) == 0
 
 
+async def test_what_came_before_the_detokenizer_had_joined_becomes_a_gap(room):
+    outlet = Outlet()
+    assert outlet.offer(frame(0, 1, handle=7)) == 2
+    outlet.acknowledge(1)
+
+    outlet.open(room)
+    outlet.offer(frame(2, handle=7))
+
+    gap, later = await outlet.take(), await outlet.take()
+    assert [missing.handle for missing in gap.gap.requests] == [7]
+    assert read(room, later).rows["position"].tolist() == [2]
+
+
 def test_who_proves_that_it_sees_the_ring_gets_it(ring):
     proof = memory_pb2.SharedProof(nonce=ring.file.nonce)
 

@@ -1,6 +1,7 @@
 """The model's gRPC face where callers come and go."""
 
 import asyncio
+from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
@@ -72,3 +73,13 @@ async def test_a_number_is_taken_from_its_hello_on(servicer, hub):
     with pytest.raises(aio.InternalError):
         await first
     assert not hub.leases
+
+
+def test_a_ring_is_lent_once():
+    rings = Rings(4096)
+    with rings.lend() as first, rings.lend() as second:
+        names = {first.file.name, second.file.name}
+    with rings.lend() as third:
+        assert third.file.name not in names
+        assert not Path("/dev/shm", first.file.name).exists()
+    rings.close()
