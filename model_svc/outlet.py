@@ -113,6 +113,7 @@ class Outlet:
     def open(self, room: Room) -> None:
         """Send through `room` from now on; tell of what was left out until now."""
         self._room = room
+        self._tell_gaps()
 
     def acknowledge(self, sequence: int) -> None:
         """Note what the detokenizer has read; tell it of gaps now that there is room."""
