@@ -107,7 +107,7 @@ class Candidate:
             return outcome
         if flags & NO_TOKEN:
             # An ending is one, whether it names the last position or the one after.
-            self._end_without_token(flags)
+            self._end_without_token(token_id, flags)
             return Outcome.TAKEN
         if position < self.expected:
             return Outcome.DROPPED
@@ -120,9 +120,19 @@ class Candidate:
         return Outcome.TAKEN
 
     def _say(self, token_id: int, flags: int) -> None:
-        """Turn one token into text; decide whether it is the last. A stop string comes first."""
+        """Turn one token into text; decide whether it is the last."""
         bare = self._held() if flags & STOP else ""  # the end, if this token has no text
-        text = self._decoder.feed(token_id)
+        self._tell(self._decoder.feed(token_id), flags, token_id, bare)
+
+    def _end_without_token(self, token_id: int, flags: int) -> None:
+        """End it after its last token, which `token_id` names where it is a stop token."""
+        self._tell("", flags, token_id, self._held())
+
+    def _tell(self, text: str, flags: int, token_id: int, bare: str) -> None:
+        """Tell what can be said now that `text` has come; a stop string ends it before all else.
+
+        Where the token of `text` is a stop token and its text is not wanted, `bare` is the end.
+        """
         if flags & FINISHED:
             text += self._decoder.held()
         if self._matcher is not None:
@@ -139,10 +149,6 @@ class Candidate:
             self._end(text, FINISH_REASON_LENGTH)
         elif text:
             self.unsent.text.append(text)
-
-    def _end_without_token(self, flags: int) -> None:
-        reason = FINISH_REASON_STOP if flags & STOP else FINISH_REASON_LENGTH
-        self._end(self._held(), reason)
 
     def _held(self) -> str:
         """The text that is held back, if nothing more comes."""

@@ -1,7 +1,8 @@
 """What a candidate has to tell its router and has not told yet.
 
-Whoever reads slowly finds it all in one delta; only a delta that would grow too large is told in
-parts, of which the last carries the text and the ending.
+Whoever reads slowly finds it all in one delta; only what would grow too large is told in parts:
+first scores of the prompt, then ids, and with the last of the ids, never later, the text and the
+ending. So whoever was told all ids was told how they end, and no text is told before its ids.
 """
 
 from __future__ import annotations
@@ -65,17 +66,21 @@ class Unsent:
             delta: names its candidate and nothing else.
             piece: the bytes of an id.
         """
+        delta.position = self.position
+        if self.prompt_scores:
+            self._move_prompt(delta, piece)
+        if not self.prompt_scores:
+            self._move_ids(delta, piece)
+        if not (self.ids or self.prompt_scores):
+            self._move_text(delta)
+
+    def _move_ids(self, delta: detokenizer_pb2.TextDelta, piece: Callable[[int], bytes]) -> None:
         ids, scores = self.ids, self.scores
         self.ids, self.scores = ids[MOST_POSITIONS:], scores[MOST_POSITIONS:]
-        delta.position = self.position
         delta.token_ids.extend(ids[:MOST_POSITIONS])
         self.position += len(ids) - len(self.ids)
         for score in scores[:MOST_POSITIONS]:
             _write(delta.logprobs.add(), score, piece)
-        if self.prompt_scores:
-            self._move_prompt(delta, piece)
-        if not (self.ids or self.prompt_scores):
-            self._move_text(delta)
 
     def _move_prompt(self, delta: detokenizer_pb2.TextDelta, piece: Callable[[int], bytes]) -> None:
         delta.prompt_position = self.prompt_position

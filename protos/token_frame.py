@@ -29,7 +29,7 @@ ALTERNATIVE = np.dtype([("token", "<u4"), ("logprob", "<f4")])
 PROMPT = 1  # the row tells a prompt token's log-probability
 STOP = 2  # the candidate ended with this token, an end-of-sequence or stop token
 LENGTH = 4  # the candidate ended here for length
-NO_TOKEN = 8  # the row carries an ending and no token
+NO_TOKEN = 8  # the row carries an ending alone; beside STOP its token is the one before
 FINISHED = STOP | LENGTH
 
 _HEADER = np.dtype("<u4")

@@ -157,6 +157,14 @@ def test_an_ending_without_token_lets_go_of_what_is_held_back() -> None:
     assert (subject.finished, subject.unsent.finish) == (True, FINISH_REASON_LENGTH)
 
 
+def test_an_ending_without_token_names_the_stop_token_before_it() -> None:
+    subject = candidate(["dog!"])
+    subject.rewind([*letters("a dog"), EOS], 2, finished=False)
+    assert subject.take(6, EOS, STOP | NO_TOKEN, 0.0, ()) == Outcome.TAKEN
+    assert (text_of(subject), subject.unsent.ids) == ("dog", [])
+    assert (subject.unsent.finish, subject.unsent.matched) == (FINISH_REASON_STOP, EOS)
+
+
 def test_an_ending_waits_for_the_rows_before_it() -> None:
     subject = candidate()
     assert subject.take(1, 0, LENGTH | NO_TOKEN, 0.0, ()) == Outcome.MISSING

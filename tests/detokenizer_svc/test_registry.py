@@ -205,6 +205,28 @@ def test_scores_of_the_prompt_are_taken_in_order_where_wanted() -> None:
     assert (unsent.prompt_position, [score[0] for score in unsent.prompt_scores]) == (0, [4, 5])
 
 
+def test_a_registration_renewed_is_told_the_scores_of_the_prompt_from_the_first_again() -> None:
+    registry, listener = Registry(SPELLING), Listener()
+    output = generation_pb2.OutputOptions(prompt_logprobs=True)
+    scores = frame(*(row(place, 4 + place, flags=PROMPT) for place in range(3)))
+    registry.register(register(output=output), listener)
+    registry.take(scores)
+    assert registry.register(register(output=output), listener) == [replay(0)]
+    registry.take(scores)
+    unsent = listener.candidates[HANDLE, 0].unsent
+    assert (unsent.prompt_position, [score[0] for score in unsent.prompt_scores]) == (0, [4, 5, 6])
+
+
+def test_a_registration_renewed_without_wish_for_scores_of_the_prompt_is_told_none() -> None:
+    registry, listener = Registry(SPELLING), Listener()
+    output = generation_pb2.OutputOptions(prompt_logprobs=True)
+    registry.register(register(output=output), listener)
+    registry.register(register(delivered=[delivered()]), listener)
+    registry.take(frame(row(0, flags=PROMPT), row(0, 9)))
+    unsent = listener.candidates[HANDLE, 0].unsent
+    assert (unsent.prompt_scores, unsent.ids) == ([], [9])
+
+
 def test_scores_of_the_prompt_that_nobody_wants_are_dropped() -> None:
     registry, listener = Registry(SPELLING), Listener()
     registry.register(register(), listener)

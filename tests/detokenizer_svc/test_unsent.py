@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from detokenizer_svc.unsent import MOST_POSITIONS, Unsent
 from protos.detokenizer_pb2 import TextDelta
@@ -75,3 +79,40 @@ def test_too_much_is_told_in_parts_that_end_with_text_and_ending(prompt: bool) -
         assert [part.position for part in parts] == [i * MOST_POSITIONS for i in range(3)]
         ids = [id_ for part in parts for id_ in part.token_ids]
     assert ids == list(range(count))
+
+
+@given(
+    prompt=st.integers(0, 7),
+    ids=st.integers(0, 7),
+    text=st.booleans(),
+    finish=st.booleans(),
+    logprobs=st.booleans(),
+)
+def test_the_last_id_is_told_with_text_and_ending_and_after_the_scores_of_the_prompt(
+    prompt: int, ids: int, text: bool, finish: bool, logprobs: bool
+) -> None:
+    unsent = Unsent()
+    unsent.prompt_scores += [(id_, 0.0, ()) for id_ in range(prompt)]
+    unsent.ids += range(ids)
+    unsent.scores += [(id_, 0.0, ()) for id_ in range(ids)] if logprobs else []
+    unsent.text += ["a"] if text else []
+    unsent.finish = FINISH_REASON_STOP if finish else unsent.finish
+    parts = []
+    with patch("detokenizer_svc.unsent.MOST_POSITIONS", 2):
+        while unsent:
+            parts.append(told(unsent))
+
+    assert [id_ for part in parts for id_ in part.token_ids] == list(range(ids))
+    assert sum(len(part.prompt_logprobs) for part in parts) == prompt
+    for part in parts[:-1]:
+        assert (part.text, part.finish_reason) == ("", 0)
+    for part in parts:
+        assert len(part.logprobs) == (len(part.token_ids) if logprobs else 0)
+        assert max(len(part.token_ids), len(part.prompt_logprobs)) <= 2
+    if ids:
+        assert parts[-1].token_ids[-1] == ids - 1
+    if parts:
+        assert (parts[-1].text, bool(parts[-1].finish_reason)) == ("a" if text else "", finish)
+    scored = [place for place, part in enumerate(parts) if part.prompt_logprobs]
+    output = [place for place, part in enumerate(parts) if part.token_ids]
+    assert not (scored and output) or scored[-1] <= output[0]
