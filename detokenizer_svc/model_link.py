@@ -34,7 +34,7 @@ Call = aio.StreamStreamCall[model_pb2.FramesRequest, model_pb2.FramesResponse]
 
 
 class LinkMetrics:
-    """What the link counts."""
+    """What is counted of the link, and of what routers want of it."""
 
     def __init__(self, registry: CollectorRegistry, requests: Callable[[], int]) -> None:
         prefix = "triptych_detokenizer"
@@ -45,6 +45,11 @@ class LinkMetrics:
         )
         self.gaps = Counter(f"{prefix}_gaps", "Times rows were left out.", registry=registry)
         self.replays = Counter(f"{prefix}_replays", "Requests for lost rows.", registry=registry)
+        self.renewals = Counter(
+            f"{prefix}_renewed_registrations",
+            "Requests registered with something delivered before.",
+            registry=registry,
+        )
         self.seconds = Histogram(
             f"{prefix}_frame_seconds",
             "Time to take in one token frame.",
@@ -68,7 +73,9 @@ class ModelLink:
     """The one reader of a model's token frames.
 
     Attributes:
-        state: of the link, now.
+        state: of the link, now. It is linked once Join is sent: no row that comes from then on is
+            lost, for the model tells of those it could not send.
+        metrics: what is counted.
     """
 
     def __init__(
@@ -92,7 +99,7 @@ class ModelLink:
         self.address = address
         self.state = LinkState()
         self._registry = registry
-        self._metrics = metrics
+        self.metrics = metrics
         self._changed = changed
         self._replays: Replays = []
         self._read_up_to = 0
@@ -101,7 +108,7 @@ class ModelLink:
     def ask(self, replays: Replays) -> None:
         """Ask for rows; without a link this is left to the next one."""
         if replays and self.state.linked:
-            self._metrics.replays.inc(len(replays))
+            self.metrics.replays.inc(len(replays))
             self._replays += replays
             self._wake.set()
 
@@ -134,6 +141,8 @@ class ModelLink:
                 await self._read(call, files)
         except aio.AioRpcError as error:
             cause = f"{error.code().name}: {error.details()}"
+        except asyncio.InvalidStateError:
+            cause = "the model ended it before it was joined"
         except (FrameError, KeyError, ValueError) as error:
             cause = f"a frame that cannot be read: {error}"
         finally:
@@ -175,7 +184,7 @@ class ModelLink:
                 if kind == "frame":
                     self._take(response.frame, files)
                 elif kind == "gap":
-                    self._metrics.gaps.inc()
+                    self.metrics.gaps.inc()
                     self.ask(self._registry.missing(response.gap))
         finally:
             writer.cancel()
@@ -183,7 +192,7 @@ class ModelLink:
 
     def _take(self, frame: model_pb2.Frame, files: PeerFiles) -> None:
         begun = time.perf_counter()
-        metrics, registry = self._metrics, self._registry
+        metrics, registry = self.metrics, self._registry
         place = files.view(frame.span) if frame.WhichOneof("place") == "span" else frame.inline
         content = read_frame(place)
         fenced_before = registry.fenced_rows

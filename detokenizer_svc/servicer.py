@@ -92,6 +92,8 @@ class DetokenizerServicer(detokenizer_pb2_grpc.DetokenizerServiceServicer):
         with about(register.request_id or "-"):
             replays = self._registry.register(register, outbox)
             log.debug("registered", extra={"attempt": register.attempt, "replays": len(replays)})
+        if register.delivered:
+            self._link.metrics.renewals.inc()
         self._link.ask(replays)
         registered = detokenizer_pb2.Registered(handle=register.handle, attempt=register.attempt)
         outbox.say(detokenizer_pb2.WatchResponse(registered=registered))

@@ -11,7 +11,7 @@ from chassis.server import serving
 from chassis.shared_file import PeerFiles
 from model_svc.mount import mount
 from model_svc.settings import ModelSettings
-from protos import memory_pb2, model_pb2, model_pb2_grpc
+from protos import memory_pb2, model_pb2, model_pb2_grpc, service_pb2, service_pb2_grpc
 from protos.token_frame import FINISHED, read_frame
 
 ROUTER = 0xABCD1234
@@ -19,6 +19,12 @@ ROUTER = 0xABCD1234
 
 @asynccontextmanager
 async def model(checkpoint, **changes):
+    async with model_channel(checkpoint, **changes) as channel:
+        yield model_pb2_grpc.ModelServiceStub(channel)
+
+
+@asynccontextmanager
+async def model_channel(checkpoint, **changes):
     values = {
         "listen": "127.0.0.1:0",
         "checkpoint": str(checkpoint),
@@ -32,7 +38,13 @@ async def model(checkpoint, **changes):
         serving("model", mount(settings), settings) as server,
         aio.insecure_channel(server.address) as channel,
     ):
-        yield model_pb2_grpc.ModelServiceStub(channel)
+        yield channel
+
+
+async def metrics(channel):
+    """All samples of the service behind `channel`, as text."""
+    stub = service_pb2_grpc.IntrospectionServiceStub(channel)
+    return (await stub.Scrape(service_pb2.ScrapeRequest())).text.decode().splitlines()
 
 
 class Router:
@@ -51,7 +63,7 @@ class Router:
         return self
 
     async def submit(self, counter=1, ids=(1, 2, 3), max_tokens=5, **fields):
-        submit = model_pb2.Submit(handle=self.router << 32 | counter, attempt=1, **fields)
+        submit = model_pb2.Submit(handle=self.router << 32 | counter, **{"attempt": 1, **fields})
         if "slab" not in fields:
             submit.ids = np.array(ids, "<i4").tobytes()
         submit.stop.max_tokens = max_tokens

@@ -188,12 +188,18 @@ async def test_a_request_that_returns_goes_on_after_what_was_delivered(
     delivered = detokenizer_pb2.Delivered(
         ids=array("i", ids[:4]).tobytes(), text_length=len(said) - 1
     )
-    async with pipeline(checkpoint, socket) as (model, router, _):
+    async with pipeline(checkpoint, socket) as (model, router, channel):
         await router.register(attempt=2, delivered=[delivered])
         replay = await model.replay()
         await model.send(frame_of(ids, attempt=1, flags=LENGTH))  # of a replica that was asleep
         await model.send(frame_of(ids[4:], 4, attempt=2, flags=LENGTH))
         deltas = await router.to_the_end()
+        scraped = await service_pb2_grpc.IntrospectionServiceStub(channel).Scrape(
+            service_pb2.ScrapeRequest()
+        )
+    lines = scraped.text.decode().splitlines()
+    for count, value in (("renewed_registrations", 1), ("replays", 1), ("fenced_rows", len(ids))):
+        assert f"triptych_detokenizer_{count}_total {float(value)}" in lines
     assert (replay.attempt, replay.position) == (2, 4)
     assert (said[:-1] + text_of(deltas), ids_in(deltas)) == (TEXT, ids[4:])
     assert {delta.attempt for delta in deltas} == {2}

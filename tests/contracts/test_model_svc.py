@@ -7,11 +7,11 @@ import grpc
 import numpy as np
 import pytest
 from grpc import aio
-from model_peers import Detokenizer, Router, model
+from model_peers import Detokenizer, Router, metrics, model, model_channel
 
 from chassis.arena import Arena
 from chassis.shared_file import SharedFile
-from protos import model_pb2
+from protos import model_pb2, model_pb2_grpc
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +56,38 @@ async def test_welcome_says_what_the_model_is(checkpoint):
     assert router.welcome.model.name == "parrot"
     assert router.welcome.kv_slots == 512
     assert router.welcome.max_sequences <= router.welcome.max_batch_tokens
+
+
+async def test_each_life_of_a_model_welcomes_with_a_number_of_its_own(checkpoint):
+    numbers = []
+    for _ in range(2):
+        async with model(checkpoint) as stub:
+            numbers += [
+                (await Router(stub, router).join()).welcome.incarnation for router in (1, 2)
+            ]
+
+    assert numbers[0] == numbers[1] != numbers[2] == numbers[3]
+    assert all(numbers)
+
+
+async def test_a_request_that_returns_goes_on_after_what_it_brings(checkpoint):
+    async with model_channel(checkpoint) as channel:
+        stub = model_pb2_grpc.ModelServiceStub(channel)
+        detokenizer = await Detokenizer(stub).join()
+        router = await Router(stub).join()
+        whole = await detokenizer.until_finished(await router.submit(1, max_tokens=6))
+        had = model_pb2.Progress(ids=np.array(whole[:4], "<i4").tobytes())
+        handle = await router.submit(2, max_tokens=6, attempt=2, progress=[had])
+        rest = await detokenizer.until_finished(handle)
+        replay = model_pb2.Replay(handle=handle, attempt=2, candidate=0, position=5)
+        await detokenizer.call.write(model_pb2.FramesRequest(replay=replay))
+        await detokenizer.take()
+        samples = await metrics(channel)
+
+    assert rest == whole[4:]
+    assert [row[1:3] for row in detokenizer.rows[-3:]] == [(2, 4), (2, 5), (2, 5)]
+    for count in ("resumed_requests", "replays", "resent_rows"):
+        assert f"triptych_model_{count}_total 1.0" in samples
 
 
 async def test_a_router_number_in_use_is_refused(checkpoint):
