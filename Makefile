@@ -1,7 +1,7 @@
 # Everything runs in .venv; the first target that needs it makes it.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test setup lint contract protos bench up
+.PHONY: help demo test setup lint contract protos bench faults up
 
 PYTHON ?= python3
 VENV := .venv
@@ -46,6 +46,9 @@ protos: $(READY) ## Regenerate the committed stubs
 
 bench: $(READY) ## Measure, and write bench/results (ARGS="--streams 1 8" narrows it)
 	$(BIN)/python -m bench.pipeline $(ARGS)
+
+faults: $(READY) ## Kill processes under load, and write bench/results (ARGS="--only model" narrows it)
+	$(BIN)/python -m bench.faults $(ARGS)
 
 up: ## Run the four services in containers (needs Docker)
 	docker compose up --build

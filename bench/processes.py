@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -12,8 +13,9 @@ def descendants(pid: int) -> list[int]:
     """All processes below `pid`."""
     found = []
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in task.read_text(encoding="ascii").split():
-            found += [int(child), *descendants(int(child))]
+        with suppress(OSError):  # it has just ended
+            for child in task.read_text(encoding="ascii").split():
+                found += [int(child), *descendants(int(child))]
     return found
 
 

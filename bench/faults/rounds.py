@@ -1,0 +1,176 @@
+"""One round: send the mix, strike, wait for every answer, and see that nothing is held."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Iterator, Mapping, Sequence
+
+from bench.faults import sites
+from bench.faults.answers import Answer
+from bench.faults.calls import Outcome, carry_out
+from bench.faults.counters import read, rises
+from bench.faults.mix import Arrival, Case
+from bench.faults.progress import Progress
+from bench.faults.results import Result
+from bench.faults.roster import MODEL, NotBack, Process
+from bench.faults.sites import Site, SiteFailed
+from bench.faults.strikes import NotStruck, Strike
+from triptych.client import AsyncClient, TriptychError
+
+_LATER = (0.02, 0.3)  # shares of the undisturbed run's messages
+_AROUND_FAULT_S = 0.03
+_READ_ON_S = 0.5  # after the fault, a client that reads late goes on
+_SETTLE_S = 10.0
+_WHOLE_S = 60.0
+_LOOK_AGAIN_S = 0.05
+
+Load = tuple[Process, asyncio.Task[float]]
+"""A model, and a task that tells how long its successor takes to load."""
+
+
+class Player:
+    """Plays one round; `result` is what it came to, `outcomes` what each request came to."""
+
+    def __init__(self, site: Site, cases: Sequence[Case], draw: random.Random) -> None:
+        """Prepare.
+
+        Args:
+            site: whole, and without load.
+            cases: the requests.
+            draw: the round's chance.
+        """
+        self._site = site
+        self._cases = cases
+        self._draw = draw
+        self.outcomes: list[Outcome] = []
+        self._progress = Progress()
+        self._hits: list[float] = []
+        self._fault_near = asyncio.Event()
+        self._struck = asyncio.Event()
+
+    async def play(
+        self,
+        result: Result,
+        strike: Strike,
+        messages: int,
+        expected: Mapping[str, Answer],
+        told: bool,
+    ) -> None:
+        """Play it.
+
+        Args:
+            result: has its name, setting and share; the rest is filled in.
+            strike: what is done.
+            messages: of the undisturbed run.
+            expected: the undisturbed answers, by the names of cases; empty: any will do.
+            told: whether streams that have got messages may be told UNAVAILABLE.
+
+        Raises:
+            SiteFailed: the deployment is not whole again.
+        """
+        before = await read(self._site.address)
+        self._site.roster.note_files()
+        loads = list(self._watched_loads())
+        began = time.monotonic()
+        try:
+            async with AsyncClient(self._site.address) as client:
+                await self._send_and_strike(client, result, strike, messages)
+                result.judge_times(self.outcomes)
+                outcomes = await self._repeated(client, result) if told else self.outcomes
+                result.judge_answers(outcomes, expected)
+                result.took_s = time.monotonic() - began
+                await self._settle(client)
+            result.counters = rises(before, await read(self._site.address))
+            result.judge_loads(self._hits, await self._loaded(loads), self._site.load_s)
+        finally:
+            for _, task in loads:
+                task.cancel()
+
+    async def _send_and_strike(
+        self, client: AsyncClient, result: Result, strike: Strike, messages: int
+    ) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for case in self._cases:
+                tasks.create_task(self._send(case, client, messages))
+            await self._progress.reached(round(result.share * messages))
+            load = await client.load()
+            result.running, result.queued = load.running, load.queued
+            self._fault_near.set()
+            await asyncio.sleep(self._draw.uniform(0, _AROUND_FAULT_S))
+            try:
+                await strike(self._site, self._draw, lambda: self._hit(result))
+            except (NotStruck, NotBack) as error:
+                result.problems.append(str(error))
+            finally:
+                if not self._hits:
+                    self._struck.set()
+        result.messages = self._progress.messages
+
+    async def _send(self, case: Case, client: AsyncClient, messages: int) -> None:
+        await self._turn(case, messages)
+        outcome = Outcome(case, time.monotonic())
+        self.outcomes.append(outcome)
+        await carry_out(outcome, client, self._struck, self._progress)
+
+    async def _turn(self, case: Case, messages: int) -> None:
+        """Wait until `case` is to be sent."""
+        if case.arrival is Arrival.LATER:
+            await self._progress.reached(round(self._draw.uniform(*_LATER) * messages))
+        elif case.arrival is Arrival.AT_FAULT:
+            delay_s = self._draw.uniform(0, _AROUND_FAULT_S)
+            await self._fault_near.wait()
+            await asyncio.sleep(delay_s)
+
+    def _hit(self, result: Result) -> None:
+        if not self._hits:
+            result.in_flight = sum(one.ended_s is None for one in self.outcomes)
+            asyncio.get_running_loop().call_later(_READ_ON_S, self._struck.set)
+        self._hits.append(time.monotonic())
+
+    async def _repeated(self, client: AsyncClient, result: Result) -> list[Outcome]:
+        """The outcomes, those that were told UNAVAILABLE once more."""
+        again = [Outcome(one.case, time.monotonic()) for one in self.outcomes if one.told]
+        result.told = len(again)
+        async with asyncio.TaskGroup() as tasks:
+            for outcome in again:
+                tasks.create_task(carry_out(outcome, client, self._struck, self._progress))
+        return [one for one in self.outcomes if not one.told] + again
+
+    def _watched_loads(self) -> Iterator[Load]:
+        roster = self._site.roster
+        for place, process in roster.processes().items():
+            if place.service == MODEL.service:
+                yield process, asyncio.create_task(sites.load_s(roster, place, process.pid))
+
+    async def _loaded(self, loads: Sequence[Load]) -> list[float]:
+        """How long the successors of those that have died took to load."""
+        alive = self._site.roster.processes().values()
+        return [await task for before, task in loads if before not in alive]
+
+    async def _settle(self, client: AsyncClient) -> None:
+        """Wait until nothing is held and everything is back.
+
+        Raises:
+            SiteFailed: it does not come to that.
+        """
+        deadline = time.monotonic() + _SETTLE_S
+        last = time.monotonic() + _WHOLE_S
+        while time.monotonic() < last:
+            try:
+                load = await client.load(timeout=5.0)
+            except TriptychError:
+                await asyncio.sleep(_LOOK_AGAIN_S)
+                continue
+            whole = all(replica.ready for replica in load.replicas)
+            held = load.running or load.queued or load.kv_slots_used
+            if whole and not held:
+                return
+            if held and time.monotonic() > deadline:
+                raise SiteFailed(
+                    f"still held: {load.running} running, {load.queued} queued, "
+                    f"{load.kv_slots_used} slots"
+                )
+            await asyncio.sleep(_LOOK_AGAIN_S)
+        raise SiteFailed("not every replica came back")

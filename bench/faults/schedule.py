@@ -1,0 +1,194 @@
+"""Which rounds there are: what is struck, on which deployment, and when.
+
+A round's chance depends on the seed and on its own name and number alone, so that a round played by
+itself is the same round.
+"""
+
+from __future__ import annotations
+
+import enum
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from bench.faults.counters import FENCED_ROWS, RESUBMITTED
+from bench.faults.mix import POISON_TOKEN
+from bench.faults.roster import (
+    DETOKENIZER,
+    MODEL,
+    OTHER_DETOKENIZER,
+    OTHER_MODEL,
+    ROUTER,
+    TOKENIZER,
+    WORKER,
+    Place,
+)
+from bench.faults.strikes import Kill, KillDuringStart, Poison, Sleep, Stall, Strike
+
+_SLEEP_S = 5.0
+_STALL_S = 5.0
+# Of the messages of the undisturbed run: later, too few requests are left.
+_EARLIEST, _LATEST = 0.02, 0.65
+
+
+class Setting(enum.Enum):
+    """A deployment that rounds are played on."""
+
+    ONE_REPLICA = "one replica"
+    TWO_REPLICAS = "two replicas"
+    LINKS = "four commands, links through proxies"
+    POISONED = "one replica that dies of a token"
+    POISONED_LATER = "one replica that dies of a token, after a few more"
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round.
+
+    Attributes:
+        name: says what happens.
+        setting: where.
+        strike: what is done.
+        told: whether streams that have got messages may be told UNAVAILABLE.
+        rising: counters that have to rise.
+    """
+
+    name: str
+    setting: Setting
+    strike: Strike
+    told: bool = False
+    rising: tuple[str, ...] = ()
+
+
+def rounds() -> tuple[Round, ...]:
+    """All rounds; those on one deployment follow each other."""
+    return (*_kills(), *_starts(), *_two_replicas(), *_links(), *_poison())
+
+
+def choose(only: Iterable[str], count: int | None) -> list[Round]:
+    """The rounds to play.
+
+    Args:
+        only: parts of names; empty: all rounds.
+        count: how many: the first of them, or all of them again and again; None: each once.
+    """
+    wanted = [part.lower() for part in only]
+    chosen = [
+        one for one in rounds() if not wanted or any(part in one.name.lower() for part in wanted)
+    ]
+    if count is None or not chosen:
+        return chosen
+    return [chosen[number % len(chosen)] for number in range(count)]
+
+
+def chance(seed: int, number: int, name: str) -> random.Random:
+    """The chance of the round `name`, played as the `number`-th."""
+    return random.Random(f"{seed}/{number}/{name}")
+
+
+def share(draw: random.Random) -> float:
+    """When to strike: after this share of the undisturbed run's messages."""
+    return draw.uniform(_EARLIEST, _LATEST)
+
+
+def _kills() -> list[Round]:
+    together = [
+        (ROUTER,),
+        (TOKENIZER,),
+        (WORKER,),
+        (MODEL,),
+        (DETOKENIZER,),
+        (MODEL, DETOKENIZER),
+        (MODEL, TOKENIZER),
+        (TOKENIZER, DETOKENIZER),
+        (ROUTER, MODEL),
+        (ROUTER, DETOKENIZER),
+    ]
+    return [
+        Round(f"kill {_names(places)}", Setting.ONE_REPLICA, Kill(places), told=ROUTER in places)
+        for places in together
+    ]
+
+
+def _starts() -> list[Round]:
+    pairs = [
+        (MODEL, DETOKENIZER),
+        (DETOKENIZER, MODEL),
+        (MODEL, TOKENIZER),
+        (TOKENIZER, MODEL),
+        (MODEL, WORKER),
+        (MODEL, ROUTER),
+        (ROUTER, MODEL),
+        (MODEL, MODEL),
+    ]
+    return [
+        Round(
+            f"kill {other} while {starting} starts",
+            Setting.ONE_REPLICA,
+            KillDuringStart(starting, other),
+            told=ROUTER in (starting, other),
+        )
+        for starting, other in pairs
+    ]
+
+
+def _two_replicas() -> list[Round]:
+    setting = Setting.TWO_REPLICAS
+    resubmitted = (RESUBMITTED,)
+    kills = [
+        ((MODEL,), resubmitted),
+        ((OTHER_DETOKENIZER,), ()),
+        ((OTHER_MODEL, OTHER_DETOKENIZER), resubmitted),
+        ((MODEL, OTHER_MODEL), resubmitted),
+    ]
+    return [
+        *(
+            Round(f"of two replicas, kill {_names(places)}", setting, Kill(places), rising=rising)
+            for places, rising in kills
+        ),
+        Round(
+            f"of two replicas, stop model for {_SLEEP_S:.0f} s",
+            setting,
+            Sleep(MODEL, _SLEEP_S),
+            rising=resubmitted,
+        ),
+        Round(
+            f"of two replicas, stop detokenizer for {_SLEEP_S:.0f} s",
+            setting,
+            Sleep(DETOKENIZER, _SLEEP_S),
+        ),
+    ]
+
+
+def _links() -> list[Round]:
+    # While Run is stalled and Frames is not, the model goes on with what has moved.
+    rising = {
+        "router-tokenizer": (),
+        "router-model": (RESUBMITTED, FENCED_ROWS),
+        "router-detokenizer": (),
+        "detokenizer-model": (),
+    }
+    stalls = [
+        Round(
+            f"stall {name} for {_STALL_S:.0f} s",
+            Setting.LINKS,
+            Stall(name, _STALL_S),
+            rising=counters,
+        )
+        for name, counters in rising.items()
+    ]
+    name = "router-model"
+    dead = Stall(name, _STALL_S, new_too=True)
+    return [*stalls, Round(f"stall {name}, new connections too", Setting.LINKS, dead)]
+
+
+def _poison() -> list[Round]:
+    poison = Poison(POISON_TOKEN)
+    return [
+        Round("poisonous prompt", Setting.POISONED, poison),
+        Round("poisonous output", Setting.POISONED_LATER, poison),
+    ]
+
+
+def _names(places: Iterable[Place]) -> str:
+    return " and ".join(map(str, places))

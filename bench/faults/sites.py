@@ -1,0 +1,220 @@
+"""Deployments to strike: under a supervisor, or as four commands with links that can stall.
+
+Each ends with its block, in good order or with a complaint.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from bench.faults.proxy import Proxy
+from bench.faults.roster import MODEL, Place, Roster
+from chassis.channels import open_channel
+
+ROOT = Path(__file__).resolve().parents[2]
+DEMO = ROOT / "models" / "demo"
+# Fewer candidates than the mix has, so that some of its requests have to queue.
+MAX_SEQUENCES = 24
+# Models, clients and all other processes share what may be two cores. Threads of a step that wait
+# for each other spinning would take them from whoever is waited for.
+_THREADING = {"OMP_WAIT_POLICY": "PASSIVE"}
+_READY_S = 120.0
+_STOP_S = 30.0
+
+
+class SiteFailed(Exception):
+    """A deployment did not start, or did not come back."""
+
+
+@dataclass
+class Site:
+    """A running deployment.
+
+    Attributes:
+        address: where clients call.
+        roster: its processes.
+        links: those that can stall, by name; empty under a supervisor.
+        load_s: how long its model took from the start of its process to SERVING.
+        complaints: what was not in order when it ended.
+    """
+
+    address: str
+    roster: Roster
+    links: Mapping[str, Proxy] = field(default_factory=dict)
+    load_s: float = 0.0
+    complaints: list[str] = field(default_factory=list)
+
+
+@asynccontextmanager
+async def supervised(
+    log: IO[bytes], *options: str, settings: Mapping[str, str] | None = None
+) -> AsyncIterator[Site]:
+    """Run `triptych serve` on the bundled model in float32 for the block.
+
+    Args:
+        log: takes what the services log.
+        options: further ones of the command.
+        settings: variables of the services.
+
+    Raises:
+        SiteFailed: it did not become ready.
+    """
+    command = ["-m", "triptych", "serve", "--model", str(DEMO), "--dtype", "float32", *options]
+    command += ["--listen", "127.0.0.1:0", "--metrics-listen", "off"]
+    environment = {"TRIPTYCH_MODEL_MAX_SEQUENCES": str(MAX_SEQUENCES), **(settings or {})}
+    process = _start(command, environment, log)
+    site = Site("", Roster(process.pid))
+    try:
+        async with asyncio.timeout(_READY_S):
+            site.address, site.load_s = await asyncio.gather(
+                _ready(process), load_s(site.roster, MODEL)
+            )
+        yield site
+    finally:
+        await _stop("triptych serve", process, site)
+        site.complaints += [f"{path} was left behind" for path in site.roster.left_files()]
+
+
+async def _ready(process: subprocess.Popen[str]) -> str:
+    line = await asyncio.to_thread(process.stdout.readline) if process.stdout else ""
+    if not line.startswith("ready on "):
+        raise SiteFailed("`triptych serve` ended before it was ready")
+    return line.removeprefix("ready on ").strip()
+
+
+@asynccontextmanager
+async def separate(log: IO[bytes]) -> AsyncIterator[Site]:
+    """Run the four services as four commands for the block, each link through a proxy.
+
+    Args:
+        log: takes what they log.
+    """
+    async with AsyncExitStack() as running:
+        folder = running.enter_context(tempfile.TemporaryDirectory(prefix="triptych-faults-"))
+        at = {name: f"{folder}/{name}" for name in ("router", "tokenizer", "model", "detokenizer")}
+        links = {
+            "router-tokenizer": Proxy(at["tokenizer"]),
+            "router-model": Proxy(at["model"]),
+            "router-detokenizer": Proxy(at["detokenizer"]),
+            "detokenizer-model": Proxy(at["model"]),
+        }
+        for link in links.values():
+            await running.enter_async_context(link.listening())
+        site = Site(f"unix:{at['router']}", Roster(os.getpid()), links)
+        for module, settings in _commands(links).items():
+            name = module.removesuffix("_svc")
+            told = {"LISTEN": f"unix:{at[name]}", "PARENT_PID": str(os.getpid()), **settings}
+            prefix = f"TRIPTYCH_{name.upper()}_"
+            environment = {prefix + key: value for key, value in told.items()}
+            process = _start(["-m", module], environment, log)
+            running.push_async_callback(_stop, module, process, site)
+        async with asyncio.timeout(_READY_S):
+            site.load_s = await load_s(site.roster, MODEL)
+            await until_serving(site.address)
+        yield site
+
+
+def _commands(links: Mapping[str, Proxy]) -> dict[str, dict[str, str]]:
+    """Modules to run and their settings; the last is stopped first."""
+    demo = str(DEMO)
+    return {
+        "model_svc": {
+            "CHECKPOINT": demo,
+            "DTYPE": "float32",
+            "MAX_SEQUENCES": str(MAX_SEQUENCES),
+            "GRACE_S": "1",
+        },
+        "detokenizer_svc": {
+            "MODEL": demo,
+            "MODEL_ADDRESS": links["detokenizer-model"].address,
+            "GRACE_S": "1",
+        },
+        "tokenizer_svc": {"MODEL": demo, "GRACE_S": "1"},
+        "router": {
+            "TOKENIZER": links["router-tokenizer"].address,
+            "REPLICAS": (f"{links['router-model'].address}+{links['router-detokenizer'].address}"),
+        },
+    }
+
+
+def _start(
+    arguments: list[str], settings: Mapping[str, str], log: IO[bytes]
+) -> subprocess.Popen[str]:
+    # What a shell has set for another deployment does not apply here.
+    inherited = {name: one for name, one in os.environ.items() if not name.startswith("TRIPTYCH_")}
+    # Not through the event loop: Popen's vfork does not run gRPC's fork handlers.
+    return subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env={**inherited, **_THREADING, **settings},
+        stdout=subprocess.PIPE,
+        stderr=log,
+        text=True,
+    )
+
+
+async def _stop(name: str, process: subprocess.Popen[str], site: Site) -> None:
+    """End a process that was started here, and say so where it does not end well."""
+    site.roster.note_files()
+    process.send_signal(signal.SIGTERM)
+    try:
+        code = await asyncio.to_thread(process.wait, _STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        site.complaints.append(f"{name} did not stop within {_STOP_S:.0f} s")
+    else:
+        if code != 0:
+            site.complaints.append(f"{name} ended with exit code {code}")
+    finally:
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+async def load_s(roster: Roster, place: Place, after_pid: int = 0) -> float:
+    """Seconds from the start of the process at `place` to its being SERVING, once it is.
+
+    Args:
+        roster: where to look.
+        place: of the process.
+        after_pid: its predecessor; 0: whoever is there.
+
+    Raises:
+        NotBack: there is none.
+    """
+    while True:
+        process = await roster.successor(place, after_pid)
+        await until_serving(process.listen)
+        now = roster.find(place)
+        if now is not None and now.pid == process.pid:
+            return now.age_s
+
+
+async def until_serving(address: str) -> None:
+    """Wait until whoever is at `address` is SERVING."""
+    async with open_channel(address) as channel:
+        while True:
+            watch = health_pb2_grpc.HealthStub(channel).Watch(
+                health_pb2.HealthCheckRequest(), wait_for_ready=True
+            )
+            try:
+                async for answer in watch:
+                    if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                        return
+            except grpc.RpcError:
+                continue  # it died; another one will come
+            finally:
+                watch.cancel()

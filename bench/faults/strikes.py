@@ -1,0 +1,160 @@
+"""What is done to a deployment in a round.
+
+A strike calls `hit` at each moment at which it takes something away; the time between the first and
+the last is its own and counts in nobody's pause.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Protocol
+
+from bench.faults.roster import MODEL, Place, Process
+from bench.faults.sites import Site
+from triptych.client import AsyncClient, InternalError, Options, TriptychError
+
+Hit = Callable[[], None]
+
+_SHORT_START_S = 0.6  # about how long a service without a model takes to start
+_DEADLY = 3  # crashes after which a request is refused
+_REFUSAL_S = 120.0
+
+
+class NotStruck(Exception):
+    """A strike did not find what it was to strike, or did not do to it what it should."""
+
+
+class Strike(Protocol):
+    """One kind of fault."""
+
+    async def __call__(self, site: Site, draw: random.Random, hit: Hit) -> None:
+        """Do it; return when nothing more will be done."""
+
+
+@dataclass(frozen=True)
+class Kill:
+    """SIGKILL to all of `places` at once."""
+
+    places: tuple[Place, ...]
+
+    async def __call__(self, site: Site, draw: random.Random, hit: Hit) -> None:
+        pids = [_found(site, place).pid for place in self.places]
+        hit()
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+
+
+@dataclass(frozen=True)
+class KillDuringStart:
+    """SIGKILL to `starting`, and to `other` while the first's successor starts."""
+
+    starting: Place
+    other: Place
+
+    async def __call__(self, site: Site, draw: random.Random, hit: Hit) -> None:
+        before = _found(site, self.starting)
+        hit()
+        os.kill(before.pid, signal.SIGKILL)
+        await site.roster.successor(self.starting, before.pid)
+        model = self.starting.service == MODEL.service
+        await asyncio.sleep(draw.uniform(0.0, site.load_s if model else _SHORT_START_S))
+        other = _found(site, self.other)
+        hit()
+        os.kill(other.pid, signal.SIGKILL)
+
+
+@dataclass(frozen=True)
+class Sleep:
+    """SIGSTOP to `place`, and SIGCONT after `seconds`."""
+
+    place: Place
+    seconds: float
+
+    async def __call__(self, site: Site, draw: random.Random, hit: Hit) -> None:
+        pid = _found(site, self.place).pid
+        hit()
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            await asyncio.sleep(self.seconds)
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+
+@dataclass(frozen=True)
+class Stall:
+    """`link` carries nothing for `seconds`, without closing; then all of it goes on.
+
+    With `new_too` that holds for connections made meanwhile, so nobody can go on before the end.
+    """
+
+    link: str
+    seconds: float
+    new_too: bool = False
+
+    async def __call__(self, site: Site, draw: random.Random, hit: Hit) -> None:
+        link = site.links[self.link]
+        link.stall(new_too=self.new_too)
+        hit()
+        try:
+            await asyncio.sleep(self.seconds)
+        finally:
+            link.resume()
+        if self.new_too:
+            hit()
+
+
+@dataclass(frozen=True)
+class Poison:
+    """A request whose prompt holds `token`, of which the model is set to die.
+
+    It has to be refused with `IMPLICATED_IN_CRASHES` after the third crash.
+    """
+
+    token: int
+
+    async def __call__(self, site: Site, draw: random.Random, hit: Hit) -> None:
+        async with asyncio.timeout(_REFUSAL_S):
+            dying = asyncio.create_task(_deaths(site, MODEL, _DEADLY, hit))
+            try:
+                await self._refused(site)
+                await dying
+            except TimeoutError as error:
+                raise NotStruck(f"the model did not die {_DEADLY} times of a request") from error
+            finally:
+                dying.cancel()
+
+    async def _refused(self, site: Site) -> None:
+        prompt = [self.token]
+        options = Options(max_tokens=50, temperature=0.0, timeout=_REFUSAL_S)
+        async with AsyncClient(site.address) as client:
+            try:
+                await client.generate(prompt, options)
+            except InternalError as error:
+                if error.reason == "IMPLICATED_IN_CRASHES":
+                    return
+                raise NotStruck(f"the poisonous request failed with {error.reason!r}") from error
+            except TriptychError as error:
+                raise NotStruck(f"the poisonous request failed with {error}") from error
+        raise NotStruck("the poisonous request was answered")
+
+
+async def _deaths(site: Site, place: Place, count: int, hit: Hit) -> None:
+    """Call `hit` each time that the process at `place` has a successor, until the last."""
+    pid = _found(site, place).pid
+    for _ in range(count):
+        pid = (await site.roster.successor(place, pid)).pid
+        hit()
+
+
+def _found(site: Site, place: Place) -> Process:
+    process = site.roster.find(place)
+    if process is None:
+        raise NotStruck(f"there is no {place} to strike")
+    return process
