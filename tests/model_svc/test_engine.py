@@ -212,29 +212,34 @@ def test_the_load_counts_the_starts_it_includes():
     h.until(lambda: h.loads[-1].starts.get(5) == 3)
 
 
-@settings(max_examples=25, deadline=None)
-@given(data=st.data())
-def test_a_pool_too_small_for_all_changes_no_token(data):
-    requests = data.draw(
-        st.lists(
-            st.tuples(st.integers(1, 30), st.integers(1, 30), st.integers(1, 3)),
-            min_size=2,
-            max_size=12,
-        )
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(1, 30),
+            st.integers(1, 30),
+            st.lists(st.integers(0, 29), min_size=1, max_size=3),
+        ),
+        min_size=2,
+        max_size=12,
     )
+)
+def test_a_pool_too_small_for_all_changes_no_token(requests):
     h = Harness(slots=64, rows=6, budget=12)
-    for handle, (length, max_tokens, n) in enumerate(requests):
+    left = {}
+    for handle, (length, max_tokens, had) in enumerate(requests):
         prompt = [(handle * 13 + i) % VOCAB for i in range(length)]
-        h.do(Start(spec(handle, prompt, max_tokens=max_tokens, candidates=n)))
-    h.until(lambda: all(len(h.finished(i)) == n for i, (_, _, n) in enumerate(requests)))
+        progress = {}
+        for index, count in enumerate(had):
+            whole = expected(prompt, max_tokens, index)
+            progress[index] = earlier(whole[: min(count, max_tokens - 1)])
+            left[handle, index] = whole[len(progress[index].ids) :]
+        asked = spec(handle, prompt, max_tokens, candidates=len(had), progress=progress)
+        h.do(Start(asked))
     h.idle()
-    for handle in range(len(requests)):
-        h.do(Forget(handle))
+    h.do(*(Forget(handle) for handle in range(len(requests))))
 
-    for handle, (length, max_tokens, n) in enumerate(requests):
-        prompt = [(handle * 13 + i) % VOCAB for i in range(length)]
-        for candidate in range(n):
-            assert h.ids(handle, candidate) == expected(prompt, max_tokens, candidate)
+    assert {place: h.ids(*place) for place in left} == left
     assert h.pool.used_slots == 0
 
 
