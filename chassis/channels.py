@@ -12,6 +12,7 @@ KEEPALIVE_TIMEOUT_S = 2.0
 RECONNECT_FIRST_S = 0.1
 RECONNECT_MOST_S = 0.3
 CONNECT_S = 5.0
+RESOLVE_APART_S = 1.0
 
 
 def open_channel(address: str, *, max_message_mib: int = 32) -> aio.Channel:
@@ -36,6 +37,9 @@ def open_channel(address: str, *, max_message_mib: int = 32) -> aio.Channel:
             # Despite its name, how long one attempt to connect may take.
             ("grpc.min_reconnect_backoff_ms", int(CONNECT_S * 1000)),
             ("grpc.max_reconnect_backoff_ms", int(RECONNECT_MOST_S * 1000)),
+            # A service that comes back elsewhere under its old name is looked up again at once; gRPC
+            # by itself would wait for 30 s after the last look-up.
+            ("grpc.dns_min_time_between_resolutions_ms", int(RESOLVE_APART_S * 1000)),
             ("grpc.use_local_subchannel_pool", 1),
             ("grpc.enable_http_proxy", 0),
         ],

@@ -18,12 +18,15 @@ from chassis.errors import NotFound
 Context = aio.ServicerContext[Any, Any]
 Response = health_pb2.HealthCheckResponse
 
+SELF = "grpc.health.v1.Health"
+"""Serves for as long as the process answers and is not told to stop, whatever else it lacks."""
+
 
 class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
     """Answer `grpc.health.v1.Health`."""
 
     def __init__(self) -> None:
-        self._statuses: dict[str, Any] = {"": Response.NOT_SERVING}
+        self._statuses: dict[str, Any] = {"": Response.NOT_SERVING, SELF: Response.SERVING}
         self._changed = asyncio.Event()
         self._ended = False
 

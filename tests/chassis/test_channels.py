@@ -11,6 +11,7 @@ import grpc
 import pytest
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from name_server import name_server
 
 from chassis import channels
 from chassis.channels import open_channel
@@ -65,6 +66,21 @@ async def test_a_channel_finds_a_service_that_came_back(tmp_path: Path) -> None:
                     health_pb2.HealthCheckRequest(), timeout=WAIT_S
                 )
             assert away.value.code() == grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_service_that_came_back_elsewhere_under_its_name_is_found_soon() -> None:
+    async with name_server() as names:
+        names.addresses["model.test"] = "127.0.0.2"
+        async with serving("router", mount, ServiceSettings(listen="127.0.0.2:0")) as first:
+            port = first.address.rpartition(":")[2]
+            channel = open_channel(f"{names.authority}model.test:{port}")
+            assert await ask(channel) == health_pb2.HealthCheckResponse.SERVING
+        del names.addresses["model.test"]
+        with pytest.raises(aio.AioRpcError):  # by now the name has been looked up in vain
+            await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+        names.addresses["model.test"] = "127.0.0.3"
+        async with channel, serving("router", mount, ServiceSettings(listen=f"127.0.0.3:{port}")):
+            assert await ask(channel) == health_pb2.HealthCheckResponse.SERVING
 
 
 async def test_a_service_that_vanished_without_closing_is_found(

@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from chassis.channels import open_channel
 from chassis.errors import ErrorInterceptor, error_info
-from chassis.health import Health
+from chassis.health import SELF, Health
 from chassis.sockets import bind
 
 WAIT_S = 20.0
@@ -76,6 +76,15 @@ async def test_services_are_told_apart(patient: Patient) -> None:
     patient.health.tell(["a", "b"], serving=True)
     patient.health.tell(["b"], serving=False)
     assert [await patient.check(name) for name in ("a", "b")] == [SERVING, NOT_SERVING]
+
+
+async def test_a_process_that_answers_is_alive_until_it_is_told_to_stop(patient: Patient) -> None:
+    assert [await patient.check(SELF), await patient.check()] == [SERVING, NOT_SERVING]
+    patient.health.tell([""], serving=True)
+    patient.health.tell([""], serving=False)
+    assert await patient.check(SELF) == SERVING
+    patient.health.end()
+    assert await patient.check(SELF) == NOT_SERVING
 
 
 async def test_who_asks_for_a_service_that_is_not_here_is_told_so(patient: Patient) -> None:
