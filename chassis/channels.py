@@ -37,8 +37,8 @@ def open_channel(address: str, *, max_message_mib: int = 32) -> aio.Channel:
             # Despite its name, how long one attempt to connect may take.
             ("grpc.min_reconnect_backoff_ms", int(CONNECT_S * 1000)),
             ("grpc.max_reconnect_backoff_ms", int(RECONNECT_MOST_S * 1000)),
-            # A service that comes back elsewhere under its old name is looked up again at once; gRPC
-            # by itself would wait for 30 s after the last look-up.
+            # A service that comes back elsewhere under its name is looked up again at once; gRPC by
+            # itself would wait for 30 s after the last look-up.
             ("grpc.dns_min_time_between_resolutions_ms", int(RESOLVE_APART_S * 1000)),
             ("grpc.use_local_subchannel_pool", 1),
             ("grpc.enable_http_proxy", 0),
