@@ -76,6 +76,10 @@ class Dispatcher:
         known = self._limits.model if self._limits else None
         return replica.ready and model is not None and model.name == known
 
+    def serves_beside(self, replica: Replica) -> bool:
+        """Whether another replica takes requests."""
+        return any(self.serves(other) for other in self.replicas if other is not replica)
+
     async def limits(self) -> Limits:
         """What the model allows, once a replica has told it.
 
@@ -155,6 +159,8 @@ class Dispatcher:
             for waiter in self._waiters.values():
                 self._set_patience(waiter.patience)
             self._ready_changed()
+            for replica in self.replicas:
+                replica.move()
         if self._waiters:
             self._admit()
 

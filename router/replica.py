@@ -18,7 +18,9 @@ from typing import Protocol
 import grpc
 from grpc import aio
 
+from chassis.errors import Unavailable
 from protos import detokenizer_pb2, detokenizer_pb2_grpc, generation_pb2, model_pb2
+from router.absence import Absence
 from router.admission import Ledger
 from router.attempt import Attempt, Placement
 from router.connection import Ending
@@ -51,6 +53,9 @@ class ReplicaOwner(Protocol):
     def changed(self) -> None:
         """Its readiness or room has changed."""
 
+    def serves_beside(self, replica: Replica) -> bool:
+        """Whether another replica takes requests."""
+
 
 class Replica:
     """Both links of a replica, and the requests that run on it."""
@@ -78,10 +83,9 @@ class Replica:
         self.router_id = secrets.randbits(32)
         self._owner = owner
         self._metrics = metrics
-        self._rejoin_s = patience.rejoin_s
         self._attempts: dict[int, Attempt] = {}  # by handle
         self._steps = itertools.count()
-        self._giving_up: asyncio.TimerHandle | None = None
+        self._absence = Absence(self, patience)
         self._implications = Implications(metrics, patience.recovery_s)
         self.judge = self._implications.judge
         self.detokenizer = detokenizer_pb2_grpc.DetokenizerServiceStub(channels.detokenizer)
@@ -231,21 +235,23 @@ class Replica:
             self._end(attempt)
 
     def changed(self) -> None:
-        """Its readiness or room has changed; what it cannot go on with is not kept waiting."""
+        """Its readiness or room has changed; what the model runs alone does not wait for ever."""
         if self.ready or not self._attempts:
-            if self._giving_up is not None:
-                self._giving_up.cancel()
-                self._giving_up = None
-        elif self._giving_up is None:
-            loop = asyncio.get_running_loop()
-            self._giving_up = loop.call_later(self._rejoin_s, self._give_up)
+            self._absence.end()
+        else:
+            self._absence.begin()
         self._owner.changed()
 
-    def _give_up(self) -> None:
-        """Have what waits for the detokenizer start again where there is one."""
-        self._giving_up = None
-        log.warning("requests are moved", extra={"requests": len(self._attempts)})
-        self._lose(list(self._attempts.values()))
+    def move(self) -> None:
+        """Have what has waited too long for the detokenizer start again, where there is another."""
+        if self._absence.long and self._owner.serves_beside(self):
+            log.warning("requests are moved", extra={"requests": len(self._attempts)})
+            self._lose(list(self._attempts.values()))
+
+    def give_up(self) -> None:
+        """Fail what has waited for the detokenizer as long as anything waits."""
+        for attempt in self._attempts.values():
+            attempt.live.fail(Unavailable("the detokenizer is away"))
 
     def describe(self) -> generation_pb2.Replica:
         """Its load, as clients are told it."""

@@ -24,7 +24,7 @@ class Patience:
 
     Attributes:
         recovery_s: for any that a request needs, before it fails.
-        rejoin_s: for a replica's detokenizer, before what the model runs is moved.
+        rejoin_s: for a replica's detokenizer, before what the model runs is moved to another.
     """
 
     recovery_s: float
@@ -42,8 +42,8 @@ class RouterSettings(ServiceSettings):
         arena_mib: size of the prompt arena in shared memory, in MiB.
         shared_memory: false sends every prompt in the messages.
         recovery_s: how long a request waits for a service that is away, in seconds.
-        rejoin_s: how long a replica's requests wait for its detokenizer before they are moved, in
-            seconds.
+        rejoin_s: how long a replica's requests wait for its detokenizer before they are moved to
+            another, in seconds.
     """
 
     tokenizer: str
@@ -52,7 +52,7 @@ class RouterSettings(ServiceSettings):
     arena_mib: int = 64
     shared_memory: bool = True
     recovery_s: float = 120.0
-    rejoin_s: float = 5.0
+    rejoin_s: float = 1.0
 
     @property
     def patience(self) -> Patience:

@@ -78,6 +78,41 @@ async def test_what_a_detokenizer_does_not_come_back_for_is_moved(tmp_path):
     assert messages[-1].usage.completion_tokens == 60
 
 
+async def test_what_a_detokenizer_left_is_moved_once_there_is_anywhere(tmp_path):
+    replicas = [held_back(), FakeReplica()]
+    async with deployed(tmp_path, replicas=replicas, fakes=False, rejoin_s=0.05) as deployment:
+        first, second = replicas
+        async with (
+            deployment.serve_tokenizer(),
+            deployment.serve_model(0),
+            deployment.serve_detokenizer(0),
+        ):
+            call, _, begun_with = await begun(deployment, first)
+            first.link(False)
+            await load_until(deployment, lambda load: not load.replicas[0].ready)
+            await asyncio.sleep(0.1)  # too long, but there is no other
+            stays = len(first.cancels)
+            async with deployment.serve_model(1), deployment.serve_detokenizer(1):
+                messages = await collect(call)
+
+    assert stays == 0
+    assert len(second.submits) == 1
+    assert texts([begun_with, *messages])[:2] == [["a "], ["b "]]
+
+
+async def test_nothing_waits_for_a_detokenizer_beyond_the_recovery_limit(tmp_path):
+    patience = {"rejoin_s": 0.05, "recovery_s": 0.2}
+    async with deployed(tmp_path, replicas=[held_back()], **patience) as deployment:
+        replica = deployment.replica
+        call, _, _ = await begun(deployment, replica)
+        replica.link(False)
+        error = await failure(call)
+        await replica.releases.until(1)
+
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
+    assert "detokenizer is away" in error.details()
+
+
 async def test_what_an_earlier_attempt_says_is_not_heard(tmp_path):
     async with deployed(tmp_path, replicas=[held_back()]) as deployment:
         replica = deployment.replica

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 FIRST_S = 0.1
 MOST_S = 5.0
-SETTLED_S = 10.0
+SETTLED_S = 5.0
 """Who has lived so long did not end for the reason it ended the last time."""
 
 
