@@ -92,9 +92,13 @@ class Campaign:
     def _tell(self, result: Result) -> None:
         self.results.append(result)
         style = "" if result.good else "red"
-        self._console.print(report.line(result), style=style, highlight=False, markup=False)
+        self._console.print(
+            report.line(result), style=style, highlight=False, markup=False, soft_wrap=True
+        )
         for problem in result.problems:
-            self._console.print(f"  {problem}", style=style, highlight=False, markup=False)
+            self._console.print(
+                f"  {problem}", style=style, highlight=False, markup=False, soft_wrap=True
+            )
 
     async def _at(self, setting: Setting) -> Site:
         """The deployment of `setting`, which is started unless it is there already."""

@@ -85,7 +85,11 @@ async def supervised(
         yield site
     finally:
         await _stop("triptych serve", process, site)
-        site.complaints += [f"{path} was left behind" for path in site.roster.left_files()]
+        _look_for_files(site)
+
+
+def _look_for_files(site: Site) -> None:
+    site.complaints += [f"{path} was left behind" for path in site.roster.left_files()]
 
 
 async def _ready(process: subprocess.Popen[str]) -> str:
@@ -114,6 +118,7 @@ async def separate(log: IO[bytes]) -> AsyncIterator[Site]:
         for link in links.values():
             await running.enter_async_context(link.listening())
         site = Site(f"unix:{at['router']}", Roster(os.getpid()), links)
+        running.callback(_look_for_files, site)  # when all have ended
         for module, settings in _commands(links).items():
             name = module.removesuffix("_svc")
             told = {"LISTEN": f"unix:{at[name]}", "PARENT_PID": str(os.getpid()), **settings}
