@@ -1,7 +1,7 @@
 # Everything runs in .venv; the first target that needs it makes it.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test setup lint contract protos bench faults up
+.PHONY: help demo test setup lint contract protos bench faults up compose-test
 
 PYTHON ?= python3
 VENV := .venv
@@ -9,9 +9,10 @@ BIN := $(CURDIR)/$(VENV)/bin
 READY := $(VENV)/.installed
 ARGS ?=
 PIP_ARGS ?=
+COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 
 help: ## List targets
-	@awk -F':.*## ' '/^[a-z-]+:.*##/ {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*##/ {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(READY) ## Stream a completion from the bundled model through all four services
 	@$(BIN)/python tools/demo.py
@@ -51,7 +52,10 @@ faults: $(READY) ## Kill processes under load, and write bench/results (ARGS="--
 	$(BIN)/python -m bench.faults $(ARGS)
 
 up: ## Run the four services in containers (needs Docker)
-	docker compose up --build
+	$(COMPOSE) up --build
+
+compose-test: $(READY) ## Crash and restart containers under load (without Docker: skipped)
+	@$(BIN)/python -m tests.compose $(ARGS)
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Triptych needs Python 3.11 or newer, this is %d.%d; try make PYTHON=python3.12" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'

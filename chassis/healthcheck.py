@@ -1,40 +1,89 @@
 """Ask a service whether it serves: `python -m chassis.healthcheck unix:PATH` or `HOST:PORT`.
 
 Ends with exit code 0 only where the service as a whole answers SERVING in time; for container
-runtimes, whose health checks are commands.
+runtimes, whose health checks are commands. Starting one costs far more than its question, so with
+`--patient FILE` it stays and listens: it ends once the health is not what FILE says was told last,
+else after `PATIENCE_S`.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
+from contextlib import suppress
+from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 TIMEOUT_S = 3.0
+PATIENCE_S = 60.0
+
+_OPTIONS = [
+    # A proxy named in the environment is meant for the outside, not for a service beside this one.
+    ("grpc.enable_http_proxy", 0),
+    # A service that is about to start is soon there.
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 500),
+]
 
 
 def ask(address: str, timeout_s: float = TIMEOUT_S) -> str:
     """The health of the service at `address`, or the status of the call where it failed."""
-    # A proxy named in the environment is meant for the outside, not for a service beside this one.
-    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+    with grpc.insecure_channel(address, options=_OPTIONS) as channel:
         try:
             answer = health_pb2_grpc.HealthStub(channel).Check(
                 health_pb2.HealthCheckRequest(), timeout=timeout_s
             )
         except grpc.RpcError as error:
             return str(error.code().name)
+    return _name(answer)
+
+
+def await_other(told: str, address: str, patience_s: float = PATIENCE_S) -> str:
+    """The health of the service at `address` once it is not `told`; whatever it is after a while.
+
+    Args:
+        told: what is known of it; empty where that is nothing.
+        address: of the service, which need not be there yet.
+        patience_s: how long to wait.
+    """
+    with grpc.insecure_channel(address, options=_OPTIONS) as channel:
+        answers = health_pb2_grpc.HealthStub(channel).Watch(
+            health_pb2.HealthCheckRequest(), timeout=patience_s, wait_for_ready=True
+        )
+        with suppress(grpc.RpcError):  # the time is over, or the service is
+            for answer in answers:
+                if _name(answer) != told:
+                    return _name(answer)
+    # A service that hangs has not told its watchers.
+    return ask(address)
+
+
+def _name(answer: health_pb2.HealthCheckResponse) -> str:
     return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
 
 
 def main(arguments: list[str]) -> int:
     """Print the health of the one address in `arguments`; return the exit code."""
-    if len(arguments) != 1:
-        print("usage: python -m chassis.healthcheck ADDRESS", file=sys.stderr)  # noqa: T201
-        return 2
-    health = ask(arguments[0])
+    parser = argparse.ArgumentParser(prog="python -m chassis.healthcheck")
+    parser.add_argument("--patient", metavar="FILE", type=Path, help="wait until it changes")
+    parser.add_argument("address", metavar="ADDRESS", help="unix:PATH or HOST:PORT")
+    options = parser.parse_args(arguments)
+    if options.patient is None:
+        health = ask(options.address)
+    else:
+        health = _await_other_than(options.patient, options.address)
     print(health)  # noqa: T201  (a container runtime shows it)
     return 0 if health == "SERVING" else 1
+
+
+def _await_other_than(file: Path, address: str) -> str:
+    """The health once it is not what `file` says, which then says the new one."""
+    told = file.read_text() if file.exists() else ""
+    health = await_other(told, address)
+    file.write_text(health)
+    return health
 
 
 if __name__ == "__main__":

@@ -18,7 +18,11 @@ from chassis import config
 
 ROOT = Path(__file__).resolve().parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
+_VARIABLE = re.compile(r"\$\{\w+:-([^}]*)\}")
+COMPOSE, COMPOSE_REPLICAS = (
+    yaml.safe_load(_VARIABLE.sub(r"\1", (ROOT / name).read_text()))
+    for name in ("compose.yaml", "compose.replicas.yaml")
+)
 DOCUMENTS = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
@@ -134,13 +138,14 @@ def test_every_decision_is_listed() -> None:
     assert listed == sorted(path.name for path in folder.glob("[0-9]*.md"))
 
 
-@pytest.mark.parametrize("name", COMPOSE["services"])
+@pytest.mark.parametrize("name", SERVICES)
 def test_every_container_is_checked_restarted_and_confined(name: str) -> None:
     service: dict[str, Any] = COMPOSE["services"][name]
     prefix = f"TRIPTYCH_{name.upper()}_"
     probed = service["healthcheck"]["test"][-1]
     listen = service["environment"][f"{prefix}LISTEN"]
     assert service["healthcheck"]["test"][:4] == ["CMD", "python", "-m", "chassis.healthcheck"]
+    assert service["healthcheck"]["test"][4] == "--patient"  # or an idle deployment is not idle
     assert probed == listen.replace("0.0.0.0", "127.0.0.1")
     assert service["restart"] == "unless-stopped"
     assert service["read_only"] is True
@@ -148,9 +153,8 @@ def test_every_container_is_checked_restarted_and_confined(name: str) -> None:
 
 
 def test_the_router_starts_once_the_others_serve() -> None:
-    gates = {name: service.get("depends_on", {}) for name, service in COMPOSE["services"].items()}
-    assert gates["router"].keys() == {"tokenizer", "detokenizer"}
-    assert gates["detokenizer"].keys() == {"model"}
+    gates = {name: COMPOSE["services"][name].get("depends_on", {}) for name in SERVICES}
+    assert gates["router"].keys() == SERVICES.keys() - {"router"}
     conditions = {gate["condition"] for wanted in gates.values() for gate in wanted.values()}
     assert conditions == {"service_healthy"}
 
@@ -160,6 +164,30 @@ def test_the_containers_are_set_as_their_services_allow(service: str) -> None:
     environment = COMPOSE["services"][service]["environment"]
     settings = config.load(settings_of(service), f"TRIPTYCH_{service.upper()}", environment)
     assert settings.listen
+
+
+def test_only_the_four_services_start_unasked() -> None:
+    asked = {name for name, service in COMPOSE["services"].items() if "profiles" in service}
+    assert COMPOSE["services"].keys() - asked == SERVICES.keys()
+
+
+def test_the_router_knows_the_replicas_there_are() -> None:
+    one, two = COMPOSE["services"], COMPOSE_REPLICAS["services"]
+    listening = {
+        name: environment[f"TRIPTYCH_{name.partition('-')[0].upper()}_LISTEN"]
+        for name, environment in (
+            ("model", one["model"]["environment"]),
+            ("detokenizer", one["detokenizer"]["environment"]),
+            ("model-2", two["model-2"]["environment"]),
+            ("detokenizer-2", two["detokenizer-2"]["environment"]),
+        )
+    }
+    addresses = list(listening.values())
+    first, second = "+".join(addresses[:2]), "+".join(addresses[2:])
+    name = "TRIPTYCH_ROUTER_REPLICAS"
+    assert one["router"]["environment"][name] == first
+    assert two["router"]["environment"][name] == f"{first},{second}"
+    assert two["router"]["depends_on"].keys() == {"model-2", "detokenizer-2"}
 
 
 @pytest.mark.parametrize("service", SERVICES)
