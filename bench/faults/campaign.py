@@ -77,15 +77,18 @@ class Campaign:
 
     async def _round(self, number: int, one: Round, messages: int) -> None:
         draw = schedule.chance(self._seed, number, one.name)
-        result = Result(one.name, one.setting.value, schedule.share(draw))
+        result = Result(one.name, one.setting.value, schedule.share(one, draw))
         try:
             player = Player(await self._at(one.setting), self._cases, draw)
             await player.play(result, one.strike, messages, self._expected, told=one.told)
         except SiteFailed as error:
             result.problems.append(str(error))
             await self._leave()
+        usual = self.results[0].counters
         result.problems += [
-            f"nothing was {name}" for name in one.rising if not result.counters.get(name)
+            f"{name}: no more than undisturbed"
+            for name in one.rising
+            if result.counters.get(name, 0) <= usual[name]
         ]
         self._tell(result)
 
@@ -112,7 +115,7 @@ class Campaign:
                 case Setting.ONE_REPLICA:
                     made = sites.supervised(log)
                 case Setting.TWO_REPLICAS:
-                    made = sites.supervised(log, "--replicas", "2")
+                    made = sites.supervised(log, replicas=2)
                 case Setting.LINKS:
                     made = sites.separate(log)
                 case Setting.POISONED:

@@ -11,7 +11,7 @@ import random
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from bench.faults.counters import FENCED_ROWS, RESUBMITTED
+from bench.faults.counters import RESUBMITTED
 from bench.faults.mix import POISON_TOKEN
 from bench.faults.roster import (
     DETOKENIZER,
@@ -29,6 +29,7 @@ _SLEEP_S = 5.0
 _STALL_S = 5.0
 # Of the messages of the undisturbed run: later, too few requests are left.
 _EARLIEST, _LATEST = 0.02, 0.65
+_LATEST_MOVE = 0.2  # who is missed only after seconds must have enough to do until then
 
 
 class Setting(enum.Enum):
@@ -50,7 +51,8 @@ class Round:
         setting: where.
         strike: what is done.
         told: whether streams that have got messages may be told UNAVAILABLE.
-        rising: counters that have to rise.
+        rising: counters that have to rise more than undisturbed.
+        latest: share of the undisturbed run's messages after which it strikes at the latest.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Round:
     strike: Strike
     told: bool = False
     rising: tuple[str, ...] = ()
+    latest: float = _LATEST
 
 
 def rounds() -> tuple[Round, ...]:
@@ -86,9 +89,9 @@ def chance(seed: int, number: int, name: str) -> random.Random:
     return random.Random(f"{seed}/{number}/{name}")
 
 
-def share(draw: random.Random) -> float:
-    """When to strike: after this share of the undisturbed run's messages."""
-    return draw.uniform(_EARLIEST, _LATEST)
+def share(one: Round, draw: random.Random) -> float:
+    """When to strike in a round: after this share of the undisturbed run's messages."""
+    return draw.uniform(_EARLIEST, one.latest)
 
 
 def _kills() -> list[Round]:
@@ -151,6 +154,7 @@ def _two_replicas() -> list[Round]:
             setting,
             Sleep(MODEL, _SLEEP_S),
             rising=resubmitted,
+            latest=_LATEST_MOVE,
         ),
         Round(
             f"of two replicas, stop detokenizer for {_SLEEP_S:.0f} s",
@@ -161,25 +165,27 @@ def _two_replicas() -> list[Round]:
 
 
 def _links() -> list[Round]:
-    # While Run is stalled and Frames is not, the model goes on with what has moved.
-    rising = {
-        "router-tokenizer": (),
-        "router-model": (RESUBMITTED, FENCED_ROWS),
-        "router-detokenizer": (),
-        "detokenizer-model": (),
-    }
+    names = ("router-tokenizer", "router-detokenizer", "detokenizer-model")
     stalls = [
+        Round(f"stall {name} for {_STALL_S:.0f} s", Setting.LINKS, Stall(name, _STALL_S))
+        for name in names
+    ]
+    name = "router-model"
+    return [
+        *stalls,
         Round(
             f"stall {name} for {_STALL_S:.0f} s",
             Setting.LINKS,
             Stall(name, _STALL_S),
-            rising=counters,
-        )
-        for name, counters in rising.items()
+            rising=(RESUBMITTED,),
+            latest=_LATEST_MOVE,
+        ),
+        Round(
+            f"stall {name}, new connections too",
+            Setting.LINKS,
+            Stall(name, _STALL_S, new_too=True),
+        ),
     ]
-    name = "router-model"
-    dead = Stall(name, _STALL_S, new_too=True)
-    return [*stalls, Round(f"stall {name}, new connections too", Setting.LINKS, dead)]
 
 
 def _poison() -> list[Round]:

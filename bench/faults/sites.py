@@ -26,8 +26,9 @@ from chassis.channels import open_channel
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "models" / "demo"
-# Fewer candidates than the mix has, so that some of its requests have to queue.
-MAX_SEQUENCES = 24
+# Fewer candidates than the mix has, so that some of its requests have to queue; and so many that
+# one replica has room for all that two had.
+_FEW, _MANY = 24, 48
 # Models, clients and all other processes share what may be two cores. Threads of a step that wait
 # for each other spinning would take them from whoever is waited for.
 _THREADING = {"OMP_WAIT_POLICY": "PASSIVE"}
@@ -60,21 +61,22 @@ class Site:
 
 @asynccontextmanager
 async def supervised(
-    log: IO[bytes], *options: str, settings: Mapping[str, str] | None = None
+    log: IO[bytes], *, replicas: int = 1, settings: Mapping[str, str] | None = None
 ) -> AsyncIterator[Site]:
     """Run `triptych serve` on the bundled model in float32 for the block.
 
     Args:
         log: takes what the services log.
-        options: further ones of the command.
+        replicas: how many.
         settings: variables of the services.
 
     Raises:
         SiteFailed: it did not become ready.
     """
-    command = ["-m", "triptych", "serve", "--model", str(DEMO), "--dtype", "float32", *options]
-    command += ["--listen", "127.0.0.1:0", "--metrics-listen", "off"]
-    environment = {"TRIPTYCH_MODEL_MAX_SEQUENCES": str(MAX_SEQUENCES), **(settings or {})}
+    command = ["-m", "triptych", "serve", "--model", str(DEMO), "--dtype", "float32"]
+    command += ["--replicas", str(replicas), "--listen", "127.0.0.1:0", "--metrics-listen", "off"]
+    sequences = _FEW if replicas == 1 else _MANY
+    environment = {"TRIPTYCH_MODEL_MAX_SEQUENCES": str(sequences), **(settings or {})}
     process = _start(command, environment, log)
     site = Site("", Roster(process.pid))
     try:
@@ -139,7 +141,7 @@ def _commands(links: Mapping[str, Proxy]) -> dict[str, dict[str, str]]:
         "model_svc": {
             "CHECKPOINT": demo,
             "DTYPE": "float32",
-            "MAX_SEQUENCES": str(MAX_SEQUENCES),
+            "MAX_SEQUENCES": str(_FEW),
             "GRACE_S": "1",
         },
         "detokenizer_svc": {

@@ -53,11 +53,20 @@ def test_a_number_of_rounds_takes_the_first_or_begins_again():
 
 
 def test_a_round_strikes_at_the_same_moment_for_the_same_seed_and_at_another_for_others():
+    one = schedule.rounds()[0]
+
     def share(seed, number, name):
-        return schedule.share(schedule.chance(seed, number, name))
+        return schedule.share(one, schedule.chance(seed, number, name))
 
     shares = {share(1, 0, "a"), share(2, 0, "a"), share(1, 1, "a"), share(1, 0, "b")}
 
     assert share(1, 0, "a") == share(1, 0, "a")
     assert len(shares) == 4
     assert all(0 < one < 1 for one in shares)
+
+
+def test_a_round_strikes_no_later_than_it_may():
+    for one in schedule.rounds():
+        shares = [schedule.share(one, schedule.chance(seed, 0, "a")) for seed in range(50)]
+
+        assert one.latest / 2 < max(shares) <= one.latest
