@@ -14,6 +14,8 @@ from detokenizer_svc.stops import StopAutomaton, StopMatcher
 from detokenizer_svc.unsent import Alternatives
 from protos import detokenizer_pb2, model_pb2
 
+_BEYOND_ANY_PROMPT = 2**32 - 1
+
 
 class Audience(Protocol):
     """Who is told of a request's text."""
@@ -45,7 +47,9 @@ class Request:
         self.audience = audience
         self.candidates = _candidates(register, spelling)
         self._wants_prompt = register.output.prompt_logprobs
-        self._prompt_expected = 0
+        # Whoever wants no rows of the prompt must not ask for them: they could take all the room
+        # there is, each time, before the rows that are wanted.
+        self._prompt_expected = 0 if self._wants_prompt else _BEYOND_ANY_PROMPT
         self._prompt_awaiting = False
         for delivered in register.delivered:
             if delivered.candidate < len(self.candidates):

@@ -19,6 +19,7 @@ from protos.token_frame import ALTERNATIVE, LENGTH, PROMPT, ROW, TokenFrame
 TOKENIZER = byte_level()
 SPELLING = Spelling(TOKENIZER)
 HANDLE = 2**64 - 1
+NO_PROMPT = 2**32 - 1
 
 Row = tuple[int, int, int, int, float, int, int, int]
 
@@ -66,7 +67,7 @@ def delivered(*ids: int, candidate: int = 0, finished: bool = False) -> Delivere
     return Delivered(candidate=candidate, ids=array("i", ids).tobytes(), finished=finished)
 
 
-def replay(position: int, *, attempt: int = 1, candidate: int = 0, prompt: int = 0):
+def replay(position: int, *, attempt: int = 1, candidate: int = 0, prompt: int = NO_PROMPT):
     return model_pb2.Replay(
         handle=HANDLE,
         attempt=attempt,
@@ -211,7 +212,7 @@ def test_a_registration_renewed_is_told_the_scores_of_the_prompt_from_the_first_
     scores = frame(*(row(place, 4 + place, flags=PROMPT) for place in range(3)))
     registry.register(register(output=output), listener)
     registry.take(scores)
-    assert registry.register(register(output=output), listener) == [replay(0)]
+    assert registry.register(register(output=output), listener) == [replay(0, prompt=0)]
     registry.take(scores)
     unsent = listener.candidates[HANDLE, 0].unsent
     assert (unsent.prompt_position, [score[0] for score in unsent.prompt_scores]) == (0, [4, 5, 6])
@@ -240,7 +241,15 @@ def test_a_finished_candidate_still_asks_for_scores_of_the_prompt() -> None:
     registry.register(register(output=output), Listener())
     registry.take(frame(row(0, flags=LENGTH)))
     gap = model_pb2.Gap(requests=[model_pb2.Missing(handle=HANDLE, attempt=1)])
-    assert registry.missing(gap) == [replay(1)]
+    assert registry.missing(gap) == [replay(1, prompt=0)]
+
+
+def test_rows_of_the_prompt_are_asked_for_only_where_they_are_wanted() -> None:
+    registry = Registry(SPELLING)
+    output = generation_pb2.OutputOptions(prompt_logprobs=True)
+    registry.register(register(output=output), Listener())
+    asked = registry.register(register(delivered=[delivered()]), Listener())
+    assert asked == [replay(0, prompt=NO_PROMPT)]
 
 
 def test_a_request_without_options_leaves_special_tokens_out() -> None:
