@@ -1,0 +1,29 @@
+"""How each kernel is launched where nothing was tuned for the GPU.
+
+Invariant: every launch here compiles for sm_90 without spilling, which the ahead-of-time check of
+the kernels holds up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from kernels.triton.launch import Config, Tuned
+
+# Of a row kernel, each thread holds 16 to 32 elements: enough loads in flight, few registers.
+_ROWS = (
+    Tuned({"hidden": 512}, Config({"BLOCK": 512}, num_warps=1)),
+    Tuned({"hidden": 1024}, Config({"BLOCK": 1024}, num_warps=2)),
+    Tuned({"hidden": 2048}, Config({"BLOCK": 2048}, num_warps=4)),
+    Tuned({"hidden": 4096}, Config({"BLOCK": 4096}, num_warps=8)),
+    Tuned({"hidden": 8192}, Config({"BLOCK": 8192}, num_warps=8)),
+    Tuned({"hidden": 16384}, Config({"BLOCK": 16384}, num_warps=16)),
+)
+
+DEFAULTS: Mapping[str, tuple[Tuned, ...]] = {
+    "rms_norm": _ROWS,
+    "layer_norm": _ROWS,
+    "norm_heads": (Tuned({}, Config({"BLOCK_HEADS": 8}, num_warps=4)),),
+    "rope": (Tuned({}, Config({"BLOCK_HEADS": 16}, num_warps=4)),),
+    "gated": (Tuned({}, Config({"BLOCK": 2048}, num_warps=4)),),
+}
