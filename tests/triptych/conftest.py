@@ -5,6 +5,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 
+import grpc
 import pytest
 
 from chassis.config import ServiceSettings
@@ -23,6 +24,7 @@ class FakeGeneration(generation_pb2_grpc.GenerationServiceServicer):
         requests: generations and tokenisations asked for.
         heard: what came with every call of any kind, failed ones too.
         away: how many of the next calls are answered UNAVAILABLE.
+        stopping: how many of the next calls are answered CANCELLED, as by a server that stops.
         stuck: how many of the next calls are never answered.
         remaining_s: what each call had left until its deadline.
         waiting: set once a call has come that is never answered.
@@ -33,6 +35,7 @@ class FakeGeneration(generation_pb2_grpc.GenerationServiceServicer):
         self.requests: list = []
         self.heard: list = []
         self.away = 0
+        self.stopping = 0
         self.stuck = 0
         self.remaining_s: list[float | None] = []
         self.waiting = threading.Event()
@@ -46,6 +49,9 @@ class FakeGeneration(generation_pb2_grpc.GenerationServiceServicer):
         if self.away:
             self.away -= 1
             raise Unavailable("the tokenizer is away", retry_after_s=0.001)
+        if self.stopping:
+            self.stopping -= 1
+            await context.abort(grpc.StatusCode.CANCELLED, "Cancelling all calls")
         if self.stuck:
             self.stuck -= 1
             self.waiting.set()

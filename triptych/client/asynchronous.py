@@ -20,7 +20,7 @@ from protos import generation_pb2_grpc
 from triptych import addresses
 from triptych.client import pauses, replies, requests, results
 from triptych.client.connection import CHANNEL_OPTIONS
-from triptych.client.failures import Unavailable, typed_errors
+from triptych.client.failures import Cancelled, Unavailable, typed_errors
 from triptych.client.options import OptionChanges, Options, Prompt, choose
 from triptych.client.tries import RETRY_S, Tries
 
@@ -140,8 +140,9 @@ class AsyncClient:
             try:
                 with typed_errors(self.address, tries.made):
                     return await attempt(timeout=timeout)
-            except Unavailable as error:
-                await self._pause(error, tries)
+            except (Unavailable, Cancelled) as error:
+                away = pauses.absence(error, closed=self._closed.is_set())
+                await self._pause(away, tries)
 
     async def _pause(self, error: Unavailable, tries: Tries) -> None:
         pause_s = pauses.pause_after(error, tries)

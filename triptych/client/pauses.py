@@ -1,7 +1,8 @@
 """What both clients do between two tries of a call; they differ only in how they wait.
 
 A call is made again only after UNAVAILABLE and before its first message: nothing of it was seen,
-so the same request can be sent once more.
+so the same request can be sent once more. A server that stops answers CANCELLED to what it has not
+taken in yet, which is the same.
 """
 
 from __future__ import annotations
@@ -15,6 +16,28 @@ from triptych.client.tries import Tries
 
 OnRetry = Callable[[Unavailable, float], None]
 """Told what a try failed with, and for how many seconds the call pauses before the next one."""
+
+
+def absence(error: Unavailable | Cancelled, *, closed: bool) -> Unavailable:
+    """What a try has failed with, where that was for want of a server.
+
+    Args:
+        error: its failure.
+        closed: whether the client was closed, and so has cancelled it.
+
+    Raises:
+        Cancelled: `error` itself, where it was.
+    """
+    if isinstance(error, Unavailable):
+        return error
+    if closed:
+        raise error
+    return Unavailable(
+        f"the server is stopping: {error.message}",
+        address=error.address,
+        status=grpc.StatusCode.UNAVAILABLE,
+        tries=error.tries,
+    )
 
 
 def pause_after(error: Unavailable, tries: Tries) -> float:

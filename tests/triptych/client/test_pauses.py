@@ -49,6 +49,34 @@ def test_what_was_unavailable_is_asked_again_until_it_is_answered(server, call, 
     assert len(server.generation.heard) == 4
 
 
+@pytest.mark.usefixtures("short_pauses")
+def test_what_a_stopping_server_has_not_taken_in_is_asked_again(server, call):
+    server.generation.stopping = 2
+
+    assert call(server.address, "generate", "hello").text == "Once upon a time"
+    assert len(server.generation.heard) == 3
+
+
+def test_a_server_that_only_stops_is_told_as_one_that_is_away(server, call):
+    server.generation.stopping = 1
+
+    with pytest.raises(triptych.Unavailable, match="stopping"):
+        call(server.address, "generate", "hello", retry_s=0)
+
+
+def test_a_call_that_its_own_client_ended_is_not_made_again(server):
+    server.generation.stuck = 1
+    client = Client(server.address)
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(client.generate, "hello")
+        assert server.generation.waiting.wait(10)
+        client.close()
+
+        with pytest.raises(triptych.Cancelled):
+            answer.result(10)
+    assert len(server.generation.heard) == 1
+
+
 @all_methods
 def test_without_time_to_retry_it_is_asked_once(server, call, method, arguments):
     server.generation.away = 1
