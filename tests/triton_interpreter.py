@@ -32,6 +32,7 @@ _patch_lang_tensor = interpreter._patch_lang_tensor
 _call_grid = interpreter.GridExecutor.__call__
 _binary_op = interpreter.InterpreterBuilder.binary_op
 _ternary_op = interpreter.InterpreterBuilder.ternary_op
+_cast = interpreter.InterpreterBuilder.cast_impl
 _unary_op = interpreter.InterpreterBuilder.unary_op
 _reduce_sum = interpreter.ReduceOps.sum
 _reduce_extreme = interpreter.ReduceOps.min_max
@@ -49,6 +50,7 @@ def install() -> None:
     builder.binary_op = binary
     builder.ternary_op = ternary
     builder.unary_op = unary
+    builder.cast_impl = cast
     interpreter.ReduceOps.sum = reduce_sum
     interpreter.ReduceOps.min_max = reduce_extreme
 
@@ -133,6 +135,17 @@ def unary(self: Any, operand: Any, operation: Callable[[Array], Array]) -> Any:
         return _unary_op(self, operand, operation)
     out = operation(widen(operand.data, kind))
     return interpreter.TensorHandle(narrow(out, kind), kind)
+
+
+def cast(self: Any, operand: Any, dtype: tl.dtype) -> Any:
+    """A value in another type; integers become floats by value, and back."""
+    source, target = operand.dtype.scalar, dtype.scalar
+    if source not in _FOREIGN and target not in _FOREIGN:
+        return _cast(self, operand, dtype)
+    values = widen(operand.data, source)
+    if target not in _FOREIGN:
+        return interpreter.TensorHandle(values.astype(interpreter._get_np_dtype(target)), target)
+    return interpreter.TensorHandle(narrow(values, target), target)
 
 
 def reduce_sum(self: Any, operand: Any) -> Any:

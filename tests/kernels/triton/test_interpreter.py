@@ -109,6 +109,18 @@ def test_every_value_of_a_narrow_float_widens_exactly(
     torch.testing.assert_close(out, x.float().to(dtype), rtol=0, atol=0, equal_nan=True)
 
 
+def test_integers_become_bfloat16_by_value_and_back(device: str) -> None:
+    x = torch.arange(-128, 128, dtype=torch.int8, device=device)
+    wide = torch.empty(256, dtype=torch.bfloat16, device=device)
+    back = torch.empty_like(x)
+
+    _cast_kernel[(1,)](x, wide, SIZE=256)
+    _cast_kernel[(1,)](wide, back, SIZE=256)
+
+    assert torch.equal(wide.float(), x.float())
+    assert torch.equal(back, x)
+
+
 @pytest.mark.parametrize("dtype", FLOAT8)
 def test_what_float8_cannot_hold_saturates(device: str, dtype: torch.dtype) -> None:
     x = torch.tensor([1e6, -1e6, float("inf"), 0.0], device=device)
