@@ -1,0 +1,79 @@
+"""The real router in a simulated process, before real replicas in others."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from functools import cache
+from typing import Any, cast
+
+from grpc import aio
+from prometheus_client import CollectorRegistry
+from simulated_calls import MemoryChannel
+from simulated_links import Network
+from simulated_loop import Process
+from simulated_services import Conditions, SimulatedReplica
+
+from router.dispatcher import Dispatcher
+from router.journey import Journeys
+from router.metrics import RecoveryMetrics
+from router.prompt_arena import PromptArena
+from router.replica import Channels, Replica
+from router.settings import Patience, ReplicaAddress
+
+ARENA_BYTES = 512  # some prompts find no room
+RECOVERY_S = 1e6  # nobody gives up: that has tests of its own
+REJOIN_S = 5.0
+MAX_QUEUE = 100
+
+
+@cache
+def recovery_counted() -> RecoveryMetrics:
+    return RecoveryMetrics(CollectorRegistry())
+
+
+class SimulatedRouter:
+    """A router that takes prompts of ids only, and so needs no tokenizer."""
+
+    def __init__(
+        self, network: Network, replicas: Sequence[SimulatedReplica], conditions: Conditions
+    ) -> None:
+        self.process = Process("router")
+        self._network = network
+        self.arena = PromptArena(ARENA_BYTES if conditions.shared else 0)
+        self.dispatcher = Dispatcher(MAX_QUEUE, RECOVERY_S, lambda: None)
+        self.replicas = tuple(self._link(replica) for replica in replicas)
+        self.dispatcher.replicas = self.replicas
+        no_tokenizer = cast(Any, None)
+        self.journeys = Journeys(no_tokenizer, self.dispatcher, self.arena, RECOVERY_S)
+        for replica in self.replicas:
+            network.loop.start(self.process, replica.keep())
+
+    def _link(self, replica: SimulatedReplica) -> Replica:
+        return Replica(
+            ReplicaAddress(replica.model_address, replica.detokenizer_address),
+            Channels(
+                self._channel(f"run{replica.index}", replica.model_address),
+                self._channel(f"watch{replica.index}", replica.detokenizer_address),
+            ),
+            self.arena,
+            self.dispatcher,
+            recovery_counted(),
+            Patience(RECOVERY_S, REJOIN_S),
+        )
+
+    def _channel(self, link: str, address: str) -> aio.Channel:
+        return cast(aio.Channel, MemoryChannel(self._network.link(link, self.process, address)))
+
+    def start(self, coro: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Begin a task of it."""
+        return self._network.loop.start(self.process, coro)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._network.kill(self.process)
+
+    def close(self) -> None:
+        """End it, and remove what it shares."""
+        self.kill()
+        self.arena.close()
