@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from kernels.triton.attention_defaults import DECODE, PREFILL, SPLITS, STORE
 from kernels.triton.launch import Config, Tuned
 
 # Of a row kernel, each thread holds 16 to 32 elements: enough loads in flight, few registers.
@@ -25,5 +26,9 @@ DEFAULTS: Mapping[str, tuple[Tuned, ...]] = {
     "layer_norm": _ROWS,
     "norm_heads": (Tuned({}, Config({"BLOCK_HEADS": 8}, num_warps=4)),),
     "rope": (Tuned({}, Config({"BLOCK_HEADS": 16}, num_warps=4)),),
+    "store_kv": STORE,
+    "prefill_attention": PREFILL,
+    "decode_attention": DECODE,
+    "decode_splits": SPLITS,
     "gated": (Tuned({}, Config({"BLOCK": 2048}, num_warps=4)),),
 }

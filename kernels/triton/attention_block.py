@@ -1,0 +1,105 @@
+"""One block of keys against one tile of queries: what prefill and decode attention have in common.
+
+Invariant: the running state of a query is its peak score (in units of log 2), the sum of its
+weights and the weighted sum of values, both relative to the peak.
+"""
+
+# mypy: disable-error-code="import-untyped,no-untyped-def,untyped-decorator"
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+LOG2E = tl.constexpr(1.4426950408889634)
+# Less than any score, and finite, so that a query that has seen nothing yet has weights of zero.
+LOWEST = tl.constexpr(-1.0e30)
+
+
+@triton.jit
+def no_keys_yet(sinks_ptr, heads, M: tl.constexpr, BLOCK_D: tl.constexpr):
+    """The state of `heads` [M] before their first key; their sinks count, unless None."""
+    total = tl.zeros([M], tl.float32)
+    peak = total + LOWEST
+    if sinks_ptr is not None:
+        peak = tl.load(sinks_ptr + heads) * LOG2E
+        total += 1
+    return peak, total, tl.zeros([M, BLOCK_D], tl.float32)
+
+
+@triton.jit
+def attend_block(
+    state, q, kv, slots, stored, visible, distance, slopes, scale,
+    SOFT_CAP: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """Add one block of keys and values to the running state of a tile of queries.
+
+    Args:
+        state: peaks [M], sums [M] and weighted values [M, BLOCK_D] so far, float32.
+        q: [M, BLOCK_D].
+        kv: pointers to one head of the caches, their strides by slot and within a row; pointers
+            to the scales or None, the head's place in them and their stride by slot.
+        slots: [N].
+        stored: [N], which slots may be read; None for all.
+        visible: [M, N] or [1, N], which scores count; None for all.
+        distance: like `visible`, from key to query; used with ALiBi only.
+        slopes: [M] in units of log 2, or None for no ALiBi.
+        scale: factor on query-key products; SOFT_CAP is applied after it, 0 for none.
+
+    Source: Dao 2023 (FlashAttention-2), algorithm 1.
+    """
+    peak, total, acc = state
+    k_ptr, v_ptr, stride_s, stride_d, k_scale_ptr, v_scale_ptr, scale_place, scale_stride_s = kv
+    dims = tl.arange(0, BLOCK_D)
+    # int64: slot * stride passes 2**31 in a cache of 2**21 slots x 8 heads x 128 dims.
+    slots = slots.to(tl.int64)
+    offsets = slots[:, None] * stride_s + dims[None, :] * stride_d
+    # A free slot may hold anything, NaN too: a weight of zero alone would not keep it out.
+    k = _load_rows(k_ptr + offsets, stored, dims, HEAD_DIM, BLOCK_D)
+    v = _load_rows(v_ptr + offsets, stored, dims, HEAD_DIM, BLOCK_D)
+    scores = tl.dot(q, tl.trans(k.to(q.dtype)), input_precision="ieee")
+    if k_scale_ptr is not None:
+        of_slots = scale_place + slots * scale_stride_s
+        scores *= _load_scales(k_scale_ptr + of_slots, stored)[None, :]
+    factor = scale * LOG2E
+    if SOFT_CAP > 0:
+        # tanh by exp2; libdevice's would tie the kernel to one vendor.
+        doubled = scores * (scale * (2 * LOG2E / SOFT_CAP))
+        scores = SOFT_CAP - 2 * SOFT_CAP / (1 + tl.exp2(doubled))
+        factor = LOG2E
+    if slopes is not None:
+        scores = scores * factor - slopes[:, None] * distance
+        factor = 1.0
+    if visible is not None:
+        scores = tl.where(visible, scores, float("-inf"))
+    new_peak = tl.maximum(peak, tl.max(scores, 1) * factor)
+    weights = tl.exp2(scores * factor - new_peak[:, None])
+    decay = tl.exp2(peak - new_peak)
+    total = total * decay + tl.sum(weights, 1)
+    acc = acc * decay[:, None]
+    if v_scale_ptr is not None:
+        of_slots = scale_place + slots * scale_stride_s
+        weights *= _load_scales(v_scale_ptr + of_slots, stored)[None, :]
+        # float16 would lose small weights times small scales; float32 is there for tests alone.
+        wide = tl.float32 if q.dtype == tl.float32 else tl.bfloat16
+        acc = tl.dot(weights.to(wide), v.to(wide), acc, input_precision="ieee")
+    else:
+        acc = tl.dot(weights.to(v.dtype), v, acc, input_precision="ieee")
+    return new_peak, total, acc
+
+
+@triton.jit
+def _load_rows(pointers, stored, dims, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr):
+    if stored is not None:
+        rows = tl.load(pointers, mask=stored[:, None] & (dims < HEAD_DIM)[None, :], other=0)
+    elif HEAD_DIM < BLOCK_D:
+        rows = tl.load(pointers, mask=(dims < HEAD_DIM)[None, :], other=0)
+    else:
+        rows = tl.load(pointers)
+    return rows
+
+
+@triton.jit
+def _load_scales(pointers, stored):
+    scales = tl.load(pointers, mask=stored, other=0) if stored is not None else tl.load(pointers)
+    return scales.to(tl.float32)

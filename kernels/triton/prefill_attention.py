@@ -1,0 +1,253 @@
+"""Attention of prompt chunks over token-level KV, without padding.
+
+A tile is `BLOCK_M` rows: the query heads of one key/value head, of as many tokens as fit. So the
+heads of a group share the keys they load, and few keys are loaded only to be masked. A table,
+made once a step, says which tokens each tile has.
+
+Invariant: only the slots of a chunk's own positions are read, and every query of the chunks is
+written once.
+"""
+
+# mypy: disable-error-code="import-untyped,no-untyped-def,untyped-decorator"
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+
+from kernels.attention_options import AttentionOptions, KvScales
+from kernels.ops import AttentionChunks, AttentionShape
+from kernels.triton.attention_block import LOG2E, attend_block, no_keys_yet
+from kernels.triton.attention_checks import check_attention
+from kernels.triton.configs import Config, choose
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillPlan:
+    """Which tile of a step has which tokens; the same in every layer with these options."""
+
+    chunks: AttentionChunks
+    shape: AttentionShape
+    options: AttentionOptions
+    config: Config
+    tiles: torch.Tensor
+    """[2, tiles] int32: a tile's chunk, -1 for none, and its first token in that chunk."""
+
+
+def plan_prefill(
+    chunks: AttentionChunks,
+    tokens: int,
+    shape: AttentionShape,
+    kv_dtype: torch.dtype,
+    options: AttentionOptions | None = None,
+) -> PrefillPlan:
+    """Work out, on the device, the tiles of all chunks but the first `chunks.num_decodes`.
+
+    Args:
+        chunks: of the step.
+        tokens: at least as many as those chunks have; how many programs start depends on it.
+        shape: of attention.
+        kv_dtype: of the caches.
+        options: of the layers that will use the plan; None for none.
+
+    Raises:
+        ValueError: more query heads share a key/value head than a tile has rows.
+    """
+    group = shape.heads // shape.kv_heads
+    config = choose(
+        "prefill_attention", kv_bits=8 * kv_dtype.itemsize, head_dim=shape.head_dim, group=group
+    )
+    tile_tokens = config.tiles["BLOCK_M"] // group
+    if tile_tokens == 0:
+        raise ValueError(f"{group} query heads share a key/value head: a tile has fewer rows")
+    count = chunks.rows.shape[0] - chunks.num_decodes
+    tiles = torch.empty(
+        (2, tokens // tile_tokens + count), dtype=torch.int32, device=chunks.q_starts.device
+    )
+    if count:
+        _tiles_kernel[(count,)](
+            chunks.q_starts, chunks.num_decodes, count, tiles, tiles.shape[1],
+            TILE_TOKENS=tile_tokens, BLOCK=256, num_warps=4,
+        )  # fmt: skip
+    return PrefillPlan(chunks, shape, options or AttentionOptions(), config, tiles)
+
+
+def prefill_attention(
+    q: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    plan: PrefillPlan,
+    scales: KvScales | None = None,
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Causal attention of a plan's chunks over their sequences' slots.
+
+    Heads past `head_dim` up to a power of two, and keys after a query or past a chunk's length,
+    are masked.
+
+    Args:
+        q: [tokens, heads, head_dim] of the whole step, any strides.
+        k_cache, v_cache: [slots, kv_heads, head_dim], strides alike; of q's dtype, or int8.
+        plan: what `plan_prefill` gave for the step.
+        scales: of int8 caches; None for others.
+        out: like q, its last stride 1, whose rows of the chunks are written; None for a new
+            one, whose other rows hold anything.
+
+    Returns:
+        `out`.
+
+    Raises:
+        ValueError: shapes, strides or types disagree.
+
+    Source: Dao 2023 (FlashAttention-2), section 3.
+    """
+    shape, options, config, chunks = plan.shape, plan.options, plan.config, plan.chunks
+    check_attention(q, k_cache, v_cache, scales, shape, options)
+    if out is None:
+        out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    if plan.tiles.shape[1] == 0:
+        return out
+    _prefill_kernel[(plan.tiles.shape[1], shape.kv_heads)](
+        q, *q.stride(),
+        k_cache, v_cache, *k_cache.stride(),
+        *((scales.k, scales.v, *scales.k.stride()) if scales else (None, None, 0, 0)),
+        out, out.stride(0), out.stride(1),
+        chunks.slot_table, chunks.slot_table.stride(0), chunks.rows, chunks.q_starts,
+        chunks.kv_lengths, plan.tiles, plan.tiles.shape[1],
+        options.alibi_slopes, options.sinks, shape.scale,
+        GROUP=shape.heads // shape.kv_heads, HEAD_DIM=shape.head_dim,
+        SOFT_CAP=options.soft_cap, WINDOW=options.window,
+        BLOCK_D=triton.next_power_of_2(shape.head_dim), **config.options(),
+    )  # fmt: skip
+    return out
+
+
+@triton.jit(
+    do_not_specialize=["first_chunk", "count", "capacity"],
+    do_not_specialize_on_alignment=["q_starts_ptr", "tiles_ptr"],
+)
+def _tiles_kernel(
+    q_starts_ptr, first_chunk, count, tiles_ptr, capacity,
+    TILE_TOKENS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Program `i` lists the tiles of chunk `i`, the last of them first: it has the most keys."""
+    own = tl.program_id(0)
+    before, total, tiles = 0, 0, 0
+    for start in range(0, count, BLOCK):
+        chunk = start + tl.arange(0, BLOCK)
+        starts_ptr = q_starts_ptr + first_chunk + chunk
+        begin = tl.load(starts_ptr, mask=chunk < count, other=0)
+        end = tl.load(starts_ptr + 1, mask=chunk < count, other=0)
+        needed = ((end - begin + TILE_TOKENS - 1) // TILE_TOKENS).to(tl.int32)
+        before += tl.sum(tl.where(chunk < own, needed, 0))
+        tiles += tl.sum(tl.where(chunk == own, needed, 0))
+        total += tl.sum(needed)
+    for start in range(0, tiles, BLOCK):
+        tile = start + tl.arange(0, BLOCK)
+        to_ptr = tiles_ptr + before + tile
+        tl.store(to_ptr, first_chunk + own, mask=tile < tiles)
+        tl.store(to_ptr + capacity, (tiles - 1 - tile) * TILE_TOKENS, mask=tile < tiles)
+    if own == count - 1:
+        for start in range(total, capacity, BLOCK):
+            tile = start + tl.arange(0, BLOCK)
+            tl.store(tiles_ptr + tile, -1, mask=tile < capacity)
+
+
+@triton.jit(
+    do_not_specialize=["tiles"],
+    do_not_specialize_on_alignment=["rows_ptr", "q_starts_ptr", "lengths_ptr", "tiles_ptr"],
+)
+def _prefill_kernel(
+    q_ptr, q_stride_t, q_stride_h, q_stride_d,
+    k_ptr, v_ptr, kv_stride_s, kv_stride_h, kv_stride_d,
+    k_scale_ptr, v_scale_ptr, scale_stride_s, scale_stride_h,
+    out_ptr, out_stride_t, out_stride_h,
+    table_ptr, table_stride, rows_ptr, q_starts_ptr, lengths_ptr, tiles_ptr, tiles,
+    slopes_ptr, sinks_ptr, scale,
+    GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, SOFT_CAP: tl.constexpr, WINDOW: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    TILE_TOKENS: tl.constexpr = BLOCK_M // GROUP
+    chunk = tl.load(tiles_ptr + tl.program_id(0))
+    if chunk < 0:
+        return
+    first = tl.load(tiles_ptr + tiles + tl.program_id(0))
+    kv_head = tl.program_id(1)
+    q_start = tl.load(q_starts_ptr + chunk)
+    queries = (tl.load(q_starts_ptr + chunk + 1) - q_start).to(tl.int32)
+    length = tl.load(lengths_ptr + chunk).to(tl.int32)
+    table_ptr += tl.load(rows_ptr + chunk) * table_stride
+
+    row = tl.arange(0, BLOCK_M)
+    dims = tl.arange(0, BLOCK_D)
+    query = first + row // GROUP
+    head = kv_head * GROUP + row % GROUP
+    live = (row < TILE_TOKENS * GROUP) & (query < queries)
+    in_row = live[:, None] & (dims < HEAD_DIM)[None, :]
+    token = q_start + query
+    q_rows_ptr = q_ptr + (token * q_stride_t + head * q_stride_h)[:, None]
+    q = tl.load(q_rows_ptr + dims[None, :] * q_stride_d, mask=in_row, other=0)
+    position = length - queries + query
+
+    scale_place = kv_head * scale_stride_h
+    k_ptr += kv_head.to(tl.int64) * kv_stride_h
+    v_ptr += kv_head.to(tl.int64) * kv_stride_h
+    kv = (
+        k_ptr, v_ptr, kv_stride_s, kv_stride_d,
+        k_scale_ptr, v_scale_ptr, scale_place, scale_stride_s,
+    )  # fmt: skip
+    slopes = tl.load(slopes_ptr + head) * LOG2E if slopes_ptr is not None else None
+    state = no_keys_yet(sinks_ptr, head, BLOCK_M, BLOCK_D)
+
+    # Every query of the tile sees the keys from `begin` to `masked_from`.
+    visible_to_all = length - queries + first + 1
+    stop = tl.minimum(visible_to_all + TILE_TOKENS - 1, length)
+    begin = tl.maximum(visible_to_all - WINDOW, 0) if WINDOW > 0 else 0
+    columns = tl.arange(0, BLOCK_N)
+    slots = tl.load(table_ptr + begin + columns, mask=begin + columns < stop, other=0)
+    if WINDOW == 0:
+        masked_from = visible_to_all // BLOCK_N * BLOCK_N
+        state, slots = _attend_range(
+            state, slots, begin, masked_from, stop, q, kv, table_ptr, position, slopes, scale,
+            False, SOFT_CAP, WINDOW, HEAD_DIM, BLOCK_N, BLOCK_D,
+        )  # fmt: skip
+        begin = masked_from
+    state, slots = _attend_range(
+        state, slots, begin, stop, stop, q, kv, table_ptr, position, slopes, scale,
+        True, SOFT_CAP, WINDOW, HEAD_DIM, BLOCK_N, BLOCK_D,
+    )  # fmt: skip
+
+    _, total, acc = state
+    out_rows_ptr = out_ptr + (token * out_stride_t + head * out_stride_h)[:, None]
+    out = (acc / total[:, None]).to(out_ptr.dtype.element_ty)
+    tl.store(out_rows_ptr + dims[None, :], out, mask=in_row)
+
+
+@triton.jit
+def _attend_range(
+    state, slots, begin, end, stop, q, kv, table_ptr, position, slopes, scale,
+    MASKED: tl.constexpr, SOFT_CAP: tl.constexpr, WINDOW: tl.constexpr,
+    HEAD_DIM: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """Attend to the keys from `begin` to `end`, the first of which have `slots`."""
+    columns = tl.arange(0, BLOCK_N)
+    for start in tl.range(begin, end, BLOCK_N):
+        # A turn ahead, for the addresses of the next turn's keys depend on them.
+        ahead = start + BLOCK_N + columns
+        next_slots = tl.load(table_ptr + ahead, mask=ahead < stop, other=0)
+        distance = position[:, None] - (start + columns)[None, :]
+        stored, visible = None, None
+        if MASKED:
+            stored = start + columns < stop
+            visible = distance >= 0
+            if WINDOW > 0:
+                visible &= distance < WINDOW
+        state = attend_block(
+            state, q, kv, slots, stored, visible, distance, slopes, scale,
+            SOFT_CAP, HEAD_DIM, BLOCK_D,
+        )  # fmt: skip
+        slots = next_slots
+    return state, slots
