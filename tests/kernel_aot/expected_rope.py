@@ -1,0 +1,35 @@
+"""What the machine code of rotary embedding must be like."""
+
+from __future__ import annotations
+
+import torch
+from ahead_of_time import Expected, Needs, meta
+
+from kernels.triton.rope import rope
+
+
+def _turn(head_dim: int, rotary_dim: int, interleaved: bool, fused: bool = False) -> None:
+    qkv = meta(512, 48, head_dim)
+    table = meta(4096, rotary_dim, dtype=torch.float32)
+    positions = meta(512, dtype=torch.int64)
+    q, k = (qkv[:, :40], None) if fused else (qkv[:, :32], qkv[:, 32:40])
+    rope(q, k, table, positions, interleaved)
+
+
+EXPECTED = [
+    *(
+        Expected(
+            f"rope {rotary_dim} of {head_dim}, {'interleaved' if interleaved else 'halves'}",
+            lambda d=head_dim, r=rotary_dim, i=interleaved: _turn(d, r, i),
+            {"_rope_kernel": Needs(64, wide_loads=4, wide_stores=4 - 2 * interleaved)},
+        )
+        for head_dim, rotary_dim in ((128, 128), (128, 64), (256, 256))
+        for interleaved in (False, True)
+    ),
+    Expected(
+        "rope of queries and keys in one tensor",
+        lambda: _turn(128, 128, False, fused=True),
+        {"_rope_kernel": Needs(64, wide_loads=4, wide_stores=2)},
+    ),
+    Expected("rope ragged", lambda: _turn(80, 22, False), {"_rope_kernel": Needs(64)}),
+]

@@ -1,0 +1,45 @@
+"""Every kernel, launched as models launch it, becomes the machine code that its table expects.
+
+The tables are the files `expected_*.py` beside this one, each a list of calls named `EXPECTED`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from ahead_of_time import GFX_942, SM_80, SM_100, Expected, compiling, complaints
+from triton.backends.compiler import GPUTarget
+
+from kernels.triton import configs
+
+EXPECTED: list[Expected] = [
+    expected
+    for path in sorted(Path(__file__).parent.glob("expected_*.py"))
+    for expected in import_module(f"kernel_aot.{path.stem}").EXPECTED
+]
+ELSEWHERE = {"sm_80": SM_80, "sm_100": SM_100, "gfx942": GFX_942}
+# The launches without a file, then those that were tuned for each GPU.
+GPUS = ["none", *sorted({path.name.split(".")[1] for path in configs.FOLDER.glob("*.json")})]
+
+each_call = pytest.mark.parametrize("expected", EXPECTED, ids=str)
+
+
+@pytest.mark.parametrize("gpu", GPUS)
+@each_call
+def test_machine_code_is_as_expected(
+    expected: Expected, gpu: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(configs, "gpu_name", lambda: gpu)
+
+    assert complaints(expected) == []
+
+
+@pytest.mark.parametrize("target", ELSEWHERE.values(), ids=ELSEWHERE)
+@each_call
+def test_kernels_compile_for_other_gpus(expected: Expected, target: GPUTarget) -> None:
+    with compiling(target) as launches:
+        expected.call()
+
+    assert {launch.kernel for launch in launches} == set(expected.kernels)
