@@ -18,6 +18,7 @@ from chassis.errors import Unavailable
 from protos import detokenizer_pb2, generation_pb2, tokenizer_pb2
 from router import validation
 from router.admission import Ticket
+from router.connection import PAUSE_FIRST_S, PAUSE_MOST_S
 from router.dispatcher import Dispatcher
 from router.live_request import LiveRequest
 from router.peer_errors import ReplicaLost, from_peer, is_away
@@ -76,6 +77,7 @@ class Journeys:
             Unavailable: none did.
             ServiceError: it failed.
         """
+        pause_s = PAUSE_FIRST_S
         try:
             async with asyncio.timeout(self._recovery_s):
                 while True:
@@ -86,6 +88,9 @@ class Journeys:
                     except aio.AioRpcError as error:
                         if not is_away(error):
                             raise from_peer(error, "detokenizer") from error
+                    # Its stream may not have ended yet; it must not be asked again at once.
+                    await asyncio.sleep(pause_s)
+                    pause_s = min(2 * pause_s, PAUSE_MOST_S)
         except TimeoutError:
             raise Unavailable("the detokenizer is away") from None
 
