@@ -97,6 +97,8 @@ class Expected:
     """Takes nothing; what it returns is not looked at."""
     kernels: Mapping[str, Needs]
     """By name, each kernel that the call launches."""
+    elsewhere: bool = False
+    """Whether it is compiled for other GPUs too: one call of a kind is enough for that."""
 
     def __str__(self) -> str:
         return self.name

@@ -3,6 +3,8 @@
 A program owns some columns of one row. Invariant: computed in float32 and rounded once.
 """
 
+# mypy: disable-error-code="import-untyped,no-untyped-def,untyped-decorator"
+
 from __future__ import annotations
 
 from typing import Literal

@@ -5,6 +5,8 @@ read twice. Invariant: mean and variance are float32 and taken about the tile's 
 difference of sums of squares, and a result is rounded once.
 """
 
+# mypy: disable-error-code="import-untyped,no-untyped-def,untyped-decorator"
+
 from __future__ import annotations
 
 import torch

@@ -5,6 +5,8 @@ registers; a longer one is read twice, the second time from cache. Invariant: su
 float32, and a result is rounded once.
 """
 
+# mypy: disable-error-code="import-untyped,no-untyped-def,untyped-decorator"
+
 from __future__ import annotations
 
 import torch

@@ -4,6 +4,8 @@ A program rotates some heads of one token, of the queries or of the keys. Invari
 products are float32 and a result is rounded once; dimensions past the table's are left alone.
 """
 
+# mypy: disable-error-code="import-untyped,no-untyped-def,untyped-decorator"
+
 from __future__ import annotations
 
 import torch

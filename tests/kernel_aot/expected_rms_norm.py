@@ -27,6 +27,7 @@ EXPECTED = [
             f"rms_norm {hidden}, residual",
             lambda h=hidden: _rows(h, True),
             {"_rms_norm_kernel": _ROW},
+            elsewhere=hidden in (4096, 20480),
         )
         for hidden in (512, 1024, 2048, 2880, 4096, 5120, 8192, 16384, 20480)
     ),
@@ -43,12 +44,15 @@ EXPECTED = [
         lambda: _rows(8192, True, torch.float32),
         {"_rms_norm_kernel": _ROW},
     ),
-    Expected("rms_norm ragged", lambda: _rows(77, True), {"_rms_norm_kernel": Needs(64)}),
+    Expected(
+        "rms_norm ragged", lambda: _rows(77, True), {"_rms_norm_kernel": Needs(64)}, elsewhere=True
+    ),
     *(
         Expected(
             f"norm_heads {heads}x{head_dim}",
             lambda h=heads, d=head_dim: _heads(h, d),
             {"_norm_heads_kernel": Needs(64, wide_loads=2, wide_stores=1)},
+            elsewhere=head_dim == 128,
         )
         for heads, head_dim in ((40, 128), (36, 64), (5, 256))
     ),

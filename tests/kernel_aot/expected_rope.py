@@ -22,6 +22,7 @@ EXPECTED = [
             f"rope {rotary_dim} of {head_dim}, {'interleaved' if interleaved else 'halves'}",
             lambda d=head_dim, r=rotary_dim, i=interleaved: _turn(d, r, i),
             {"_rope_kernel": Needs(64, wide_loads=4, wide_stores=4 - 2 * interleaved)},
+            elsewhere=rotary_dim == 128,
         )
         for head_dim, rotary_dim in ((128, 128), (128, 64), (256, 256))
         for interleaved in (False, True)
@@ -31,5 +32,13 @@ EXPECTED = [
         lambda: _turn(128, 128, False, fused=True),
         {"_rope_kernel": Needs(64, wide_loads=4, wide_stores=2)},
     ),
-    Expected("rope ragged", lambda: _turn(80, 22, False), {"_rope_kernel": Needs(64)}),
+    *(
+        Expected(
+            f"rope ragged, {'interleaved' if interleaved else 'halves'}",
+            lambda i=interleaved: _turn(80, 22, i),
+            {"_rope_kernel": Needs(64)},
+            elsewhere=True,
+        )
+        for interleaved in (False, True)
+    ),
 ]
