@@ -193,6 +193,11 @@ def _poison() -> list[Round]:
     return [
         Round("poisonous prompt", Setting.POISONED, poison),
         Round("poisonous output", Setting.POISONED_LATER, poison),
+        Round(
+            "poisonous output, detokenizer behind",
+            Setting.POISONED_LATER,
+            Poison(POISON_TOKEN, behind=True),
+        ),
     ]
 
 

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
-from bench.faults.roster import MODEL, Place, Process
+from bench.faults.roster import DETOKENIZER, MODEL, Place, Process
 from bench.faults.sites import Site
 from triptych.client import AsyncClient, InternalError, Options, TriptychError
 
@@ -24,6 +24,7 @@ Hit = Callable[[], None]
 _SHORT_START_S = 0.6  # about how long a service without a model takes to start
 _DEADLY = 3  # crashes after which a request is refused
 _REFUSAL_S = 120.0
+_STUTTER_S = 0.3
 
 
 class NotStruck(Exception):
@@ -114,14 +115,18 @@ class Stall:
 class Poison:
     """A request whose prompt holds `token`, of which the model is set to die.
 
-    It has to be refused with `IMPLICATED_IN_CRASHES` after the third crash.
+    It has to be refused with `IMPLICATED_IN_CRASHES` after the third crash. With `behind` the
+    detokenizer is stopped again and again meanwhile, so that the router knows less of what a model
+    has produced than it had when it died.
     """
 
     token: int
+    behind: bool = False
 
     async def __call__(self, site: Site, draw: random.Random, hit: Hit) -> None:
         async with asyncio.timeout(_REFUSAL_S):
             dying = asyncio.create_task(_deaths(site, MODEL, _DEADLY, hit))
+            stuttering = asyncio.create_task(_stutter(site, DETOKENIZER)) if self.behind else None
             try:
                 await self._refused(site)
                 await dying
@@ -129,6 +134,9 @@ class Poison:
                 raise NotStruck(f"the model did not die {_DEADLY} times of a request") from error
             finally:
                 dying.cancel()
+                if stuttering is not None:
+                    stuttering.cancel()
+                    await asyncio.wait([stuttering])
 
     async def _refused(self, site: Site) -> None:
         prompt = [self.token]
@@ -151,6 +159,13 @@ async def _deaths(site: Site, place: Place, count: int, hit: Hit) -> None:
     for _ in range(count):
         pid = (await site.roster.successor(place, pid)).pid
         hit()
+
+
+async def _stutter(site: Site, place: Place) -> None:
+    """Stop the process at `place` for a moment, again and again."""
+    while True:
+        await Sleep(place, _STUTTER_S)(site, random.Random(), lambda: None)
+        await asyncio.sleep(_STUTTER_S)
 
 
 def _found(site: Site, place: Place) -> Process:
