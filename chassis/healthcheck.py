@@ -17,7 +17,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 TIMEOUT_S = 3.0
-PATIENCE_S = 60.0
+PATIENCE_S = 300.0
 
 _OPTIONS = [
     # A proxy named in the environment is meant for the outside, not for a service beside this one.
@@ -25,6 +25,11 @@ _OPTIONS = [
     # A service that is about to start is soon there.
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 500),
+    # A service that is stopped or swapped out does not tell; this finds it.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),
+    ("grpc.http2.max_pings_without_data", 0),
 ]
 
 

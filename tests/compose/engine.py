@@ -132,6 +132,7 @@ def _started(
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
+            start_new_session=True,  # Ctrl-C is for the test, which then ends it
         )
     try:
         _await_answer(process, docker, reached, place / "engine.log")
