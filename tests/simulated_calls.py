@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import grpc
 from grpc import aio
 from simulated_lanes import CANCELLED, LOST, End
-from simulated_links import Link, Stream
+from simulated_links import Link
+from simulated_streams import Stream
 
 
 class MemoryCall:
@@ -153,7 +155,8 @@ class MemoryChannel:
             begun = self._begin(method, request_serializer, response_deserializer, wait_for_ready)
             try:
                 async with asyncio.timeout(timeout):
-                    await begun.write(request)
+                    with suppress(asyncio.InvalidStateError):  # the reader finds out why
+                        await begun.write(request)
                     return await begun.read()
             except TimeoutError:
                 raise End(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded").error() from None
@@ -169,5 +172,5 @@ class MemoryChannel:
         if wait or self._link.reachable:
             self._link.open(call)
         else:
-            call.refuse()
+            self._link.loop.call_soon(call.refuse)
         return call

@@ -12,11 +12,12 @@ from unittest.mock import patch
 
 from simulated_clients import Client
 from simulated_lanes import Gate
-from simulated_links import SERVER_NOTICES_S, Link, Network
+from simulated_links import Link, Network
 from simulated_loop import Process, SimulatedLoop
 from simulated_model import DEADLY, Flavours
 from simulated_router import SimulatedRouter
 from simulated_services import KV_SLOTS, Conditions, SimulatedReplica
+from simulated_streams import SERVER_NOTICES_S
 
 STEP_S = 0.02
 CRASHES_THAT_REFUSE = 3
@@ -33,11 +34,11 @@ _SMALL = (
 class Deployment:
     """A router before replicas, and the clients that it has."""
 
-    def __init__(self, replicas: int, conditions: Conditions, *, ends_first: bool) -> None:
+    def __init__(self, replicas: int, conditions: Conditions, *, reads_first: bool) -> None:
         """Begin with all services down; see `deployed`."""
         self.loop = SimulatedLoop()
         self.network = Network(self.loop)
-        self.network.ends_before_cancelling = ends_first
+        self.network.reads_before_end = reads_first
         self.clients: list[Client] = []
         self._crashes_before: dict[Client, int] = {}
         self._kills = 0
@@ -250,7 +251,7 @@ _SERVICES = ("model", "detokenizer")
 
 @contextmanager
 def deployed(
-    *, replicas: int = 2, shared: bool = True, rounds: bool = False, ends_first: bool = False
+    *, replicas: int = 2, shared: bool = True, rounds: bool = False, reads_first: bool = False
 ) -> Iterator[Deployment]:
     """A deployment for the block; a bug that a service only logs fails the block too.
 
@@ -258,14 +259,14 @@ def deployed(
         replicas: how many.
         shared: prompts and frames go through shared memory.
         rounds: models say other things each time a request is started.
-        ends_first: see `Network.ends_before_cancelling`.
+        reads_first: see `Network.reads_before_end`.
     """
     conditions = Conditions(shared, Flavours(rounds=rounds))
     with ExitStack() as stack:
         for place, value in _SMALL:
             stack.enter_context(patch(place, value))
         bugs = stack.enter_context(_logged_bugs())
-        deployment = Deployment(replicas, conditions, ends_first=ends_first)
+        deployment = Deployment(replicas, conditions, reads_first=reads_first)
         stack.enter_context(deployment.loop.running())
         stack.callback(deployment.close)
         deployment.start_all()

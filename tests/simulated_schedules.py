@@ -189,7 +189,7 @@ class Schedule:
     """What there is, and what happens, one thing after the other.
 
     Attributes:
-        replicas, shared, rounds, ends_first: see `deployed`.
+        replicas, shared, rounds, reads_first: see `deployed`.
         lost: service and replica of a process that does not come back in the end before all
             requests have ended; only where another replica is there.
         router_dies: in the end the router does.
@@ -198,7 +198,7 @@ class Schedule:
     replicas: int = 1
     shared: bool = False
     rounds: bool = False
-    ends_first: bool = False
+    reads_first: bool = False
     lost: tuple[str, int] | None = None
     router_dies: bool = False
     actions: list[Action] = field(default_factory=list)
@@ -213,7 +213,7 @@ class Schedule:
             replicas=self.replicas,
             shared=self.shared,
             rounds=self.rounds,
-            ends_first=self.ends_first,
+            reads_first=self.reads_first,
         ) as deployment:
             for action in self.actions:
                 action.happen(deployment)
@@ -280,7 +280,7 @@ def schedules(draw: st.DrawFn) -> Schedule:
         replicas=draw(st.integers(1, _MOST_REPLICAS)),
         shared=draw(st.booleans()),
         rounds=draw(st.booleans()),
-        ends_first=draw(st.booleans()),
+        reads_first=draw(st.booleans()),
         lost=draw(st.none() | st.tuples(_services, _replicas)),
         router_dies=draw(st.integers(0, 9)) == 9,
         actions=[

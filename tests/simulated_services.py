@@ -12,9 +12,10 @@ from functools import cache
 
 from prometheus_client import CollectorRegistry
 from simulated_calls import MemoryChannel
-from simulated_links import MemoryServer, Network
+from simulated_links import Network
 from simulated_loop import Process
 from simulated_model import Died, Flavours, PlainRunner, eos_id, spelling
+from simulated_streams import MemoryServer
 
 from detokenizer_svc.model_link import LinkMetrics, LinkState, ModelLink
 from detokenizer_svc.registry import Registry
