@@ -8,6 +8,7 @@ what sm_90 gives, up to the order of sums; tf32 is computed as float32.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -51,6 +52,12 @@ def install() -> None:
     builder.ternary_op = ternary
     builder.unary_op = unary
     builder.cast_impl = cast
+    # Products are exact here, however a kernel asks for them to be computed.
+    builder_options = interpreter.interpreter_builder.options
+    known = (*interpreter.InterpreterOptions().allowed_dot_input_precisions, "bf16x3", "bf16x6")
+    interpreter.interpreter_builder.options = replace(
+        builder_options, allowed_dot_input_precisions=known
+    )
     interpreter.ReduceOps.sum = reduce_sum
     interpreter.ReduceOps.min_max = reduce_extreme
 

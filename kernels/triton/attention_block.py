@@ -12,6 +12,8 @@ import triton
 import triton.language as tl
 
 LOG2E = tl.constexpr(1.4426950408889634)
+# float32 products as six of bfloat16, as exact as float32 itself and on any tensor core.
+_PRECISION = tl.constexpr("bf16x6")
 # Less than any score, and finite, so that a query that has seen nothing yet has weights of zero.
 LOWEST = tl.constexpr(-1.0e30)
 
@@ -28,8 +30,20 @@ def no_keys_yet(sinks_ptr, heads, M: tl.constexpr, BLOCK_D: tl.constexpr):
 
 
 @triton.jit
+def load_scales(kv, slots, stored):
+    """Scales of keys and of values in `slots` [N], those `stored`; zeros if the cache has none."""
+    _, _, _, _, k_scale_ptr, v_scale_ptr, place, stride_s = kv
+    k_scale, v_scale = 0.0, 0.0
+    if k_scale_ptr is not None:
+        place += slots.to(tl.int64) * stride_s
+        k_scale = tl.load(k_scale_ptr + place, mask=stored, other=0).to(tl.float32)
+        v_scale = tl.load(v_scale_ptr + place, mask=stored, other=0).to(tl.float32)
+    return k_scale, v_scale
+
+
+@triton.jit
 def attend_block(
-    state, q, kv, slots, stored, visible, distance, slopes, scale,
+    state, q, kv, slots, scales, stored, visible, distance, slopes, scale,
     SOFT_CAP: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """Add one block of keys and values to the running state of a tile of queries.
@@ -40,6 +54,7 @@ def attend_block(
         kv: pointers to one head of the caches, their strides by slot and within a row; pointers
             to the scales or None, the head's place in them and their stride by slot.
         slots: [N].
+        scales: what `load_scales` gave for the slots.
         stored: [N], which slots may be read; None for all.
         visible: [M, N] or [1, N], which scores count; None for all.
         distance: like `visible`, from key to query; used with ALiBi only.
@@ -49,19 +64,16 @@ def attend_block(
     Source: Dao 2023 (FlashAttention-2), algorithm 1.
     """
     peak, total, acc = state
-    k_ptr, v_ptr, stride_s, stride_d, k_scale_ptr, v_scale_ptr, scale_place, scale_stride_s = kv
+    k_ptr, v_ptr, stride_s, stride_d, k_scale_ptr, _, _, _ = kv
     dims = tl.arange(0, BLOCK_D)
     # int64: slot * stride passes 2**31 in a cache of 2**21 slots x 8 heads x 128 dims.
-    slots = slots.to(tl.int64)
-    offsets = slots[:, None] * stride_s + dims[None, :] * stride_d
+    offsets = slots.to(tl.int64)[:, None] * stride_s + dims[None, :] * stride_d
     # A free slot may hold anything, NaN too: a weight of zero alone would not keep it out.
     k = _load_rows(k_ptr + offsets, stored, dims, HEAD_DIM, BLOCK_D)
-    v = _load_rows(v_ptr + offsets, stored, dims, HEAD_DIM, BLOCK_D)
-    scores = tl.dot(q, tl.trans(k.to(q.dtype)), input_precision="ieee")
-    if k_scale_ptr is not None:
-        of_slots = scale_place + slots * scale_stride_s
-        scores *= _load_scales(k_scale_ptr + of_slots, stored)[None, :]
+    scores = tl.dot(q, tl.trans(k.to(q.dtype)), input_precision=_PRECISION)
     factor = scale * LOG2E
+    if k_scale_ptr is not None:
+        scores *= scales[0][None, :]
     if SOFT_CAP > 0:
         # tanh by exp2; libdevice's would tie the kernel to one vendor.
         doubled = scores * (scale * (2 * LOG2E / SOFT_CAP))
@@ -77,14 +89,14 @@ def attend_block(
     decay = tl.exp2(peak - new_peak)
     total = total * decay + tl.sum(weights, 1)
     acc = acc * decay[:, None]
-    if v_scale_ptr is not None:
-        of_slots = scale_place + slots * scale_stride_s
-        weights *= _load_scales(v_scale_ptr + of_slots, stored)[None, :]
+    # Not before the weights: int8 values wait in registers until they are used.
+    v = _load_rows(v_ptr + offsets, stored, dims, HEAD_DIM, BLOCK_D)
+    wide = v.dtype
+    if k_scale_ptr is not None:
+        weights *= scales[1][None, :]
         # float16 would lose small weights times small scales; float32 is there for tests alone.
         wide = tl.float32 if q.dtype == tl.float32 else tl.bfloat16
-        acc = tl.dot(weights.to(wide), v.to(wide), acc, input_precision="ieee")
-    else:
-        acc = tl.dot(weights.to(v.dtype), v, acc, input_precision="ieee")
+    acc = tl.dot(weights.to(wide), v.to(wide), acc, input_precision=_PRECISION)
     return new_peak, total, acc
 
 
@@ -97,9 +109,3 @@ def _load_rows(pointers, stored, dims, HEAD_DIM: tl.constexpr, BLOCK_D: tl.const
     else:
         rows = tl.load(pointers)
     return rows
-
-
-@triton.jit
-def _load_scales(pointers, stored):
-    scales = tl.load(pointers, mask=stored, other=0) if stored is not None else tl.load(pointers)
-    return scales.to(tl.float32)

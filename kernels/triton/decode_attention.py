@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 
 from kernels.attention_options import KvScales
-from kernels.triton.attention_block import LOG2E, LOWEST, attend_block, no_keys_yet
+from kernels.triton.attention_block import LOG2E, LOWEST, attend_block, load_scales, no_keys_yet
 from kernels.triton.attention_checks import check_attention
 from kernels.triton.decode_splits import DecodePlan, head_blocks
 
@@ -132,19 +132,21 @@ def _items_kernel(
     )  # fmt: skip
     slopes = tl.load(slopes_ptr + head, mask=live) * LOG2E if slopes_ptr is not None else None
     state = no_keys_yet(None, head, BLOCK_H, BLOCK_D)
-    columns = tl.arange(0, BLOCK_N)
-    slots = tl.load(table_ptr + begin + columns, mask=begin + columns < end, other=0)
+    key = begin + tl.arange(0, BLOCK_N)
+    slots = tl.load(table_ptr + key, mask=key < end, other=0)
+    scales = load_scales(kv, slots, key < end)
     for start in tl.range(begin, end, BLOCK_N):
+        key = start + tl.arange(0, BLOCK_N)
         # A turn ahead, for the addresses of the next turn's keys depend on them.
-        ahead = start + BLOCK_N + columns
+        ahead = key + BLOCK_N
         next_slots = tl.load(table_ptr + ahead, mask=ahead < end, other=0)
-        stored = start + columns < end
-        distance = (position - start - columns)[None, :]
+        next_scales = load_scales(kv, next_slots, ahead < end)
+        stored = key < end
         state = attend_block(
-            state, q, kv, slots, stored, stored[None, :], distance, slopes, scale,
-            SOFT_CAP, HEAD_DIM, BLOCK_D,
+            state, q, kv, slots, scales, stored, stored[None, :], (position - key)[None, :],
+            slopes, scale, SOFT_CAP, HEAD_DIM, BLOCK_D,
         )  # fmt: skip
-        slots = next_slots
+        slots, scales = next_slots, next_scales
 
     peak, total, acc = state
     place = item * HEADS + head

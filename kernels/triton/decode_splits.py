@@ -122,7 +122,12 @@ def plan_decode(
             f"buffers for {most} sequences of {sizes}: "
             f"expected {sequences} of {(shape.heads, shape.head_dim)}"
         )
-    config = choose("decode_attention", kv_bits=8 * kv_dtype.itemsize, head_dim=shape.head_dim)
+    config = choose(
+        "decode_attention",
+        kv_bits=8 * kv_dtype.itemsize,
+        head_dim=triton.next_power_of_2(shape.head_dim),
+        group=shape.heads // shape.kv_heads,
+    )
     plan = DecodePlan(chunks, shape, options, config, buffers)
     if sequences:
         _splits_kernel[(sequences,)](

@@ -12,7 +12,7 @@ written once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import triton
@@ -20,7 +20,7 @@ import triton.language as tl
 
 from kernels.attention_options import AttentionOptions, KvScales
 from kernels.ops import AttentionChunks, AttentionShape
-from kernels.triton.attention_block import LOG2E, attend_block, no_keys_yet
+from kernels.triton.attention_block import LOG2E, attend_block, load_scales, no_keys_yet
 from kernels.triton.attention_checks import check_attention
 from kernels.triton.configs import Config, choose
 
@@ -52,17 +52,18 @@ def plan_prefill(
         shape: of attention.
         kv_dtype: of the caches.
         options: of the layers that will use the plan; None for none.
-
-    Raises:
-        ValueError: more query heads share a key/value head than a tile has rows.
     """
     group = shape.heads // shape.kv_heads
     config = choose(
-        "prefill_attention", kv_bits=8 * kv_dtype.itemsize, head_dim=shape.head_dim, group=group
+        "prefill_attention",
+        kv_bits=8 * kv_dtype.itemsize,
+        head_dim=triton.next_power_of_2(shape.head_dim),
+        group=group,
     )
-    tile_tokens = config.tiles["BLOCK_M"] // group
-    if tile_tokens == 0:
-        raise ValueError(f"{group} query heads share a key/value head: a tile has fewer rows")
+    # A tile holds at least one token.
+    rows = max(config.tiles["BLOCK_M"], triton.next_power_of_2(group))
+    config = replace(config, tiles={**config.tiles, "BLOCK_M": rows})
+    tile_tokens = rows // group
     count = chunks.rows.shape[0] - chunks.num_decodes
     tiles = torch.empty(
         (2, tokens // tile_tokens + count), dtype=torch.int32, device=chunks.q_starts.device
@@ -206,17 +207,15 @@ def _prefill_kernel(
     visible_to_all = length - queries + first + 1
     stop = tl.minimum(visible_to_all + TILE_TOKENS - 1, length)
     begin = tl.maximum(visible_to_all - WINDOW, 0) if WINDOW > 0 else 0
-    columns = tl.arange(0, BLOCK_N)
-    slots = tl.load(table_ptr + begin + columns, mask=begin + columns < stop, other=0)
     if WINDOW == 0:
         masked_from = visible_to_all // BLOCK_N * BLOCK_N
-        state, slots = _attend_range(
-            state, slots, begin, masked_from, stop, q, kv, table_ptr, position, slopes, scale,
+        state = _attend_range(
+            state, begin, masked_from, q, kv, table_ptr, position, slopes, scale,
             False, SOFT_CAP, WINDOW, HEAD_DIM, BLOCK_N, BLOCK_D,
         )  # fmt: skip
         begin = masked_from
-    state, slots = _attend_range(
-        state, slots, begin, stop, stop, q, kv, table_ptr, position, slopes, scale,
+    state = _attend_range(
+        state, begin, stop, q, kv, table_ptr, position, slopes, scale,
         True, SOFT_CAP, WINDOW, HEAD_DIM, BLOCK_N, BLOCK_D,
     )  # fmt: skip
 
@@ -228,26 +227,30 @@ def _prefill_kernel(
 
 @triton.jit
 def _attend_range(
-    state, slots, begin, end, stop, q, kv, table_ptr, position, slopes, scale,
+    state, begin, end, q, kv, table_ptr, position, slopes, scale,
     MASKED: tl.constexpr, SOFT_CAP: tl.constexpr, WINDOW: tl.constexpr,
     HEAD_DIM: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """Attend to the keys from `begin` to `end`, the first of which have `slots`."""
-    columns = tl.arange(0, BLOCK_N)
+    """Attend to the keys from `begin` to `end`, of whole blocks unless MASKED."""
+    key = begin + tl.arange(0, BLOCK_N)
+    slots = tl.load(table_ptr + key, mask=key < end, other=0)
+    scales = load_scales(kv, slots, key < end)
     for start in tl.range(begin, end, BLOCK_N):
+        key = start + tl.arange(0, BLOCK_N)
         # A turn ahead, for the addresses of the next turn's keys depend on them.
-        ahead = start + BLOCK_N + columns
-        next_slots = tl.load(table_ptr + ahead, mask=ahead < stop, other=0)
-        distance = position[:, None] - (start + columns)[None, :]
+        ahead = key + BLOCK_N
+        next_slots = tl.load(table_ptr + ahead, mask=ahead < end, other=0)
+        next_scales = load_scales(kv, next_slots, ahead < end)
+        distance = position[:, None] - key[None, :]
         stored, visible = None, None
         if MASKED:
-            stored = start + columns < stop
+            stored = key < end
             visible = distance >= 0
             if WINDOW > 0:
                 visible &= distance < WINDOW
         state = attend_block(
-            state, q, kv, slots, stored, visible, distance, slopes, scale,
+            state, q, kv, slots, scales, stored, visible, distance, slopes, scale,
             SOFT_CAP, HEAD_DIM, BLOCK_D,
         )  # fmt: skip
-        slots = next_slots
-    return state, slots
+        slots, scales = next_slots, next_scales
+    return state

@@ -79,14 +79,14 @@ def _store(
         )
     if slots.shape != (tokens,):
         raise ValueError(f"slots {tuple(slots.shape)}: expected [{tokens}]")
-    config = choose("store_kv", kv_bits=8 * k_cache.dtype.itemsize, head_dim=head_dim)
+    block_d = triton.next_power_of_2(head_dim)
+    config = choose("store_kv", kv_bits=8 * k_cache.dtype.itemsize, head_dim=block_d)
     if tokens:
         _store_kv_kernel[(triton.cdiv(tokens * heads, config.tiles["BLOCK_ROWS"]),)](
             k, *k.stride(), v, *v.stride(), slots, slots.stride(0), tokens * heads,
             k_cache, v_cache, *k_cache.stride(),
             *((scales.k, scales.v, *scales.k.stride()) if scales else (None, None, 0, 0)),
-            KV_HEADS=heads, HEAD_DIM=head_dim,
-            BLOCK_D=triton.next_power_of_2(head_dim), **config.options(),
+            KV_HEADS=heads, HEAD_DIM=head_dim, BLOCK_D=block_d, **config.options(),
         )  # fmt: skip
 
 
