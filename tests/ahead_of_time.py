@@ -196,6 +196,26 @@ def _resources(cubin: bytes) -> tuple[int, int]:
     return int(usage[0]), int(usage[1])
 
 
+def narrow_strides(compiled: Any) -> list[str]:
+    """Strides by token, slot, column or dimension that a product of 32 bits is taken with.
+
+    Such a product passes 2**31 elements where a tensor is large, by whichever stride.
+    """
+    code = compiled.asm["ttir"]
+    # Each value that is a stride, as it was or repeated into a tensor, and the stride's name.
+    strides = {
+        name: name for name in re.findall(r"(%\w*(?:stride_[tscd]|table_stride)): i32", code)
+    }
+    found = set()
+    for value, operation, operands in re.findall(r"(%\w+) = (\S+) (.*)", code):
+        used = [strides[name] for name in re.findall(r"%\w+", operands) if name in strides]
+        if used and operation in ("tt.splat", "tt.broadcast", "tt.expand_dims"):
+            strides[value] = used[0]
+        elif operation == "arith.muli":
+            found.update(name.removeprefix("%") for name in used)
+    return sorted(found)
+
+
 def complaints(expected: Expected) -> list[str]:
     """Compile a call for sm_90 and say what is not as expected."""
     with compiling(SM_90) as launches:
@@ -207,4 +227,5 @@ def complaints(expected: Expected) -> list[str]:
             found.append(f"{launch.kernel}: grid {launch.grid}")
         needs = expected.kernels.get(launch.kernel, Needs())
         found += [f"{launch.kernel}: {unmet}" for unmet in needs.unmet(measure(launch.compiled))]
+        found += [f"{launch.kernel}: {name} in 32 bits" for name in narrow_strides(launch.compiled)]
     return found

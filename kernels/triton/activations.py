@@ -88,11 +88,12 @@ def _gate_kernel(
 ):  # fmt: skip
     # int64: tokens * columns passes 2**31 at 74,899 tokens of 2 * 14,336.
     token = tl.program_id(0).to(tl.int64)
-    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    column = (tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)).to(tl.int64)
     inside = column < COLUMNS
-    gate_ptr = gate_up_ptr + token * stride_t + column * stride_c
-    gate = tl.load(gate_ptr, mask=inside, other=0.0).to(tl.float32)
-    up = tl.load(gate_ptr + COLUMNS * stride_c, mask=inside, other=0.0).to(tl.float32)
+    row_ptr = gate_up_ptr + token * stride_t
+    gate = tl.load(row_ptr + column * stride_c, mask=inside, other=0.0).to(tl.float32)
+    up_ptr = row_ptr + (column + COLUMNS) * stride_c
+    up = tl.load(up_ptr, mask=inside, other=0.0).to(tl.float32)
     if ACTIVATION == "silu":
         gate *= tl.sigmoid(gate)
     elif ACTIVATION == "gelu_tanh":

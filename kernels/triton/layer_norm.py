@@ -67,24 +67,24 @@ def layer_norm(
 
 @triton.jit
 def _layer_norm_kernel(
-    x_ptr, x_stride_t, x_stride_h,
-    residual_ptr, residual_stride_t, residual_stride_h,
+    x_ptr, x_stride_t, x_stride_c,
+    residual_ptr, residual_stride_t, residual_stride_c,
     weight_ptr, bias_ptr, eps,
-    out_ptr, out_stride_t, out_stride_h,
+    out_ptr, out_stride_t, out_stride_c,
     HIDDEN: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    # int64: tokens * hidden passes 2**31 at 262,144 tokens of 8,192.
+    # int64: tokens * hidden passes 2**31 at 262,144 tokens of 8,192, by whichever stride.
     token = tl.program_id(0).to(tl.int64)
     x_ptr += token * x_stride_t
     out_ptr += token * out_stride_t
     if residual_ptr is not None:
         residual_ptr += token * residual_stride_t
-    columns = tl.arange(0, BLOCK)
+    columns = tl.arange(0, BLOCK).to(tl.int64)
     mean, spread = 0.0, 0.0
     for start in tl.static_range(0, HIDDEN, BLOCK):
         at = start + columns
         inside = at < HIDDEN
-        total = load_sum(x_ptr, x_stride_h, residual_ptr, residual_stride_h, at, inside)
+        total = load_sum(x_ptr, x_stride_c, residual_ptr, residual_stride_c, at, inside)
         wide = total.to(tl.float32)
         count = min(HIDDEN - start, BLOCK)
         tile_mean = tl.sum(wide, axis=0) / count
@@ -98,11 +98,11 @@ def _layer_norm_kernel(
         at = start + columns
         inside = at < HIDDEN
         if HIDDEN > BLOCK:
-            total = load_sum(x_ptr, x_stride_h, residual_ptr, residual_stride_h, at, inside)
+            total = load_sum(x_ptr, x_stride_c, residual_ptr, residual_stride_c, at, inside)
         if residual_ptr is not None:
-            tl.store(residual_ptr + at * residual_stride_h, total, mask=inside)
+            tl.store(residual_ptr + at * residual_stride_c, total, mask=inside)
         normed = (total.to(tl.float32) - mean) * scale
         normed *= tl.load(weight_ptr + at, mask=inside, other=0.0).to(tl.float32)
         if bias_ptr is not None:
             normed += tl.load(bias_ptr + at, mask=inside, other=0.0).to(tl.float32)
-        tl.store(out_ptr + at * out_stride_h, normed.to(out_ptr.dtype.element_ty), mask=inside)
+        tl.store(out_ptr + at * out_stride_c, normed.to(out_ptr.dtype.element_ty), mask=inside)

@@ -87,35 +87,35 @@ def norm_heads(heads: torch.Tensor, weight: torch.Tensor, eps: float) -> None:
 
 @triton.jit
 def _rms_norm_kernel(
-    x_ptr, x_stride_t, x_stride_h,
-    residual_ptr, residual_stride_t, residual_stride_h,
+    x_ptr, x_stride_t, x_stride_c,
+    residual_ptr, residual_stride_t, residual_stride_c,
     weight_ptr, eps,
-    out_ptr, out_stride_t, out_stride_h,
+    out_ptr, out_stride_t, out_stride_c,
     HIDDEN: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    # int64: tokens * hidden passes 2**31 at 262,144 tokens of 8,192.
+    # int64: tokens * hidden passes 2**31 at 262,144 tokens of 8,192, by whichever stride.
     token = tl.program_id(0).to(tl.int64)
     x_ptr += token * x_stride_t
     out_ptr += token * out_stride_t
     if residual_ptr is not None:
         residual_ptr += token * residual_stride_t
-    columns = tl.arange(0, BLOCK)
+    columns = tl.arange(0, BLOCK).to(tl.int64)
     squares = tl.zeros([BLOCK], tl.float32)
     for start in tl.static_range(0, HIDDEN, BLOCK):
         at = start + columns
-        total = load_sum(x_ptr, x_stride_h, residual_ptr, residual_stride_h, at, at < HIDDEN)
+        total = load_sum(x_ptr, x_stride_c, residual_ptr, residual_stride_c, at, at < HIDDEN)
         squares += total.to(tl.float32) * total.to(tl.float32)
     scale = tl.rsqrt(tl.sum(squares, axis=0) / HIDDEN + eps)
     for start in tl.static_range(0, HIDDEN, BLOCK):
         at = start + columns
         inside = at < HIDDEN
         if HIDDEN > BLOCK:
-            total = load_sum(x_ptr, x_stride_h, residual_ptr, residual_stride_h, at, inside)
+            total = load_sum(x_ptr, x_stride_c, residual_ptr, residual_stride_c, at, inside)
         if residual_ptr is not None:
-            tl.store(residual_ptr + at * residual_stride_h, total, mask=inside)
+            tl.store(residual_ptr + at * residual_stride_c, total, mask=inside)
         weight = tl.load(weight_ptr + at, mask=inside, other=0.0).to(tl.float32)
         normed = (total.to(tl.float32) * scale * weight).to(out_ptr.dtype.element_ty)
-        tl.store(out_ptr + at * out_stride_h, normed, mask=inside)
+        tl.store(out_ptr + at * out_stride_c, normed, mask=inside)
 
 
 @triton.jit
@@ -128,7 +128,7 @@ def _norm_heads_kernel(
 ):  # fmt: skip
     token = tl.program_id(0).to(tl.int64)
     head = (tl.program_id(1) * BLOCK_HEADS + tl.arange(0, BLOCK_HEADS)).to(tl.int64)[:, None]
-    dim = tl.arange(0, BLOCK_DIM)[None, :]
+    dim = tl.arange(0, BLOCK_DIM).to(tl.int64)[None, :]
     inside = (head < HEADS) & (dim < HEAD_DIM)
     tile_ptr = heads_ptr + token * stride_t + head * stride_h + dim * stride_d
     wide = tl.load(tile_ptr, mask=inside, other=0.0).to(tl.float32)

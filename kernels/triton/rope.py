@@ -72,7 +72,7 @@ def _rope_kernel(
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, ANGLES: tl.constexpr, INTERLEAVED: tl.constexpr,
     BLOCK_HEADS: tl.constexpr, BLOCK_ANGLES: tl.constexpr,
 ):  # fmt: skip
-    # int64: tokens * heads * head_dim passes 2**31 in long prompts.
+    # int64, as all that is multiplied by a stride: tokens * heads * head_dim may pass 2**31.
     token = tl.program_id(0).to(tl.int64)
     row_ptr = table_ptr + tl.load(positions_ptr + token) * table_stride
     angle = tl.arange(0, BLOCK_ANGLES)
@@ -102,7 +102,7 @@ def _rotate(
     head = (block * BLOCK_HEADS + tl.arange(0, BLOCK_HEADS)).to(tl.int64)[:, None]
     if INTERLEAVED:
         # Loaded and stored as they lie: every other element alone would take twice the traffic.
-        dim = tl.arange(0, 2 * BLOCK_ANGLES)[None, :]
+        dim = tl.arange(0, 2 * BLOCK_ANGLES).to(tl.int64)[None, :]
         inside = (head < HEADS) & (dim < 2 * ANGLES)
         tile_ptr = token_ptr + head * stride_h + dim * stride_d
         pairs = tl.load(tile_ptr, mask=inside, other=0.0).to(tl.float32)
@@ -111,10 +111,11 @@ def _rotate(
         turned = tl.reshape(turned, [BLOCK_HEADS, 2 * BLOCK_ANGLES])
         tl.store(tile_ptr, turned.to(token_ptr.dtype.element_ty), mask=inside)
     else:
-        dim = tl.arange(0, BLOCK_ANGLES)[None, :]
+        dim = tl.arange(0, BLOCK_ANGLES).to(tl.int64)[None, :]
         inside = (head < HEADS) & (dim < ANGLES)
-        first_ptr = token_ptr + head * stride_h + dim * stride_d
-        second_ptr = first_ptr + ANGLES * stride_d
+        tile_ptr = token_ptr + head * stride_h
+        first_ptr = tile_ptr + dim * stride_d
+        second_ptr = tile_ptr + (dim + ANGLES) * stride_d
         first = tl.load(first_ptr, mask=inside, other=0.0).to(tl.float32)
         second = tl.load(second_ptr, mask=inside, other=0.0).to(tl.float32)
         kind = token_ptr.dtype.element_ty

@@ -26,6 +26,11 @@ EXPECTED = [
         for columns in (512, 768, 2048, 11008, 14336)
     ),
     Expected(
+        "silu transposed",
+        lambda: silu_mul(meta(512, 4096, strides=(1, 512)), meta(512, 2048, strides=(1, 512))),
+        {"_gate_kernel": Needs(128)},
+    ),
+    Expected(
         "silu ragged",
         lambda: silu_mul(meta(512, 154)),
         {"_gate_kernel": Needs(64)},

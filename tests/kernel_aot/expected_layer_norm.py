@@ -35,6 +35,11 @@ EXPECTED = [
         {"_layer_norm_kernel": Needs(128, wide_loads=4, wide_stores=2)},
     ),
     Expected(
+        "layer_norm transposed",
+        lambda: layer_norm(meta(512, 4096, strides=(1, 512)), meta(4096), None, 1e-5),
+        {"_layer_norm_kernel": Needs(128)},
+    ),
+    Expected(
         "layer_norm ragged",
         lambda: _rows(77, True),
         {"_layer_norm_kernel": Needs(64)},

@@ -45,6 +45,16 @@ EXPECTED = [
         {"_rms_norm_kernel": _ROW},
     ),
     Expected(
+        "rms_norm transposed",
+        lambda: rms_norm(meta(512, 4096, strides=(1, 512)), meta(4096), 1e-5),
+        {"_rms_norm_kernel": Needs(128)},
+    ),
+    Expected(
+        "norm_heads transposed",
+        lambda: norm_heads(meta(512, 8, 128, strides=(1, 65536, 512)), meta(8, 128), 1e-6),
+        {"_norm_heads_kernel": Needs(128)},
+    ),
+    Expected(
         "rms_norm ragged", lambda: _rows(77, True), {"_rms_norm_kernel": Needs(64)}, elsewhere=True
     ),
     *(

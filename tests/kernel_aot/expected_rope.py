@@ -16,6 +16,11 @@ def _turn(head_dim: int, rotary_dim: int, interleaved: bool, fused: bool = False
     rope(q, k, table, positions, interleaved)
 
 
+def _turn_transposed(interleaved: bool) -> None:
+    q = meta(512, 8, 128, strides=(1, 65536, 512))
+    rope(q, q, meta(4096, 128, dtype=torch.float32), meta(512, dtype=torch.int64), interleaved)
+
+
 EXPECTED = [
     *(
         Expected(
@@ -31,6 +36,14 @@ EXPECTED = [
         "rope of queries and keys in one tensor",
         lambda: _turn(128, 128, False, fused=True),
         {"_rope_kernel": Needs(64, wide_loads=4, wide_stores=2)},
+    ),
+    *(
+        Expected(
+            f"rope transposed, {'interleaved' if interleaved else 'halves'}",
+            lambda i=interleaved: _turn_transposed(i),
+            {"_rope_kernel": Needs(128)},
+        )
+        for interleaved in (False, True)
     ),
     *(
         Expected(

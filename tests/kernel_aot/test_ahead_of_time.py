@@ -18,7 +18,7 @@ from kernels.triton.rms_norm import rms_norm
 
 
 def _gathered_attention(
-    q_ptr, keys_ptr, key_stride, slots_ptr, out_ptr, length,
+    q_ptr, keys_ptr, key_stride_s, slots_ptr, out_ptr, length,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DIM: tl.constexpr,
 ):  # fmt: skip
     row, dim = tl.arange(0, ROWS)[:, None], tl.arange(0, DIM)[None, :]
@@ -26,14 +26,14 @@ def _gathered_attention(
     acc = tl.zeros([ROWS, DIM], tl.float32)
     for start in range(0, length, COLUMNS):
         slots = tl.load(slots_ptr + start + tl.arange(0, COLUMNS))
-        keys = tl.load(keys_ptr + slots[:, None] * key_stride + dim)
+        keys = tl.load(keys_ptr + slots[:, None] * key_stride_s + dim)
         scores = tl.dot(q, tl.trans(keys)).to(tl.bfloat16)
         acc = tl.dot(scores, keys, acc)
     tl.store(out_ptr + row * DIM + dim, acc.to(tl.bfloat16))
 
 
 GOOD = triton.jit(_gathered_attention)
-HINTLESS = triton.jit(_gathered_attention, do_not_specialize=["key_stride"])
+HINTLESS = triton.jit(_gathered_attention, do_not_specialize=["key_stride_s"])
 NEEDS = Needs(wgmma=1, async_copies=1)
 
 
@@ -44,9 +44,10 @@ def gathered_attention(
     dim: int = 128,
     num_warps: int = 8,
     num_stages: int = 2,
+    slot_dtype: torch.dtype = torch.int64,
 ) -> Expected:
     def call() -> None:
-        q, keys, slots = meta(rows, dim), meta(4096, dim), meta(512, dtype=torch.int64)
+        q, keys, slots = meta(rows, dim), meta(4096, dim), meta(512, dtype=slot_dtype)
         kernel[(1,)](
             q, keys, keys.stride(0), slots, q, slots.shape[0],
             ROWS=rows, COLUMNS=columns, DIM=dim, num_warps=num_warps, num_stages=num_stages,
@@ -67,8 +68,9 @@ def test_a_pipelined_kernel_is_passed() -> None:
         (lambda: gathered_attention(rows=16, num_warps=4), "wgmma: 0, least 1"),
         (lambda: gathered_attention(rows=256, dim=256, num_warps=4), "stack_bytes: "),
         (lambda: gathered_attention(columns=128, dim=256, num_stages=8), "shared_bytes: "),
+        (lambda: gathered_attention(slot_dtype=torch.int32), "key_stride_s in 32 bits"),
     ],
-    ids=["unpipelined", "unaligned", "few rows", "few warps", "many stages"],
+    ids=["unpipelined", "unaligned", "few rows", "few warps", "many stages", "narrow slots"],
 )
 def test_a_kernel_made_worse_is_complained_of(
     worse: Callable[[], Expected], complaint: str

@@ -97,3 +97,15 @@ def test_layer_norm_refuses_what_belongs_to_other_rows(device: str) -> None:
         layer_norm(x, weight, weight[:1], 1e-5)
     with pytest.raises(ValueError, match="residual"):
         layer_norm(x, weight, None, 1e-5, x[:1])
+
+
+def test_layer_norm_sees_the_sum_as_the_next_layer_will(device: str) -> None:
+    residual = torch.full((2, 64), 256.0, dtype=torch.bfloat16, device=device)
+    # Less than half the distance between 256 and the next bfloat16.
+    x = (torch.rand(2, 64, device=device) * 0.4).bfloat16()
+    weight = torch.ones(64, dtype=torch.bfloat16, device=device)
+
+    got, total = layer_norm(x, weight, None, 1e-5, residual)
+
+    assert torch.equal(total, torch.full_like(total, 256.0))
+    assert torch.equal(got, torch.zeros_like(got))
