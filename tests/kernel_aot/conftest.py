@@ -31,7 +31,7 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     if os.environ.get("TRITON_INTERPRET") == "1":
         raise pytest.UsageError("kernels are compiled here: unset TRITON_INTERPRET")
-    assert config.cache is not None
-    os.environ.setdefault("TRITON_CACHE_DIR", str(config.cache.mkdir("triton")))
+    if config.pluginmanager.has_plugin("cacheprovider"):
+        os.environ.setdefault("TRITON_CACHE_DIR", str(config.cache.mkdir("triton")))
     # As it is by default up to Triton 3.9, which warns that this will change.
     os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
