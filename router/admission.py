@@ -2,8 +2,8 @@
 
 A request is never overtaken by one behind it: a large one waits, it does not starve. A replica is
 never committed to more than it has, except that an empty one takes any request. What has been
-running in two engine crashes starts among proven requests only, and alone of its kind, so that a
-third crash tells who caused it.
+running in two engine crashes starts among proven requests only, and alone of its kind: where it is
+the only one that runs, a further crash is its own.
 """
 
 from __future__ import annotations
@@ -241,11 +241,6 @@ class Ledger:
         """Let others start beside the suspect."""
         self._entries[ticket].standing = Standing.PROVEN
         self._suspect = None
-
-    def implicated(self) -> list[Ticket]:
-        """Whom a crash now is laid to: the suspect where there is one, else all that were sent."""
-        sent = [ticket for ticket, entry in self._entries.items() if entry.submit]
-        return [self._suspect] if self._suspect in sent else sent
 
     def grow(self, ticket: Ticket, candidate: int, tokens: int) -> None:
         """Note that a candidate has produced `tokens` more."""

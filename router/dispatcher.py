@@ -28,6 +28,7 @@ _AWAY = "no replica is there"
 class _Waiter:
     """A request in line: what it is granted, and how long it waits while no replica is there."""
 
+    ask: Callable[[], Demand]
     grant: asyncio.Future[Placement]
     patience: asyncio.Timeout
 
@@ -125,18 +126,18 @@ class Dispatcher:
         finally:
             self._queue.leave(ticket)
 
-    async def place(self, ticket: Ticket, demand: Demand) -> Placement:
-        """Wait in line for a place; the caller frees it.
+    async def place(self, ticket: Ticket, ask: Callable[[], Demand]) -> Placement:
+        """Wait in line for a place for what `ask` answers; the caller frees it.
 
         Raises:
             Unavailable: no replica has been there for the recovery limit.
         """
-        self._queue.line_up(ticket, demand)
+        self._queue.line_up(ticket, ask())
         grant: asyncio.Future[Placement] = asyncio.get_running_loop().create_future()
         taken = False
         try:
             async with asyncio.timeout(None) as patience:
-                self._waiters[ticket] = _Waiter(grant, patience)
+                self._waiters[ticket] = _Waiter(ask, grant, patience)
                 self._set_patience(patience)
                 self._admit()
                 placement = await grant
@@ -164,6 +165,12 @@ class Dispatcher:
         if self._waiters:
             self._admit()
 
+    def ask_again(self) -> None:
+        """Take note that what requests in line ask for may have changed."""
+        for ticket, waiter in self._waiters.items():
+            ticket.demand = waiter.ask()
+        self._admit()
+
     def welcomed(self) -> None:
         """Take note of what a replica runs; the first names the deployment's model."""
         welcomes = [replica.run.welcome for replica in self.replicas if replica.run.welcome]
@@ -179,6 +186,7 @@ class Dispatcher:
                 kv_slots=min(welcome.kv_slots for welcome in fitting),
             )
             self._known.set()
+        self.ask_again()
         self.changed()
 
     def _give_up(self, ticket: Ticket, grant: asyncio.Future[Placement]) -> None:

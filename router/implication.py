@@ -1,7 +1,8 @@
 """Which requests the crashes of one replica's engine are laid to.
 
 A crash is known as one when the model comes back as another process than before. Until then it may
-have been the link that was lost, and whoever would be refused for it waits to know.
+have been the link that was lost, and whoever would be refused for it waits to know. Nobody is
+refused for a crash that somebody else may have caused, except after far too many.
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ import logging
 from collections.abc import Iterable
 
 from chassis.errors import RequestFailed
-from router.live_request import LiveRequest
+from router.live_request import Crash, LiveRequest
 from router.metrics import RecoveryMetrics
 
 log = logging.getLogger(__name__)
 
-MOST_CRASHES = 3
+MOST_ALONE = 3
+"""Crashes after which a request is refused, if it was alone in the last."""
+MOST = 8
+"""Crashes after which it is refused in any case, so that engines do not crash for ever."""
 
 
 class Implications:
@@ -27,47 +31,61 @@ class Implications:
         self._metrics = metrics
         self._recovery_s = recovery_s
         self._incarnation = 0
-        self._implicated: list[LiveRequest] = []
+        self._last: Crash | None = None
         self._back = asyncio.Event()
 
-    def lost(self, implicated: Iterable[LiveRequest]) -> None:
-        """The model is gone, and that is laid to `implicated` unless it turns out not to be."""
+    def lost(self, running: Iterable[LiveRequest]) -> None:
+        """The model is gone, and with it what it was running."""
         self._back.clear()
-        self._implicated = list(implicated)
-        for live in self._implicated:
-            live.implicate()
+        self._last = Crash(tuple(running))
+        for live in self._last.running:
+            live.implicate(self._last)
 
     def back(self, incarnation: int) -> None:
         """The model is here, as process `incarnation`; the same as before has not crashed."""
-        if incarnation == self._incarnation:
-            for live in self._implicated:
-                live.exonerate()
-        else:
-            self._metrics.implications.inc(len(self._implicated))
+        if self._last is not None and incarnation == self._incarnation:
+            self._last.take_back()
+        elif self._last is not None:
+            self._metrics.implications.inc(len(self._last.running))
+            for live in self._last.running:
+                _convict(live)
+        self._last = None
         self._incarnation = incarnation
-        self._implicated = []
         self._back.set()
 
     async def judge(self, live: LiveRequest) -> None:
         """Let `live` run again unless it was running in too many crashes.
 
         Raises:
-            RequestFailed: it was.
+            RequestFailed: it was; what ran beside it is acquitted.
         """
-        if live.crashes < MOST_CRASHES:
+        if not _guilty(live):
             return
         try:
             async with asyncio.timeout(self._recovery_s):
                 await self._back.wait()
         except TimeoutError:
-            log.debug("a model that does not come back is taken to have crashed")
-        if live.crashes < MOST_CRASHES:
+            _convict(live)  # a model that does not come back is taken to have crashed
+        if not live.convicted_of:
             return
         log.error(
             "refused: it was running in too many engine crashes",
-            extra={"handle": f"{live.handle:#018x}", "crashes": live.crashes},
+            extra={"handle": f"{live.handle:#018x}", "crashes": live.convicted_of},
         )
         raise RequestFailed(
             "IMPLICATED_IN_CRASHES",
-            f"the engine has crashed {live.crashes} times while this request was running",
+            f"the engine has crashed {live.convicted_of} times while this request was running",
         )
+
+
+def _guilty(live: LiveRequest) -> bool:
+    crashes = live.crashes
+    return len(crashes) >= MOST or (len(crashes) >= MOST_ALONE and len(crashes[-1].running) == 1)
+
+
+def _convict(live: LiveRequest) -> None:
+    """Lay its crashes to `live`, if it is guilty, and to nobody else any more."""
+    if _guilty(live):
+        live.convicted_of = len(live.crashes)
+        for crash in tuple(live.crashes):
+            crash.take_back()

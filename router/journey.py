@@ -14,7 +14,7 @@ from typing import Any
 
 from grpc import aio
 
-from chassis.errors import Unavailable
+from chassis.errors import RequestFailed, Unavailable
 from protos import detokenizer_pb2, generation_pb2, tokenizer_pb2
 from router import validation
 from router.admission import Ticket
@@ -108,7 +108,11 @@ class Journeys:
                 live.attempt += 1
             finally:
                 placement.free()
-            await placement.replica.judge(live)
+            try:
+                await placement.replica.judge(live)
+            except RequestFailed:
+                self._dispatcher.ask_again()  # others are acquitted by it
+                raise
 
     async def _read_prompt(
         self,

@@ -18,6 +18,8 @@ _NO_FINISH = generation_pb2.FINISH_REASON_UNSPECIFIED
 FIRST_ATTEMPT = 1
 SUSPECT_AFTER = 2
 """Engine crashes after which a request is kept from those that have not been in as many."""
+UNSEEN_TOKENS = 8
+"""Tokens that an engine may have drawn of a candidate before it crashed, and the router not had."""
 
 
 class CandidateProgress:
@@ -36,6 +38,19 @@ class CandidateProgress:
         return self.finish != _NO_FINISH
 
 
+class Crash:
+    """An engine's crash, or what is taken for one; `running` are the requests that it ran."""
+
+    def __init__(self, running: tuple[LiveRequest, ...]) -> None:
+        self.running = running
+
+    def take_back(self) -> None:
+        """Lay it to none of them any more."""
+        for live in self.running:
+            if self in live.crashes:
+                live.crashes.remove(self)
+
+
 class LiveRequest:
     """One request from the moment its prompt is known.
 
@@ -44,7 +59,8 @@ class LiveRequest:
         handle: what the replica that has it calls it, or the last that had.
         attempt: which one this is; what bears another is not heard.
         submits: how often a model was told to run it.
-        crashes: engine crashes in which it was running.
+        crashes: engine crashes in which it was running, and that were not laid to one of those.
+        convicted_of: how many of them were laid to it; it is refused then.
     """
 
     def __init__(
@@ -58,7 +74,8 @@ class LiveRequest:
         self.handle = number
         self.attempt = FIRST_ATTEMPT
         self.submits = 0
-        self.crashes = 0
+        self.crashes: list[Crash] = []
+        self.convicted_of = 0
         self.candidates = [CandidateProgress() for _ in range(plan.candidates)]
         self._at_crash = [0] * plan.candidates  # output tokens of each
         self.outbox = Outbox(plan.output, steps_apart)
@@ -67,7 +84,6 @@ class LiveRequest:
         self.first_output: float | None = None  # when, by `time.monotonic`
         self.last_output: float | None = None
 
-    @property
     def demand(self) -> Demand:
         """What it will hold of a replica."""
         outputs = {
@@ -76,15 +92,15 @@ class LiveRequest:
             if not candidate.finished
         }
         standing = Standing.UNTRIED
-        if self.crashes >= SUSPECT_AFTER:
+        if len(self.crashes) >= SUSPECT_AFTER:
             standing = Standing.PROVEN if self.proven else Standing.SUSPECT
         return Demand(self.plan.prompt_tokens, self.plan.max_tokens, outputs, standing)
 
     @property
     def proven(self) -> bool:
-        """Whether all of it is beyond where it was when the engine crashed last."""
+        """Whether all of it is beyond where it can have been when the engine crashed last."""
         return all(
-            candidate.finished or len(candidate.ids) > before
+            candidate.finished or len(candidate.ids) > before + UNSEEN_TOKENS
             for candidate, before in zip(self.candidates, self._at_crash, strict=True)
         )
 
@@ -108,14 +124,10 @@ class LiveRequest:
         """Output tokens of all candidates so far."""
         return sum(len(candidate.ids) for candidate in self.candidates)
 
-    def implicate(self) -> None:
-        """Count an engine crash in which it was running."""
-        self.crashes += 1
+    def implicate(self, crash: Crash) -> None:
+        """Note an engine crash in which it was running."""
+        self.crashes.append(crash)
         self._at_crash = [len(candidate.ids) for candidate in self.candidates]
-
-    def exonerate(self) -> None:
-        """Take back the last `implicate`: it was no crash."""
-        self.crashes -= 1
 
     def take(self, delta: detokenizer_pb2.TextDelta, step: int) -> bool:
         """Take in a delta of `step`; answer whether it was the next of its candidate.

@@ -21,7 +21,6 @@ from grpc import aio
 from chassis.errors import Unavailable
 from protos import detokenizer_pb2, detokenizer_pb2_grpc, generation_pb2, model_pb2
 from router.absence import Absence
-from router.admission import Ledger
 from router.attempt import Attempt, Placement
 from router.connection import Ending
 from router.implication import Implications
@@ -207,12 +206,11 @@ class Replica:
             self._metrics.reregistrations.inc()
         self.changed()
 
-    def run_ended(self, ending: Ending, ledger: Ledger | None) -> None:
+    def run_ended(self, ending: Ending, *, was_up: bool) -> None:
         """Let go of what the model ran."""
-        if ledger is not None and not ending.orderly:
-            tickets = set(ledger.implicated())
-            attempts = self._attempts.values()
-            self._implications.lost(a.live for a in attempts if a.placement.ticket in tickets)
+        if was_up and not ending.orderly:
+            submitted = (a for a in self._attempts.values() if a.submitted)
+            self._implications.lost(attempt.live for attempt in submitted)
         self._renumber(ending, self.watch.again)
         self._lose(list(self._attempts.values()))
         self.changed()

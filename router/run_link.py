@@ -35,8 +35,8 @@ class RunOwner(Protocol):
     def refused(self, refusal: model_pb2.Refusal) -> None:
         """It will not run a request."""
 
-    def run_ended(self, ending: Ending, ledger: Ledger | None) -> None:
-        """The stream, which `ledger` was about, has ended; None: it was refused."""
+    def run_ended(self, ending: Ending, *, was_up: bool) -> None:
+        """The stream has ended, or was refused."""
 
 
 class RunLink:
@@ -140,10 +140,10 @@ class RunLink:
     def _lost(self, ending: Ending) -> None:
         if self.ledger is not None and not ending.closed_here:
             log.warning("model lost", extra={"code": ending.code.name, "cause": ending.details})
-        ledger, self.ledger = self.ledger, None
+        was_up, self.ledger = self.up, None
         self.load = model_pb2.Load()
         self._proven.clear()
-        self._owner.run_ended(ending, ledger)
+        self._owner.run_ended(ending, was_up=was_up)
 
 
 def submission(live: LiveRequest) -> model_pb2.Submit:

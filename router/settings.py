@@ -52,7 +52,7 @@ class RouterSettings(ServiceSettings):
     arena_mib: int = 64
     shared_memory: bool = True
     recovery_s: float = 120.0
-    rejoin_s: float = 1.0
+    rejoin_s: float = 2.0
 
     @property
     def patience(self) -> Patience:

@@ -183,20 +183,6 @@ def test_a_suspect_that_leaves_keeps_nobody_out():
     assert ledger.fits(demand(UNTRIED))
 
 
-def test_a_crash_is_laid_to_the_suspect_alone_once_it_was_sent():
-    queue, ledger = AdmissionQueue(LIMIT), Ledger(KV_SLOTS, 8)
-    proven, suspect = queue.arrive(0), queue.arrive(0)
-    ledger.enter(proven, demand(PROVEN))
-    ledger.enter(suspect, demand(SUSPECT))
-    ledger.submit(proven)
-
-    assert ledger.implicated() == [proven]
-    ledger.submit(suspect)
-    assert ledger.implicated() == [suspect]
-    ledger.prove(suspect)
-    assert ledger.implicated() == [proven, suspect]
-
-
 class Admission(RuleBasedStateMachine):
     """The queue before one replica, against a plain list."""
 
@@ -207,7 +193,6 @@ class Admission(RuleBasedStateMachine):
         self.line = []
         self.running = {}
         self.standings = {}
-        self.sent = set()
 
     @rule(priority=st.integers(-1, 1))
     def arrive(self, priority):
@@ -270,23 +255,11 @@ class Admission(RuleBasedStateMachine):
                 self.ledger.prove(ticket)
                 self.standings[ticket] = PROVEN
 
-    @rule(data=st.data())
-    def submit_and_crash(self, data):
-        if not self.running:
-            return
-        for ticket in data.draw(st.lists(st.sampled_from(list(self.running)), unique=True)):
-            self.ledger.submit(ticket)
-            self.sent.add(ticket)
-        sent = {ticket for ticket in self.running if ticket in self.sent}
-        suspects = {ticket for ticket in sent if self.standings[ticket] is SUSPECT}
-        assert set(self.ledger.implicated()) == (suspects or sent)
-
     @precondition(lambda self: self.running)
     @rule(data=st.data(), again=st.booleans())
     def end(self, data, again):
         ticket = data.draw(st.sampled_from(list(self.running)))
         del self.running[ticket]
-        self.sent.discard(ticket)
         self.ledger.leave(ticket)
         self.ledger.leave(ticket)
         if again:

@@ -155,7 +155,7 @@ async def test_a_replica_that_comes_up_as_the_recovery_limit_passes_harms_nobody
     dispatcher.replicas = (replica,)
     dispatcher.welcomed()
     with dispatcher.arrival(0) as ticket:
-        waiting = asyncio.create_task(dispatcher.place(ticket, Demand.fresh(1, 1, 1)))
+        waiting = asyncio.create_task(dispatcher.place(ticket, lambda: Demand.fresh(1, 1, 1)))
         await asyncio.sleep(0)  # it waits, and its limit passes in the loop's next turn
         noted = asyncio.get_running_loop().create_future()
 

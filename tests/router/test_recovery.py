@@ -17,6 +17,7 @@ from router_deployments import (
 from router_fakes import LENGTH, STOP, FakeReplica
 
 from protos import detokenizer_pb2, generation_pb2, service_pb2
+from router.live_request import UNSEEN_TOKENS
 
 LONG = {"max_tokens": 60}
 
@@ -204,22 +205,69 @@ async def test_what_ran_in_three_crashes_is_refused_and_its_neighbour_is_not(tmp
     assert counted == 5
 
 
+def prove(replica, submit):
+    """Take a suspect beyond where it can have been when the engine crashed."""
+    for _ in range(UNSEEN_TOKENS + 1):
+        replica.step(submit)
+
+
+async def suspects(deployment, replica, count):
+    """Requests that were running in two crashes; the first of them runs again."""
+    calls = [await begun(deployment, replica) for _ in range(count)]
+    for crash in range(2):
+        replica.crash()
+        await replica.submits.until(2 * count + crash)
+    return [call for call, _, _ in calls]
+
+
 async def test_a_suspect_that_comes_beyond_the_crash_keeps_nobody_waiting(tmp_path):
     async with deployed(tmp_path, replicas=[held_back()]) as deployment:
         replica = deployment.replica
-        calls = [await begun(deployment, replica) for _ in range(3)]
-        for crash in range(2):
-            replica.crash()
-            await replica.submits.until(6 + crash)
-        for suspects in (7, 8, 9):
-            await replica.submits.until(suspects)
-            assert len(replica.submits) == suspects
-            replica.step(replica.submits[suspects - 1])
+        calls = await suspects(deployment, replica, 3)
+        for number in (7, 8, 9):
+            await replica.submits.until(number)
+            assert len(replica.submits) == number
+            prove(replica, replica.submits[number - 1])
         for submit in replica.submits.items[6:]:
             replica.step(submit, finish=LENGTH)
-        ends = [await collect(call) for call, _, _ in calls]
+        ends = [await collect(call) for call in calls]
 
-    assert [texts(rest) for rest in ends] == [[["b "], ["c "]]] * 3
+    expected = [chr(98 + i) + " " for i in range(UNSEEN_TOKENS + 2)]
+    assert [[text for step in texts(rest) for text in step] for rest in ends] == [expected] * 3
+
+
+async def test_nobody_is_refused_for_a_crash_that_another_may_have_caused(tmp_path):
+    async with deployed(tmp_path, replicas=[held_back()]) as deployment:
+        replica = deployment.replica
+        late, innocent = await suspects(deployment, replica, 2)
+        prove(replica, replica.submits[4])  # it crashes the engine only later
+        await replica.submits.until(6)
+        await all_heard(deployment, replica)
+        replica.crash()
+        await replica.submits.until(7)
+        assert replica.submits[6].handle == replica.submits[4].handle
+        replica.crash()
+        error = await failure(late)
+        await replica.submits.until(8)
+        replica.step(replica.submits[7], finish=LENGTH)
+        rest = await collect(innocent)
+
+    assert next(details_of(error)).reason == "IMPLICATED_IN_CRASHES"
+    assert texts(rest) == [["b "]]
+
+
+async def test_whom_the_refused_request_had_implicated_runs_beside_others_again(tmp_path):
+    async with deployed(tmp_path, replicas=[held_back()]) as deployment:
+        replica = deployment.replica
+        poison, *others = await suspects(deployment, replica, 3)
+        replica.crash()
+        await failure(poison)
+        await replica.submits.until(9)  # both at once
+        for submit in replica.submits.items[7:]:
+            replica.step(submit, finish=LENGTH)
+        ends = [await collect(call) for call in others]
+
+    assert [texts(rest) for rest in ends] == [[["b "]]] * 2
 
 
 @pytest.mark.parametrize("how", ["the same process comes back", "it said that it ends"])
