@@ -26,6 +26,7 @@ def test_undisturbed_a_request_comes_to_what_it_must(kind: str, shared: bool) ->
         deployment.check_all_is_given_back()
 
 
+@pytest.mark.timeout(1200)  # on a busy machine
 @settings(max_examples=SCHEDULES, suppress_health_check=list(HealthCheck))
 @given(schedules())
 def test_no_schedule_is_noticed_by_a_client(schedule: Schedule) -> None:
