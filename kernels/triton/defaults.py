@@ -10,6 +10,12 @@ from collections.abc import Mapping
 
 from kernels.triton.attention_defaults import DECODE, PREFILL, SPLITS, STORE
 from kernels.triton.launch import Config, Tuned
+from kernels.triton.sampling_defaults import (
+    EDIT_LOGITS,
+    LOG_PROBABILITIES,
+    SAMPLING_ROW,
+    SAMPLING_TILE,
+)
 
 # Of a row kernel, each thread holds 16 to 32 elements: enough loads in flight, few registers.
 _ROWS = (
@@ -45,6 +51,10 @@ DEFAULTS: Mapping[str, tuple[Tuned, ...]] = {
     "gelu_mul": _GATED,
     "store_kv": STORE,
     "prefill_attention": PREFILL,
+    "edit_logits": EDIT_LOGITS,
+    "log_probabilities": LOG_PROBABILITIES,
+    "sampling_tile": SAMPLING_TILE,
+    "sampling_row": SAMPLING_ROW,
     "decode_attention": DECODE,
     "decode_splits": SPLITS,
 }
