@@ -5,13 +5,16 @@ The tables are the files `expected_*.py` beside this one, each a list of calls n
 
 from __future__ import annotations
 
+import pkgutil
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 from ahead_of_time import GFX_942, SM_80, SM_100, Expected, compiling, complaints
 from triton.backends.compiler import GPUTarget
+from triton.runtime.jit import JITFunction
 
+import kernels.triton
 from kernels.triton import configs
 
 EXPECTED: list[Expected] = [
@@ -43,3 +46,18 @@ def test_kernels_compile_for_other_gpus(expected: Expected, target: GPUTarget) -
         expected.call()
 
     assert {launch.kernel for launch in launches} == set(expected.kernels)
+
+
+def test_no_kernel_is_missing_from_the_tables() -> None:
+    modules = [
+        import_module(f"kernels.triton.{module.name}")
+        for module in pkgutil.iter_modules(kernels.triton.__path__)
+    ]
+    named = {
+        value.fn.__name__
+        for module in modules
+        for name, value in vars(module).items()
+        if isinstance(value, JITFunction) and name.endswith("_kernel")
+    }
+
+    assert named == {kernel for expected in EXPECTED for kernel in expected.kernels}
