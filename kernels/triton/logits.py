@@ -4,6 +4,8 @@ Invariant: the raw logits stay as they are; an edited row is a copy in float32, 
 `kernels.cpu.logits` finds, so launches switch contraction off.
 """
 
+# mypy: disable-error-code="import-untyped,no-untyped-def,untyped-decorator"
+
 from __future__ import annotations
 
 import torch

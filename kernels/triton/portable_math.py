@@ -4,6 +4,8 @@ Invariant: the same operations in the same order as there, so the same bits. A k
 them has to be launched with `enable_fp_fusion=False`: one rounding less is another result.
 """
 
+# mypy: disable-error-code="import-untyped,no-untyped-def,untyped-decorator"
+
 from __future__ import annotations
 
 import math

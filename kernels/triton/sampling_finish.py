@@ -5,6 +5,8 @@ for the best score among what is kept. Invariants: the list's order does not mat
 the bits of `kernels.cpu.sampling`'s; and work is in proportion to the list.
 """
 
+# mypy: disable-error-code="import-untyped,no-untyped-def,untyped-decorator"
+
 from __future__ import annotations
 
 import torch
