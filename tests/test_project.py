@@ -110,8 +110,8 @@ def test_documents_name_only_targets_that_exist(document: Path) -> None:
     text = document.read_text()
     blocks = "\n".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL))
     commands = [
-        *re.findall(r"^make ([a-z][a-z ]*)", blocks, re.MULTILINE),
-        *re.findall(r"`make ([a-z][a-z ]*)", text),
+        *re.findall(r"^make ([a-z][a-z -]*)", blocks, re.MULTILINE),
+        *re.findall(r"`make ([a-z][a-z -]*)", text),
     ]
     assert {target for command in commands for target in command.split()} <= make_targets()
 

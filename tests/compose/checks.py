@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable
+from pathlib import Path
 
 from tests.compose.commands import succeeds
 from tests.compose.project import IMAGE, REPLICA, Project
@@ -16,6 +17,7 @@ from triptych.client import Client
 _USER = "10001"
 _SERVICES = ("tokenizer", *REPLICA)
 _GRACE_S = 15.0
+_SHARED_MEMORY = Path("/dev/shm")
 
 _LINK = """
 import grpc
@@ -173,8 +175,17 @@ def without_avx512(project: Project) -> str:
 
 
 def nothing_left(projects: Iterable[Project]) -> str:
-    """After `down`, the engine has nothing of the deployments any more."""
+    """After `down`, the engine has nothing of the deployments any more, nor has this machine."""
     left = [name for project in projects for name in project.left()]
+    left += [str(path) for path in _SHARED_MEMORY.iterdir() if _owner(path) == int(_USER)]
     if left:
         raise Broken(f"left behind: {left}")
-    return "no container, network or volume"
+    return "no container, network, volume or file in shared memory"
+
+
+def _owner(path: Path) -> int | None:
+    """Who owns a file, which may go at any moment."""
+    try:
+        return path.lstat().st_uid
+    except FileNotFoundError:
+        return None
