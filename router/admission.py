@@ -2,8 +2,8 @@
 
 A request is never overtaken by one behind it: a large one waits, it does not starve. A replica is
 never committed to more than it has, except that an empty one takes any request. What has been
-running in two engine crashes starts among proven requests only, and alone of its kind: where it is
-the only one that runs, a further crash is its own.
+running in two engine crashes starts among proven requests only, and alone of its kind. If the
+engine crashes then, that one starts first and by itself: a further crash is its own.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ class Standing(enum.Enum):
 
     UNTRIED = enum.auto()
     SUSPECT = enum.auto()  # running in two, and not beyond where it was at the last
+    PRIME = enum.auto()  # a suspect that was the only one in the last
     PROVEN = enum.auto()  # running in two, and beyond that
 
 
@@ -71,9 +72,15 @@ class Ticket:
     priority: int
     arrival: int
     demand: Demand | None = None
+    first: bool = False
+    """Whether it goes before all others, because they cannot go on before it is tried."""
 
     def __lt__(self, other: Ticket) -> bool:
-        return (self.priority, self.arrival) < (other.priority, other.arrival)
+        return self._order < other._order
+
+    @property
+    def _order(self) -> tuple[bool, int, int]:
+        return (not self.first, self.priority, self.arrival)
 
 
 class AdmissionQueue:
@@ -108,6 +115,7 @@ class AdmissionQueue:
     def line_up(self, ticket: Ticket, demand: Demand) -> None:
         """Stand in line at the place that `ticket` gives, again where it was admitted before."""
         ticket.demand = demand
+        ticket.first = demand.standing is Standing.PRIME
         self._waiting.add(ticket)
         heapq.heappush(self._line, ticket)
 
@@ -208,7 +216,7 @@ class Ledger:
         """Whether a request may start now. An empty replica takes any."""
         if not self._entries:
             return True
-        if self._suspect is not None:
+        if self._suspect is not None or demand.standing is Standing.PRIME:
             return False
         if demand.standing is Standing.SUSPECT and not self._all_proven():
             return False
@@ -225,7 +233,7 @@ class Ledger:
         self._unseen[ticket] = entry
         self._own_slots += entry.slots()
         self._own_sequences += len(outputs)
-        if demand.standing is Standing.SUSPECT:
+        if demand.standing in (Standing.SUSPECT, Standing.PRIME):
             self._suspect = ticket
 
     def submit(self, ticket: Ticket) -> None:

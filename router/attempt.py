@@ -57,6 +57,11 @@ class Attempt:
             self.over.set_result(finished)
         self.expect()
 
+    @property
+    def suspected(self) -> bool:
+        """Whether it keeps others from starting."""
+        return self.placement.ledger.suspects(self.placement.ticket)
+
     def account(self, candidate: int, tokens: int, *, ended: bool) -> bool:
         """Follow the tokens of a candidate in the ledger; answer whether others may find room now.
 
@@ -67,7 +72,7 @@ class Attempt:
             ledger.grow(ticket, candidate, tokens)
         if ended:
             ledger.finish(ticket, candidate)
-        if ledger.suspects(ticket) and self.live.proven:
+        if self.suspected and self.live.proven:
             ledger.prove(ticket)
             return True
         return ended

@@ -34,12 +34,12 @@ class Implications:
         self._last: Crash | None = None
         self._back = asyncio.Event()
 
-    def lost(self, running: Iterable[LiveRequest]) -> None:
-        """The model is gone, and with it what it was running."""
+    def lost(self, running: Iterable[LiveRequest], suspect: LiveRequest | None) -> None:
+        """The model is gone, and with it what was `running`, `suspect` among it if there was."""
         self._back.clear()
         self._last = Crash(tuple(running))
         for live in self._last.running:
-            live.implicate(self._last)
+            live.implicate(self._last, prime=live is suspect)
 
     def back(self, incarnation: int) -> None:
         """The model is here, as process `incarnation`; the same as before has not crashed."""

@@ -76,6 +76,7 @@ class LiveRequest:
         self.submits = 0
         self.crashes: list[Crash] = []
         self.convicted_of = 0
+        self._prime = False
         self.candidates = [CandidateProgress() for _ in range(plan.candidates)]
         self._at_crash = [0] * plan.candidates  # output tokens of each
         self.outbox = Outbox(plan.output, steps_apart)
@@ -93,7 +94,8 @@ class LiveRequest:
         }
         standing = Standing.UNTRIED
         if len(self.crashes) >= SUSPECT_AFTER:
-            standing = Standing.PROVEN if self.proven else Standing.SUSPECT
+            standing = Standing.PRIME if self._prime else Standing.SUSPECT
+            standing = Standing.PROVEN if self.proven else standing
         return Demand(self.plan.prompt_tokens, self.plan.max_tokens, outputs, standing)
 
     @property
@@ -124,9 +126,10 @@ class LiveRequest:
         """Output tokens of all candidates so far."""
         return sum(len(candidate.ids) for candidate in self.candidates)
 
-    def implicate(self, crash: Crash) -> None:
-        """Note an engine crash in which it was running."""
+    def implicate(self, crash: Crash, *, prime: bool) -> None:
+        """Note an engine crash in which it was running, `prime` where as the only suspect."""
         self.crashes.append(crash)
+        self._prime = prime
         self._at_crash = [len(candidate.ids) for candidate in self.candidates]
 
     def take(self, delta: detokenizer_pb2.TextDelta, step: int) -> bool:

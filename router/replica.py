@@ -209,8 +209,9 @@ class Replica:
     def run_ended(self, ending: Ending, *, was_up: bool) -> None:
         """Let go of what the model ran."""
         if was_up and not ending.orderly:
-            submitted = (a for a in self._attempts.values() if a.submitted)
-            self._implications.lost(attempt.live for attempt in submitted)
+            submitted = [a for a in self._attempts.values() if a.submitted]
+            suspects = (a.live for a in submitted if a.suspected)
+            self._implications.lost((a.live for a in submitted), next(suspects, None))
         self._renumber(ending, self.watch.again)
         self._lose(list(self._attempts.values()))
         self.changed()

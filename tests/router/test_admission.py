@@ -6,7 +6,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from router.admission import AdmissionQueue, Demand, Ledger, QueueFull, Standing
 
-UNTRIED, SUSPECT, PROVEN = Standing.UNTRIED, Standing.SUSPECT, Standing.PROVEN
+UNTRIED, SUSPECT, PRIME, PROVEN = Standing
 KV_SLOTS = 1000
 SEQUENCES = 6
 LIMIT = 8
@@ -16,7 +16,7 @@ demands = st.builds(
     prompt_tokens=st.integers(1, 600),
     max_tokens=st.integers(0, 400),
     outputs=st.dictionaries(st.integers(0, 3), st.sampled_from([0, 0, 1, 300]), max_size=4),
-    standing=st.sampled_from([UNTRIED, UNTRIED, SUSPECT, PROVEN]),
+    standing=st.sampled_from([UNTRIED, UNTRIED, SUSPECT, PRIME, PROVEN]),
 )
 
 
@@ -173,6 +173,18 @@ def test_a_suspect_starts_among_proven_requests_only():
     assert admitted(queue, untried=untried, tried=tried) == ["tried"]
 
 
+def test_a_prime_suspect_goes_before_all_others_and_by_itself():
+    queue, ledger = AdmissionQueue(LIMIT), Ledger(KV_SLOTS, 8)
+    proven = lined_up(queue, demand(PROVEN), priority=-1)
+    prime = lined_up(queue, demand(PRIME), priority=5)
+
+    assert [ticket for ticket, _ in queue.admit({"r": ledger})] == [prime]
+    ledger.leave(prime)
+    assert [ticket for ticket, _ in queue.admit({"r": ledger})] == [proven]
+    lined_up(queue, demand(PRIME))
+    assert admitted(queue, r=ledger) == []
+
+
 def test_a_suspect_that_leaves_keeps_nobody_out():
     queue, ledger = AdmissionQueue(LIMIT), Ledger(KV_SLOTS, 8)
     suspect = queue.arrive(0)
@@ -226,9 +238,11 @@ class Admission(RuleBasedStateMachine):
             others = [self.standings[other] for other in self.running]
             self.running[ticket] = dict(ticket.demand.outputs)
             self.standings[ticket] = ticket.demand.standing
-            assert SUSPECT not in others, "a suspect is not alone of its kind"
+            assert not {SUSPECT, PRIME} & set(others), "a suspect is not alone of its kind"
             if ticket.demand.standing is SUSPECT:
                 assert set(others) <= {PROVEN}, "a suspect runs with what has not been tried"
+            if ticket.demand.standing is PRIME:
+                assert not others, "a prime suspect is not by itself"
             if len(self.running) > 1:
                 assert before + ticket.demand.slots <= KV_SLOTS
                 assert sum(map(len, self.running.values())) <= SEQUENCES
@@ -251,7 +265,7 @@ class Admission(RuleBasedStateMachine):
     @rule()
     def prove(self):
         for ticket in self.running:
-            if self.standings[ticket] is SUSPECT:
+            if self.standings[ticket] in (SUSPECT, PRIME):
                 self.ledger.prove(ticket)
                 self.standings[ticket] = PROVEN
 

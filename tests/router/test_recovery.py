@@ -245,15 +245,42 @@ async def test_nobody_is_refused_for_a_crash_that_another_may_have_caused(tmp_pa
         await all_heard(deployment, replica)
         replica.crash()
         await replica.submits.until(7)
-        assert replica.submits[6].handle == replica.submits[4].handle
+        assert replica.submits[6].handle == replica.submits[5].handle
+        prove(replica, replica.submits[6])
+        await replica.submits.until(8)  # the culprit again, beside the proven one
+        replica.crash()
+        await replica.submits.until(9)
+        assert replica.submits[8].handle == replica.submits[4].handle
         replica.crash()
         error = await failure(late)
-        await replica.submits.until(8)
-        replica.step(replica.submits[7], finish=LENGTH)
+        await replica.submits.until(10)
+        replica.step(replica.submits[9], finish=LENGTH)
         rest = await collect(innocent)
 
     assert next(details_of(error)).reason == "IMPLICATED_IN_CRASHES"
-    assert texts(rest) == [["b "]]
+    assert rest[-1].usage.completion_tokens == UNSEEN_TOKENS + 3
+
+
+async def test_the_only_suspect_in_a_crash_starts_first_and_by_itself(tmp_path):
+    async with deployed(tmp_path, replicas=[held_back()]) as deployment:
+        replica = deployment.replica
+        innocent, poison, last = await suspects(deployment, replica, 3)
+        prove(replica, replica.submits[6])
+        await replica.submits.until(8)  # the poison, beside the proven one
+        replica.crash()
+        await replica.submits.until(9)
+        assert replica.submits[8].handle == replica.submits[7].handle
+        await all_heard(deployment, replica)
+        assert len(replica.submits) == 9
+        replica.crash()
+        error = await failure(poison)
+        await replica.submits.until(11)
+        for submit in replica.submits.items[9:]:
+            replica.step(submit, finish=LENGTH)
+        ends = [await collect(call) for call in (innocent, last)]
+
+    assert next(details_of(error)).reason == "IMPLICATED_IN_CRASHES"
+    assert [rest[-1].usage.completion_tokens for rest in ends] == [UNSEEN_TOKENS + 3, 2]
 
 
 async def test_whom_the_refused_request_had_implicated_runs_beside_others_again(tmp_path):
