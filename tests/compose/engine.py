@@ -12,11 +12,12 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.compose import commands
+from tests.compose.bridge import bridge
 
 _START_S = 60.0
 _STOP_S = 60.0
@@ -24,14 +25,12 @@ _OURS = ("COMPOSE_", "TRIPTYCH_")
 _CGROUPS = Path("/sys/fs/cgroup")
 # It ends with the test, however that ends, and its mounts are nobody else's.
 _ALONE = ("setpriv", "--pdeathsig", "TERM", "unshare", "--mount", "--propagation", "private")
-# Clients reach published ports through the engine's own proxy, so there is no need of iptables, nor
-# of a bridge but the deployment's own.
+# Clients reach published ports through the engine's own proxy, so there is no need of iptables.
 _APART = (
     "--iptables=false",
     "--ip6tables=false",
     "--ip-forward=false",
     "--ip-masq=false",
-    "--bridge=none",
     "--exec-opt=native.cgroupdriver=cgroupfs",
 )
 
@@ -122,25 +121,43 @@ def _started(
     if os.geteuid() != 0 or not commands.find("dockerd"):
         raise NoEngine("no Docker engine answers, and only root with dockerd can start one")
     reached = {**environment, "DOCKER_HOST": f"unix://{place}/engine.sock"}
-    cgroup = f"triptych-compose-{os.getpid()}"
-    folders = (f"--data-root={place}/data", f"--exec-root={place}/run")
-    place_of = (f"--host={reached['DOCKER_HOST']}", f"--pidfile={place}/engine.pid")
-    with (place / "engine.log").open("wb") as log:
+    own = f"triptych{os.getpid()}"
+    options = (
+        *_APART,
+        f"--bridge={own}",
+        f"--cgroup-parent=/{own}",
+        f"--host={reached['DOCKER_HOST']}",
+        f"--pidfile={place}/engine.pid",
+        f"--data-root={place}/data",
+        f"--exec-root={place}/run",
+    )
+    with _bridged(own), (place / "engine.log").open("wb") as log:
         process = subprocess.Popen(
-            [*_ALONE, "dockerd", *_APART, *place_of, *folders, f"--cgroup-parent=/{cgroup}"],
+            [*_ALONE, "dockerd", *options],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,  # Ctrl-C is for the test, which then ends it
         )
-    try:
-        _await_answer(process, docker, reached, place / "engine.log")
-        yield reached
-    finally:
-        process.terminate()
-        process.wait(_STOP_S)
-        _remove_cgroups(cgroup)
+        try:
+            _await_answer(process, docker, reached, place / "engine.log")
+            yield reached
+        finally:
+            process.terminate()
+            process.wait(_STOP_S)
+            _remove_cgroups(own)
+
+
+@contextmanager
+def _bridged(name: str) -> Iterator[None]:
+    """Have a bridge for the block; where that cannot be, there is no engine."""
+    with ExitStack() as having:
+        try:
+            having.enter_context(bridge(name))
+        except OSError as error:
+            raise NoEngine(f"no Docker engine answers, and none can start: {error}") from error
+        yield
 
 
 def _await_answer(
