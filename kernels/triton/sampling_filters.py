@@ -17,21 +17,23 @@ import triton.language as tl
 from kernels.triton.configs import choose
 from kernels.triton.portable_math import fixed_exp
 from kernels.triton.sampling_batch import Choices
-from kernels.triton.sampling_scratch import BINS, Edited, Scratch
+from kernels.triton.sampling_scratch import Edited, Scratch
 from kernels.triton.sampling_tile import (
+    HIGHEST_KEY,
     INF,
+    KEY_LEVELS,
     NUM_BINS,
     SMALLEST_TEMPERATURE,
     bins,
     contenders,
+    keys,
+    level_width,
     limits,
     load_logits,
     row_top,
     scale,
     shorten,
 )
-
-_BIN_BITS = tl.constexpr(BINS.bit_length() - 1)
 
 
 def shortlist_filtered(
@@ -86,7 +88,7 @@ def _tally_kernel(
     ids = tile * BLOCK + tl.arange(0, BLOCK)
     values = load_logits(logits_ptr, stride, edited, row, ids, vocab_size)
     scaled = scale(values, top, temperature)
-    bin = row * NUM_BINS + bins(scaled)
+    bin = row * NUM_BINS + bins(scaled, temperature)
     if limited:
         tl.atomic_add(histogram.counts + bin, 1, mask=ids < vocab_size, sem="relaxed")
     if nucleus:
@@ -107,14 +109,13 @@ def _bracket_kernel(
     if temperature < SMALLEST_TEMPERATURE:
         return
     # With min-p alone, every token is before the bracket.
-    first, last = NUM_BINS, -1
+    first, last, last_key = NUM_BINS, -1, HIGHEST_KEY
     if small:
         top = row_top(maxima, row, tiles, TILES)[0]
         group = tl.arange(0, GROUPS)
         highest = tl.load(maxima.groups + row * groups + group, mask=group < groups, other=-INF)
-        group_bins = tl.where(group < groups, bins(scale(highest, top, temperature)), NUM_BINS)
-        first = 0
-        last = _kth(group_bins, tl.load(choices.top_k + row))
+        first, last = 0, NUM_BINS - 1
+        last_key = _kth(keys(scale(highest, top, temperature)), tl.load(choices.top_k + row))
         tl.store(brackets.counts + row, 0)
         tl.store(brackets.masses + row, 0)
     elif TALLY and (limited | nucleus):
@@ -124,15 +125,18 @@ def _bracket_kernel(
         )  # fmt: skip
     tl.store(brackets.first + row, first)
     tl.store(brackets.last + row, last)
+    tl.store(brackets.keys + row, last_key)
 
 
 @triton.jit
 def _kth(numbers, k):
-    """The k-th smallest of `numbers`, or the least number of `_BIN_BITS` bits without so many."""
-    low = 0
-    for bit in tl.static_range(_BIN_BITS - 1, -1, -1):
-        half = 1 << bit
-        low += tl.where(tl.sum((numbers < low + half).to(tl.int32)) < k, half, 0)
+    """The k-th smallest of at least `k` numbers, none of them negative."""
+    low = tl.full((), 0, tl.int32)
+    for level in range(KEY_LEVELS):
+        width = level_width(level)
+        ends = low + tl.arange(0, 8) * width + (width - 1)
+        counts = tl.sum((numbers[None, :] <= ends[:, None]).to(tl.int32), axis=1)
+        low += tl.sum((counts < k).to(tl.int32)) * width
     return low
 
 
@@ -180,17 +184,20 @@ def _collect_kernel(
     floor = tl.load(choices.floors + row)
     highest = tl.load(maxima.logits + row * tl.num_programs(0) + tile)
     likeliest = scale(highest, top, temperature)
-    too_late = bins(likeliest) > tl.maximum(first - 1, last)
+    last_key = tl.load(brackets.keys + row)
+    too_late = (bins(likeliest, temperature) > tl.maximum(first - 1, last)) | (
+        keys(likeliest) > last_key
+    )
     too_low = (first == NUM_BINS) & (likeliest < floor)
     if too_late | too_low | (highest == -INF):
         return
     ids = tile * BLOCK + tl.arange(0, BLOCK)
     values = load_logits(logits_ptr, stride, edited, row, ids, vocab_size)
     scaled = scale(values, top, temperature)
-    bin = bins(scaled)
+    bin = bins(scaled, temperature)
     # Impossible tokens would only lengthen the list: any number of them leaves the rest as it is.
     possible = scaled > -INF
-    chosen = possible & (bin >= first) & (bin <= last)
+    chosen = possible & (bin >= first) & (bin <= last) & (keys(scaled) <= last_key)
     if first > 0:
         sure = possible & (bin < first) & (scaled >= floor)
         hopeful = contenders(scaled, sure, choices, row, tile * BLOCK, BLOCK)

@@ -19,10 +19,13 @@ from kernels.triton.portable_math import fixed_exp
 from kernels.triton.sampling_batch import Choices
 from kernels.triton.sampling_scratch import Scratch
 from kernels.triton.sampling_tile import (
+    HIGHEST_KEY,
     INF,
+    KEY_LEVELS,
     NO_ID,
     SMALLEST_TEMPERATURE,
     keys,
+    level_width,
     limits,
     row_top,
     scale,
@@ -30,8 +33,6 @@ from kernels.triton.sampling_tile import (
 
 # What a search goes by, and what it adds up.
 _KEYS, _MASSES, _IDS = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
-_HIGHEST = tl.constexpr(2**31 - 1)
-_LEVELS = tl.constexpr(11)  # 31 bits, three at a time
 _MOST = tl.constexpr(2**63 - 1)
 
 
@@ -65,7 +66,7 @@ def _finish_kernel(
         place = row.to(tl.int64) * vocab_size
         listed = (shortlist.ids + place, shortlist.logits + place, length)
         limited, _, nucleus, filtered = limits(choices, row, vocab_size)
-        last_key, last_id = tl.full((), _HIGHEST, tl.int32), tl.full((), _HIGHEST, tl.int32)
+        last_key, last_id = tl.full((), HIGHEST_KEY, tl.int32), tl.full((), HIGHEST_KEY, tl.int32)
         if limited | nucleus:
             last_key, last_id = _cut(listed, choices, brackets, row, limited, nucleus, TILE)
         token = _winner(
@@ -91,7 +92,7 @@ def _read(listed, start, TILE: tl.constexpr):
 @triton.jit
 def _cut(listed, choices, brackets, row, limited, nucleus, TILE: tl.constexpr):
     """The key and id of the last token that top-k and top-p keep."""
-    key, id = tl.full((), _HIGHEST, tl.int32), tl.full((), _HIGHEST, tl.int32)
+    key, id = tl.full((), HIGHEST_KEY, tl.int32), tl.full((), HIGHEST_KEY, tl.int32)
     if limited:
         wanted = tl.load(choices.top_k + row) - tl.load(brackets.counts + row)
         key, id = _last(listed, wanted, key, id, _KEYS, TILE)
@@ -128,11 +129,11 @@ def _weigh(listed, start, last_key, last_id, BY: tl.constexpr, TILE: tl.constexp
 def _survey(listed, last_key, last_id, BY: tl.constexpr, TILE: tl.constexpr):
     """What the tokens up to the last one add up to, and their lowest and highest rank."""
     total = tl.full((), 0, tl.int64)
-    lowest, highest = tl.full((), _HIGHEST, tl.int32), tl.full((), 0, tl.int32)
+    lowest, highest = tl.full((), HIGHEST_KEY, tl.int32), tl.full((), 0, tl.int32)
     for start in range(0, listed[2], TILE):
         rank, weight, counted = _weigh(listed, start, last_key, last_id, BY, TILE)
         total += tl.sum(weight)
-        lowest = tl.minimum(lowest, tl.min(tl.where(counted, rank, _HIGHEST)))
+        lowest = tl.minimum(lowest, tl.min(tl.where(counted, rank, HIGHEST_KEY)))
         highest = tl.maximum(highest, tl.max(tl.where(counted, rank, 0)))
     return total, lowest, highest
 
@@ -150,7 +151,7 @@ def _last(listed, wanted, last_key, last_id, BY: tl.constexpr, TILE: tl.constexp
         key, before, reached = _search(
             listed, wanted, total, lowest, highest, last_key, last_id, BY, TILE
         )  # fmt: skip
-        id = tl.where(key == last_key, last_id, _HIGHEST)
+        id = tl.where(key == last_key, last_id, HIGHEST_KEY)
         each = tl.full((), 1, tl.int64)
         if BY == _MASSES:
             scaled = tl.full((1,), 0, tl.float32) - key.to(tl.float32, bitcast=True)
@@ -174,8 +175,8 @@ def _search(
     low = tl.full((), 0, tl.int32)
     before = tl.full((), 0, tl.int64)
     reached = total
-    for level in range(_LEVELS):
-        width = tl.full((), 1, tl.int32) << tl.maximum(3 * (_LEVELS - 2 - level) + 1, 0)
+    for level in range(KEY_LEVELS):
+        width = level_width(level)
         if width <= highest - lowest:
             ends = low + tl.arange(0, 8) * width + (width - 1)
             sums = tl.zeros([8], tl.int64)

@@ -16,7 +16,7 @@ from kernels.triton.configs import choose
 GROUP = 128
 """Tokens whose largest logit is noted: with so many groups above it, a top-k's last is bounded."""
 BINS = 2048
-"""Ranges of scaled logits that tokens are counted in."""
+"""Ranges of logits that tokens are counted in."""
 
 
 class Maxima(NamedTuple):
@@ -40,7 +40,7 @@ class Histogram(NamedTuple):
 
 
 class Brackets(NamedTuple):
-    """Between which bins a row's last token surely lies; [rows] each.
+    """Between which bins, and up to which key, a row's last token surely lies; [rows] each.
 
     Of the bins before `first` every token is kept by top-k and top-p, of those after `last` none.
     """
@@ -49,6 +49,8 @@ class Brackets(NamedTuple):
     """int32."""
     last: torch.Tensor
     """int32."""
+    keys: torch.Tensor
+    """int32: what no listed token's key is above; of rows with a small top-k."""
     counts: torch.Tensor
     """int64: tokens before `first`; of rows with top-k."""
     masses: torch.Tensor
@@ -122,11 +124,8 @@ class Scratch:
                 zeros(rows, BINS, dtype=torch.int64),
             ),
             Brackets(
-                empty(rows, dtype=torch.int32),
-                empty(rows, dtype=torch.int32),
-                empty(rows, dtype=torch.int64),
-                empty(rows, dtype=torch.int64),
-                empty(rows, dtype=torch.int64),
+                *(empty(rows, dtype=torch.int32) for _ in range(3)),
+                *(empty(rows, dtype=torch.int64) for _ in range(3)),
             ),
             Shortlist(
                 empty(rows, vocab_size, dtype=torch.int32),

@@ -18,8 +18,10 @@ INF = tl.constexpr(float("inf"))
 NUM_BINS = tl.constexpr(BINS)
 GROUP_TOKENS = tl.constexpr(GROUP)
 NO_ID = tl.constexpr(2**31 - 1)
+HIGHEST_KEY = tl.constexpr(2**31 - 1)
+KEY_LEVELS = tl.constexpr(11)  # keys have 31 bits; a search finds three at a time
 
-_BIN_ORIGIN = tl.constexpr(0x41000000)  # 8.0
+_BIN_ORIGIN = tl.constexpr(0x3F800000)  # 1.0
 _BIN_SHIFT = tl.constexpr(23 - 8)
 
 
@@ -65,9 +67,19 @@ def keys(scaled):
 
 
 @triton.jit
-def bins(scaled):
-    """The range of each scaled logit, likeliest first: 256 bins of 1/32, then 256 of 1/16, …"""
-    bits = (tl.abs(scaled) + 8.0).to(tl.int32, bitcast=True)
+def level_width(level):
+    """How many keys each of eight ranges has at one level of a search, coarsest first."""
+    return tl.full((), 1, tl.int32) << tl.maximum(3 * (KEY_LEVELS - 2 - level) + 1, 0)
+
+
+@triton.jit
+def bins(scaled, temperature):
+    """The range that each token is in, likeliest first: 256 of 1/256, then 256 of 1/128, …
+
+    Of distances of logits, so that a high temperature does not crowd all tokens into a few; but
+    of scaled logits again made to distances, so that equally likely tokens share a bin.
+    """
+    bits = (tl.abs(scaled) * temperature + 1.0).to(tl.int32, bitcast=True)
     return tl.minimum((bits - _BIN_ORIGIN) >> _BIN_SHIFT, NUM_BINS - 1)
 
 
