@@ -50,7 +50,8 @@ def scene(
     lengths = torch.tensor([length for _, length in chunks])
     counts = torch.tensor([queries for queries, _ in chunks])
     slots, longest = int(lengths.sum()) + 3, int(lengths.max())
-    order = torch.randperm(slots)
+    # Slot 0 is free too: it is what a masked lane would read.
+    order = torch.cat((1 + torch.randperm(slots - 1), torch.tensor([0])))
     table = order[-1].repeat(len(chunks) + 2, longest + 5).int()
     rows = torch.randperm(len(chunks) + 2)[: len(chunks)]
     for row, own in zip(rows, order[:-3].split(lengths.tolist()), strict=True):

@@ -32,7 +32,7 @@ def no_keys_yet(sinks_ptr, heads, M: tl.constexpr, BLOCK_D: tl.constexpr):
 @triton.jit
 def load_scales(kv, slots, stored):
     """Scales of keys and of values in `slots` [N], those `stored`; zeros if the cache has none."""
-    _, _, _, _, k_scale_ptr, v_scale_ptr, place, stride_s = kv
+    _, _, _, k_scale_ptr, v_scale_ptr, place, stride_s = kv
     k_scale, v_scale = 0.0, 0.0
     if k_scale_ptr is not None:
         place += slots.to(tl.int64) * stride_s
@@ -51,8 +51,8 @@ def attend_block(
     Args:
         state: peaks [M], sums [M] and weighted values [M, BLOCK_D] so far, float32.
         q: [M, BLOCK_D].
-        kv: pointers to one head of the caches, their strides by slot and within a row; pointers
-            to the scales or None, the head's place in them and their stride by slot.
+        kv: pointers to one head of the caches and their stride by slot; pointers to the scales
+            or None, the head's place in them and their stride by slot.
         slots: [N].
         scales: what `load_scales` gave for the slots.
         stored: [N], which slots may be read; None for all.
@@ -64,10 +64,10 @@ def attend_block(
     Source: Dao 2023 (FlashAttention-2), algorithm 1.
     """
     peak, total, acc = state
-    k_ptr, v_ptr, stride_s, stride_d, k_scale_ptr, _, _, _ = kv
+    k_ptr, v_ptr, stride_s, k_scale_ptr, _, _, _ = kv
     dims = tl.arange(0, BLOCK_D)
     # int64: slot * stride passes 2**31 in a cache of 2**21 slots x 8 heads x 128 dims.
-    offsets = slots.to(tl.int64)[:, None] * stride_s + dims[None, :] * stride_d
+    offsets = slots.to(tl.int64)[:, None] * stride_s + dims[None, :]
     # A free slot may hold anything, NaN too: a weight of zero alone would not keep it out.
     k = _load_rows(k_ptr + offsets, stored, dims, HEAD_DIM, BLOCK_D)
     scores = tl.dot(q, tl.trans(k.to(q.dtype)), input_precision=_PRECISION)

@@ -48,6 +48,8 @@ def check_caches(
             f"k_cache {tuple(k_cache.shape)} by {k_cache.stride()} and "
             f"v_cache {tuple(v_cache.shape)} by {v_cache.stride()}: expected the same"
         )
+    if k_cache.stride(-1) != 1:
+        raise ValueError(f"caches by {k_cache.stride()}: expected rows to be contiguous")
     stored = dtype if scales is None else torch.int8
     if k_cache.dtype != stored or v_cache.dtype != stored:
         raise ValueError(f"caches of {k_cache.dtype} and {v_cache.dtype}: expected {stored}")

@@ -36,7 +36,8 @@ def decode_attention(
 
     Args:
         q: [tokens, heads, head_dim] of the whole step, any strides.
-        k_cache, v_cache: [slots, kv_heads, head_dim], strides alike; of q's dtype, or int8.
+        k_cache, v_cache: [slots, kv_heads, head_dim], rows contiguous, strides alike; of q's
+            dtype, or int8.
         plan: what `plan_decode` gave for the step.
         scales: of int8 caches; None for others.
         out: like q, its last stride 1, whose first rows are written; None for a new one, whose
@@ -71,10 +72,10 @@ def _attend_to_items(
     # Heads first: programs that run side by side read the heads of the same tokens.
     _items_kernel[(shape.kv_heads * blocks, plan.items)](
         q, *q.stride(),
-        k_cache, v_cache, *k_cache.stride(),
+        k_cache, v_cache, k_cache.stride(0), k_cache.stride(1),
         *((scales.k, scales.v, *scales.k.stride()) if scales else (None, None, 0, 0)),
         buffers.partial, buffers.log_sums,
-        chunks.slot_table, chunks.slot_table.stride(0), chunks.rows, chunks.kv_lengths,
+        chunks.slot_table, chunks.slot_table.stride(0), chunks.kv_lengths,
         buffers.work, buffers.work.stride(0), plan.options.alibi_slopes, shape.scale,
         HEADS=shape.heads, GROUP=shape.heads // shape.kv_heads, HEAD_DIM=shape.head_dim,
         SOFT_CAP=plan.options.soft_cap, BLOCK_H=rows, HEAD_BLOCKS=blocks,
@@ -94,14 +95,14 @@ def _merge_items(plan: DecodePlan, out: torch.Tensor) -> None:
 
 @triton.jit(
     do_not_specialize=["work_stride"],
-    do_not_specialize_on_alignment=["rows_ptr", "lengths_ptr", "work_ptr"],
+    do_not_specialize_on_alignment=["lengths_ptr", "work_ptr"],
 )
 def _items_kernel(
     q_ptr, q_stride_t, q_stride_h, q_stride_d,
-    k_ptr, v_ptr, kv_stride_s, kv_stride_h, kv_stride_d,
+    k_ptr, v_ptr, kv_stride_s, kv_stride_h,
     k_scale_ptr, v_scale_ptr, scale_stride_s, scale_stride_h,
     partial_ptr, log_sums_ptr,
-    table_ptr, table_stride, rows_ptr, lengths_ptr, work_ptr, work_stride, slopes_ptr, scale,
+    table_ptr, table_stride, lengths_ptr, work_ptr, work_stride, slopes_ptr, scale,
     HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, SOFT_CAP: tl.constexpr,
     BLOCK_H: tl.constexpr, HEAD_BLOCKS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
@@ -109,10 +110,11 @@ def _items_kernel(
     sequence = tl.load(work_ptr + item)
     if sequence < 0:
         return
-    begin = tl.load(work_ptr + work_stride + item)
-    end = tl.load(work_ptr + 2 * work_stride + item)
+    table_row = tl.load(work_ptr + work_stride + item)
+    begin = tl.load(work_ptr + 2 * work_stride + item)
+    end = tl.load(work_ptr + 3 * work_stride + item)
     position = tl.load(lengths_ptr + sequence).to(tl.int32) - 1
-    table_ptr += tl.load(rows_ptr + sequence) * table_stride
+    table_ptr += table_row.to(tl.int64) * table_stride
 
     kv_head = tl.program_id(0) // HEAD_BLOCKS
     of_group = tl.program_id(0) % HEAD_BLOCKS * BLOCK_H + tl.arange(0, BLOCK_H)
@@ -126,10 +128,7 @@ def _items_kernel(
     scale_place = kv_head * scale_stride_h
     k_ptr += kv_head.to(tl.int64) * kv_stride_h
     v_ptr += kv_head.to(tl.int64) * kv_stride_h
-    kv = (
-        k_ptr, v_ptr, kv_stride_s, kv_stride_d,
-        k_scale_ptr, v_scale_ptr, scale_place, scale_stride_s,
-    )  # fmt: skip
+    kv = k_ptr, v_ptr, kv_stride_s, k_scale_ptr, v_scale_ptr, scale_place, scale_stride_s
     slopes = tl.load(slopes_ptr + head, mask=live) * LOG2E if slopes_ptr is not None else None
     state = no_keys_yet(None, head, BLOCK_H, BLOCK_D)
     key = begin + tl.arange(0, BLOCK_N)

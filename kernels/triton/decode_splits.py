@@ -32,7 +32,8 @@ class DecodeBuffers:
     """Memory that one step after another may use, in one place for as long as a graph lives."""
 
     work: torch.Tensor
-    """[3, items] int32: an item's sequence, -1 for none, its first position and the one past it."""
+    """[4, items] int32: an item's sequence, -1 for no item, that sequence's row in the slot table,
+    the item's first position and the one past its last."""
     spans: torch.Tensor
     """[2, sequences] int32: a sequence's first item and how many it has."""
     partial: torch.Tensor
@@ -57,7 +58,7 @@ class DecodeBuffers:
             splits = triton.cdiv(programs, shape.kv_heads * head_blocks(shape)[1])
         items = sequences + splits
         return cls(
-            torch.empty((3, items), dtype=torch.int32, device=device),
+            torch.empty((4, items), dtype=torch.int32, device=device),
             torch.empty((2, sequences), dtype=torch.int32, device=device),
             torch.empty((items, shape.heads, shape.head_dim), device=device),
             torch.empty((items, shape.heads), device=device),
@@ -131,7 +132,7 @@ def plan_decode(
     plan = DecodePlan(chunks, shape, options, config, buffers)
     if sequences:
         _splits_kernel[(sequences,)](
-            chunks.kv_lengths, sequences, buffers.splits,
+            chunks.rows, chunks.kv_lengths, sequences, buffers.splits,
             buffers.work, buffers.work.stride(0), plan.items, buffers.spans, most,
             WINDOW=options.window, SHORTEST=choose("decode_splits").tiles["SHORTEST"],
             BLOCK_N=config.tiles["BLOCK_N"], BLOCK=256, num_warps=4,
@@ -147,10 +148,10 @@ def _processors(device: torch.device) -> int:
 
 @triton.jit(
     do_not_specialize=["sequences", "splits", "work_stride", "items", "spans_stride"],
-    do_not_specialize_on_alignment=["lengths_ptr", "work_ptr", "spans_ptr"],
+    do_not_specialize_on_alignment=["rows_ptr", "lengths_ptr", "work_ptr", "spans_ptr"],
 )
 def _splits_kernel(
-    lengths_ptr, sequences, splits,
+    rows_ptr, lengths_ptr, sequences, splits,
     work_ptr, work_stride, items, spans_ptr, spans_stride,
     WINDOW: tl.constexpr, SHORTEST: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -173,6 +174,7 @@ def _splits_kernel(
     tl.store(spans_ptr + own, before)
     tl.store(spans_ptr + spans_stride + own, count)
 
+    row = tl.load(rows_ptr + own).to(tl.int32)
     end = tl.load(lengths_ptr + own).to(tl.int32)
     each = (length + tl.maximum(count, 1) - 1) // tl.maximum(count, 1)
     each = (each + BLOCK_N - 1) // BLOCK_N * BLOCK_N
@@ -181,8 +183,9 @@ def _splits_kernel(
         to_ptr = work_ptr + before + item
         first = end - length + item * each
         tl.store(to_ptr, own, mask=item < count)
-        tl.store(to_ptr + work_stride, first, mask=item < count)
-        tl.store(to_ptr + 2 * work_stride, tl.minimum(first + each, end), mask=item < count)
+        tl.store(to_ptr + work_stride, row, mask=item < count)
+        tl.store(to_ptr + 2 * work_stride, first, mask=item < count)
+        tl.store(to_ptr + 3 * work_stride, tl.minimum(first + each, end), mask=item < count)
     if own == sequences - 1:
         for start in range(used, items, BLOCK):
             item = start + tl.arange(0, BLOCK)

@@ -29,12 +29,13 @@ from kernels.triton.configs import Config, choose
 class PrefillPlan:
     """Which tile of a step has which tokens; the same in every layer with these options."""
 
-    chunks: AttentionChunks
+    slot_table: torch.Tensor
     shape: AttentionShape
     options: AttentionOptions
     config: Config
     tiles: torch.Tensor
-    """[2, tiles] int32: a tile's chunk, -1 for none, and its first token in that chunk."""
+    """[4, tiles] int32: a tile's row in the slot table, -1 for no tile, its first token, that
+    token's position, and how many tokens it has."""
 
 
 def plan_prefill(
@@ -66,14 +67,15 @@ def plan_prefill(
     tile_tokens = rows // group
     count = chunks.rows.shape[0] - chunks.num_decodes
     tiles = torch.empty(
-        (2, tokens // tile_tokens + count), dtype=torch.int32, device=chunks.q_starts.device
+        (4, tokens // tile_tokens + count), dtype=torch.int32, device=chunks.q_starts.device
     )
     if count:
         _tiles_kernel[(count,)](
-            chunks.q_starts, chunks.num_decodes, count, tiles, tiles.shape[1],
+            chunks.rows, chunks.q_starts, chunks.kv_lengths, chunks.num_decodes, count,
+            tiles, tiles.shape[1],
             TILE_TOKENS=tile_tokens, BLOCK=256, num_warps=4,
         )  # fmt: skip
-    return PrefillPlan(chunks, shape, options or AttentionOptions(), config, tiles)
+    return PrefillPlan(chunks.slot_table, shape, options or AttentionOptions(), config, tiles)
 
 
 def prefill_attention(
@@ -91,7 +93,8 @@ def prefill_attention(
 
     Args:
         q: [tokens, heads, head_dim] of the whole step, any strides.
-        k_cache, v_cache: [slots, kv_heads, head_dim], strides alike; of q's dtype, or int8.
+        k_cache, v_cache: [slots, kv_heads, head_dim], rows contiguous, strides alike; of q's
+            dtype, or int8.
         plan: what `plan_prefill` gave for the step.
         scales: of int8 caches; None for others.
         out: like q, its last stride 1, whose rows of the chunks are written; None for a new
@@ -105,7 +108,7 @@ def prefill_attention(
 
     Source: Dao 2023 (FlashAttention-2), section 3.
     """
-    shape, options, config, chunks = plan.shape, plan.options, plan.config, plan.chunks
+    shape, options, table = plan.shape, plan.options, plan.slot_table
     check_attention(q, k_cache, v_cache, scales, shape, options)
     if out is None:
         out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
@@ -113,30 +116,29 @@ def prefill_attention(
         return out
     _prefill_kernel[(plan.tiles.shape[1], shape.kv_heads)](
         q, *q.stride(),
-        k_cache, v_cache, *k_cache.stride(),
+        k_cache, v_cache, k_cache.stride(0), k_cache.stride(1),
         *((scales.k, scales.v, *scales.k.stride()) if scales else (None, None, 0, 0)),
         out, out.stride(0), out.stride(1),
-        chunks.slot_table, chunks.slot_table.stride(0), chunks.rows, chunks.q_starts,
-        chunks.kv_lengths, plan.tiles, plan.tiles.shape[1],
+        table, table.stride(0), plan.tiles, plan.tiles.shape[1],
         options.alibi_slopes, options.sinks, shape.scale,
         GROUP=shape.heads // shape.kv_heads, HEAD_DIM=shape.head_dim,
         SOFT_CAP=options.soft_cap, WINDOW=options.window,
-        BLOCK_D=triton.next_power_of_2(shape.head_dim), **config.options(),
+        BLOCK_D=triton.next_power_of_2(shape.head_dim), **plan.config.options(),
     )  # fmt: skip
     return out
 
 
 @triton.jit(
     do_not_specialize=["first_chunk", "count", "capacity"],
-    do_not_specialize_on_alignment=["q_starts_ptr", "tiles_ptr"],
+    do_not_specialize_on_alignment=["rows_ptr", "q_starts_ptr", "lengths_ptr", "tiles_ptr"],
 )
 def _tiles_kernel(
-    q_starts_ptr, first_chunk, count, tiles_ptr, capacity,
+    rows_ptr, q_starts_ptr, lengths_ptr, first_chunk, count, tiles_ptr, capacity,
     TILE_TOKENS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Program `i` lists the tiles of chunk `i`, the last of them first: it has the most keys."""
     own = tl.program_id(0)
-    before, total, tiles = 0, 0, 0
+    before, total = 0, 0
     for start in range(0, count, BLOCK):
         chunk = start + tl.arange(0, BLOCK)
         starts_ptr = q_starts_ptr + first_chunk + chunk
@@ -144,71 +146,68 @@ def _tiles_kernel(
         end = tl.load(starts_ptr + 1, mask=chunk < count, other=0)
         needed = ((end - begin + TILE_TOKENS - 1) // TILE_TOKENS).to(tl.int32)
         before += tl.sum(tl.where(chunk < own, needed, 0))
-        tiles += tl.sum(tl.where(chunk == own, needed, 0))
         total += tl.sum(needed)
+    q_start = tl.load(q_starts_ptr + first_chunk + own).to(tl.int32)
+    tokens = tl.load(q_starts_ptr + first_chunk + own + 1).to(tl.int32) - q_start
+    prefix = tl.load(lengths_ptr + first_chunk + own).to(tl.int32) - tokens
+    row = tl.load(rows_ptr + first_chunk + own).to(tl.int32)
+    tiles = (tokens + TILE_TOKENS - 1) // TILE_TOKENS
     for start in range(0, tiles, BLOCK):
         tile = start + tl.arange(0, BLOCK)
+        first = (tiles - 1 - tile) * TILE_TOKENS
         to_ptr = tiles_ptr + before + tile
-        tl.store(to_ptr, first_chunk + own, mask=tile < tiles)
-        tl.store(to_ptr + capacity, (tiles - 1 - tile) * TILE_TOKENS, mask=tile < tiles)
+        tl.store(to_ptr, row, mask=tile < tiles)
+        tl.store(to_ptr + capacity, q_start + first, mask=tile < tiles)
+        tl.store(to_ptr + 2 * capacity, prefix + first, mask=tile < tiles)
+        held = tl.minimum(tokens - first, TILE_TOKENS)
+        tl.store(to_ptr + 3 * capacity, held, mask=tile < tiles)
     if own == count - 1:
         for start in range(total, capacity, BLOCK):
             tile = start + tl.arange(0, BLOCK)
             tl.store(tiles_ptr + tile, -1, mask=tile < capacity)
 
 
-@triton.jit(
-    do_not_specialize=["tiles"],
-    do_not_specialize_on_alignment=["rows_ptr", "q_starts_ptr", "lengths_ptr", "tiles_ptr"],
-)
+@triton.jit(do_not_specialize=["tiles"], do_not_specialize_on_alignment=["tiles_ptr"])
 def _prefill_kernel(
     q_ptr, q_stride_t, q_stride_h, q_stride_d,
-    k_ptr, v_ptr, kv_stride_s, kv_stride_h, kv_stride_d,
+    k_ptr, v_ptr, kv_stride_s, kv_stride_h,
     k_scale_ptr, v_scale_ptr, scale_stride_s, scale_stride_h,
     out_ptr, out_stride_t, out_stride_h,
-    table_ptr, table_stride, rows_ptr, q_starts_ptr, lengths_ptr, tiles_ptr, tiles,
-    slopes_ptr, sinks_ptr, scale,
+    table_ptr, table_stride, tiles_ptr, tiles, slopes_ptr, sinks_ptr, scale,
     GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, SOFT_CAP: tl.constexpr, WINDOW: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    TILE_TOKENS: tl.constexpr = BLOCK_M // GROUP
-    chunk = tl.load(tiles_ptr + tl.program_id(0))
-    if chunk < 0:
+    tiles_ptr += tl.program_id(0)
+    table_row = tl.load(tiles_ptr)
+    if table_row < 0:
         return
-    first = tl.load(tiles_ptr + tiles + tl.program_id(0))
+    first_token = tl.load(tiles_ptr + tiles)
+    first_position = tl.load(tiles_ptr + 2 * tiles)
+    held = tl.load(tiles_ptr + 3 * tiles)
+    table_ptr += table_row.to(tl.int64) * table_stride
     kv_head = tl.program_id(1)
-    q_start = tl.load(q_starts_ptr + chunk)
-    queries = (tl.load(q_starts_ptr + chunk + 1) - q_start).to(tl.int32)
-    length = tl.load(lengths_ptr + chunk).to(tl.int32)
-    table_ptr += tl.load(rows_ptr + chunk) * table_stride
 
     row = tl.arange(0, BLOCK_M)
     dims = tl.arange(0, BLOCK_D)
-    query = first + row // GROUP
     head = kv_head * GROUP + row % GROUP
-    live = (row < TILE_TOKENS * GROUP) & (query < queries)
-    in_row = live[:, None] & (dims < HEAD_DIM)[None, :]
-    token = q_start + query
+    token = (first_token + row // GROUP).to(tl.int64)
+    position = first_position + row // GROUP
+    in_row = (row // GROUP < held)[:, None] & (dims < HEAD_DIM)[None, :]
     q_rows_ptr = q_ptr + (token * q_stride_t + head * q_stride_h)[:, None]
     q = tl.load(q_rows_ptr + dims[None, :] * q_stride_d, mask=in_row, other=0)
-    position = length - queries + query
 
     scale_place = kv_head * scale_stride_h
     k_ptr += kv_head.to(tl.int64) * kv_stride_h
     v_ptr += kv_head.to(tl.int64) * kv_stride_h
-    kv = (
-        k_ptr, v_ptr, kv_stride_s, kv_stride_d,
-        k_scale_ptr, v_scale_ptr, scale_place, scale_stride_s,
-    )  # fmt: skip
+    kv = k_ptr, v_ptr, kv_stride_s, k_scale_ptr, v_scale_ptr, scale_place, scale_stride_s
     slopes = tl.load(slopes_ptr + head) * LOG2E if slopes_ptr is not None else None
     state = no_keys_yet(sinks_ptr, head, BLOCK_M, BLOCK_D)
 
     # Every query of the tile sees the keys from `begin` to `masked_from`.
-    visible_to_all = length - queries + first + 1
-    stop = tl.minimum(visible_to_all + TILE_TOKENS - 1, length)
-    begin = tl.maximum(visible_to_all - WINDOW, 0) if WINDOW > 0 else 0
+    stop = first_position + held
+    begin = tl.maximum(first_position + 1 - WINDOW, 0) if WINDOW > 0 else 0
     if WINDOW == 0:
-        masked_from = visible_to_all // BLOCK_N * BLOCK_N
+        masked_from = (first_position + 1) // BLOCK_N * BLOCK_N
         state = _attend_range(
             state, begin, masked_from, q, kv, table_ptr, position, slopes, scale,
             False, SOFT_CAP, WINDOW, HEAD_DIM, BLOCK_N, BLOCK_D,

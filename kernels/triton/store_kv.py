@@ -30,7 +30,8 @@ def store_kv(
         k, v: [tokens, kv_heads, head_dim], any strides, so parts of a fused QKV need no copy.
         slots: [tokens] int32 or int64, distinct; a negative one skips its row, as the padding of
             a CUDA graph wants it.
-        k_cache, v_cache: [slots, kv_heads, head_dim] of k's dtype, strides alike.
+        k_cache, v_cache: [slots, kv_heads, head_dim] of k's dtype, rows contiguous,
+            strides alike.
 
     Raises:
         ValueError: shapes, strides or types disagree.
@@ -53,7 +54,7 @@ def store_kv_int8(
 
     Args:
         k, v, slots: as for `store_kv`.
-        k_cache, v_cache: [slots, kv_heads, head_dim] int8, strides alike.
+        k_cache, v_cache: [slots, kv_heads, head_dim] int8, rows contiguous, strides alike.
         scales: where the scales go.
 
     Raises:
@@ -84,7 +85,7 @@ def _store(
     if tokens:
         _store_kv_kernel[(triton.cdiv(tokens * heads, config.tiles["BLOCK_ROWS"]),)](
             k, *k.stride(), v, *v.stride(), slots, slots.stride(0), tokens * heads,
-            k_cache, v_cache, *k_cache.stride(),
+            k_cache, v_cache, k_cache.stride(0), k_cache.stride(1),
             *((scales.k, scales.v, *scales.k.stride()) if scales else (None, None, 0, 0)),
             KV_HEADS=heads, HEAD_DIM=head_dim, BLOCK_D=block_d, **config.options(),
         )  # fmt: skip
@@ -95,7 +96,7 @@ def _store_kv_kernel(
     k_ptr, k_stride_t, k_stride_h, k_stride_d,
     v_ptr, v_stride_t, v_stride_h, v_stride_d,
     slots_ptr, slots_stride, rows,
-    k_cache_ptr, v_cache_ptr, cache_stride_s, cache_stride_h, cache_stride_d,
+    k_cache_ptr, v_cache_ptr, cache_stride_s, cache_stride_h,
     k_scale_ptr, v_scale_ptr, scale_stride_s, scale_stride_h,
     KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr,
     BLOCK_ROWS: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -109,7 +110,7 @@ def _store_kv_kernel(
     in_row = kept[:, None] & (dims < HEAD_DIM)[None, :]
     k_from = (token * k_stride_t + head * k_stride_h)[:, None] + dims[None, :] * k_stride_d
     v_from = (token * v_stride_t + head * v_stride_h)[:, None] + dims[None, :] * v_stride_d
-    to = (slot * cache_stride_s + head * cache_stride_h)[:, None] + dims[None, :] * cache_stride_d
+    to = (slot * cache_stride_s + head * cache_stride_h)[:, None] + dims[None, :]
     k = tl.load(k_ptr + k_from, mask=in_row, other=0)
     v = tl.load(v_ptr + v_from, mask=in_row, other=0)
     if k_scale_ptr is not None:

@@ -62,11 +62,11 @@ def items_of(plan: DecodePlan) -> list[list[tuple[int, int]]]:
     work = plan.buffers.work[:, : plan.items].T.tolist()
     spans = plan.buffers.spans[:, : plan.chunks.num_decodes].T.tolist()
     used = sum(count for _, count in spans)
-    assert all(sequence == -1 for sequence, _, _ in work[used:])
+    assert all(sequence == -1 for sequence, *_ in work[used:])
     for sequence, (first, count) in enumerate(spans):
-        assert all(owner == sequence for owner, _, _ in work[first : first + count])
+        assert all(owner == sequence for owner, *_ in work[first : first + count])
     return [
-        [(begin, end) for _, begin, end in work[first : first + count]] for first, count in spans
+        [(begin, end) for *_, begin, end in work[first : first + count]] for first, count in spans
     ]
 
 

@@ -133,7 +133,7 @@ def test_a_step_without_chunks_is_empty(device: str) -> None:
     plan = plan_prefill(step.chunks, 0, step.shape, step.k_cache.dtype)
 
     assert prefill_attention(step.q, step.k_cache, step.v_cache, plan).shape == step.q.shape
-    assert plan.tiles.shape == (2, 0)
+    assert plan.tiles.shape == (4, 0)
 
 
 def test_large_scores_do_not_overflow(device: str) -> None:
@@ -148,6 +148,10 @@ def test_caches_that_differ_are_refused(device: str) -> None:
 
     with pytest.raises(ValueError, match="expected the same"):
         attend(replace(step, v_cache=step.v_cache.contiguous()))
+    with pytest.raises(ValueError, match="expected rows to be contiguous"):
+        attend(
+            replace(step, k_cache=(wide := step.k_cache.repeat(1, 1, 2)[..., ::2]), v_cache=wide)
+        )
     with pytest.raises(ValueError, match=r"caches of torch\.int8"):
         attend(replace(quantised(step), scales=None))
     with pytest.raises(ValueError, match=r"q \(1, 3, 32\)"):
