@@ -96,14 +96,19 @@ class FakeGeneration(generation_pb2_grpc.GenerationServiceServicer):
                 part.matched_token_id = 2
             usage = _usage(1) if last else None
             reply = pb.GenerateStreamResponse(request_id="made", deltas=[part], usage=usage)
+            if request.text == "endless":
+                await self._write_and_wait(reply, context)
             await context.write(reply)
             if request.text == "breaking":
                 raise Unavailable("the model is away")
-            if request.text == "endless":
-                try:
-                    await asyncio.Event().wait()
-                finally:
-                    self.cancelled.set()
+
+    async def _write_and_wait(self, reply: pb.GenerateStreamResponse, context) -> None:
+        """The client may have it, and leave, before the write has returned here."""
+        try:
+            await context.write(reply)
+            await asyncio.Event().wait()
+        finally:
+            self.cancelled.set()
 
     async def Tokenize(self, request, context):  # noqa: N802
         await self._enter(request, context)
