@@ -59,17 +59,23 @@ class Gate:
     def let(self, count: int) -> int:
         """Let so many arrive, oldest stream first; return how many there were."""
         let = 0
-        for lane in list(self.lanes):
+        for lane in [lane for lane in self.lanes if not lane.late]:
             while lane.under_way and let < count:
                 lane.arrive()
                 let += 1
         return let
 
     def flush(self) -> None:
-        """Let arrive what is under way, if open."""
-        for lane in list(self.lanes) if self.open else ():
+        """Let arrive what is under way, if open, but for what is late."""
+        for lane in [lane for lane in self.lanes if self.open and not lane.late]:
             while lane.under_way:
                 lane.arrive()
+
+    def let_late(self) -> None:
+        """Let arrive what is late."""
+        for lane in [lane for lane in self.lanes if lane.late]:
+            lane.late = False
+        self.flush()
 
 
 class Lane:
@@ -79,6 +85,7 @@ class Lane:
         under_way: sent and not arrived.
         arrived: arrived and not read.
         end: what its reader finds when it has read all, once that has arrived.
+        late: what is under way arrives only when the gate lets what is late, or never.
     """
 
     def __init__(self, gate: Gate, loop: SimulatedLoop, ended: Callable[[], None]) -> None:
@@ -86,6 +93,7 @@ class Lane:
         self.under_way: deque[bytes | End] = deque()
         self.arrived: deque[bytes] = deque()
         self.end: End | None = None
+        self.late = False
         self._severed = False
         self._gate = gate
         self._loop = loop

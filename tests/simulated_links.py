@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from simulated_lanes import LOST, Gate
 from simulated_loop import Process, SimulatedLoop
-from simulated_streams import CLIENT_NOTICES_S, SERVER_NOTICES_S, MemoryServer, Stream
+from simulated_streams import CLIENT_NOTICES_S, SERVER_NOTICES_S, MemoryServer, Stream, UnderWay
 
 if TYPE_CHECKING:
     from simulated_calls import MemoryCall
@@ -34,13 +34,13 @@ class Connection:
         self._link.streams.append(stream)
         call.opened(stream)
         if self._broken:
-            stream.cut(losing=False)
+            stream.cut(UnderWay.ARRIVES)
 
-    def cut(self, *, losing: bool) -> None:
+    def cut(self, under_way: UnderWay) -> None:
         """Break; each end finds out as its lanes let it, or by its keepalive."""
         self.leave()
         for stream in self._streams:
-            stream.cut(losing=losing)
+            stream.cut(under_way)
         self.find_broken(CLIENT_NOTICES_S, self.client_gives_up)
         self.find_broken(SERVER_NOTICES_S, self.server_gives_up)
 
@@ -125,10 +125,10 @@ class Link:
         for call in calls:
             self.connection.open(call)
 
-    def cut(self, *, losing: bool = False) -> None:
-        """Break the connection; what is under way is lost, or arrives before an end finds out."""
+    def cut(self, under_way: UnderWay = UnderWay.ARRIVES) -> None:
+        """Break the connection, if there is one."""
         if self.connection is not None:
-            self.connection.cut(losing=losing)
+            self.connection.cut(under_way)
 
     def stall(self) -> None:
         """Let nothing pass until `unstall`; nobody is told, but for what keepalive finds."""
@@ -151,9 +151,10 @@ class Link:
         self.connect()
 
     def mend(self) -> None:
-        """Let all pass, what was held too."""
+        """Let all pass, what was held too, and what is late at last."""
         self.up.shut = self.down.shut = False
         self.unstall()
+        self.up.let_late()
 
 
 class Network:

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 _MOST_CALLBACKS = 200_000  # of one settling; more is a loop that never ends
 _MOST_CANCELS = 20
+_LOOPS = itertools.count()
 
 T = TypeVar("T")
 
@@ -30,6 +31,7 @@ class Process:
     Attributes:
         pauses: how often it was paused.
         held: its callbacks that were due while it was.
+        tasks: its own, some of which may have ended.
     """
 
     def __init__(self, name: str) -> None:
@@ -38,6 +40,7 @@ class Process:
         self.paused = False
         self.pauses = 0
         self.held: list[_Handle] = []
+        self.tasks: list[_Task] = []
         self.context = Context()
         self.context.run(_PROCESS.set, self)
 
@@ -77,12 +80,14 @@ class _Handle:
 
 
 class _Task(asyncio.Task[Any]):
-    """A task that knows its process, and whose place in a set does not depend on its address."""
+    """A task that its process knows, and whose place in a set does not depend on its address."""
 
     def __init__(self, number: int, *args: Any, **more: Any) -> None:
         self._number = number
         context = more.get("context")
-        self.process = _PROCESS.get() if context is None else context.get(_PROCESS)
+        process = _PROCESS.get() if context is None else context.get(_PROCESS)
+        if process is not None:
+            process.tasks.append(self)
         super().__init__(*args, **more)
 
     def __hash__(self) -> int:
@@ -101,7 +106,9 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         self._now = 0.0
         self._ready: deque[_Handle] = deque()
         self._timers: list[tuple[float, int, _Handle]] = []
-        self._numbers = itertools.count()
+        # Tasks of different loops meet in a set of asyncio's; the lower bits decide the order in
+        # small sets.
+        self._numbers = itertools.count(next(_LOOPS) << 24)
 
     # What asyncio asks of a loop.
 
@@ -236,10 +243,10 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         held, process.held = process.held, []
         self._ready.extend(held)
 
-    def tasks(self, process: Process | None) -> list[asyncio.Task[Any]]:
+    def tasks(self, process: Process) -> list[_Task]:
         """The tasks of `process` that have not ended."""
-        found = (task for task in asyncio.all_tasks(self) if isinstance(task, _Task))
-        return sorted((task for task in found if task.process is process), key=hash)
+        process.tasks = [task for task in process.tasks if not task.done()]
+        return process.tasks
 
     def kill(self, process: Process) -> None:
         """End all of `process`."""
@@ -249,7 +256,7 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
             tasks = self.tasks(process)
             if not tasks:
                 return
-            for task in tasks:
+            for task in list(tasks):
                 task.cancel()
             self.settle()
         raise AssertionError(f"{process.name} does not end: {self.tasks(process)}")

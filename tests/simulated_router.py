@@ -19,11 +19,11 @@ from router.journey import Journeys
 from router.metrics import RecoveryMetrics
 from router.prompt_arena import PromptArena
 from router.replica import Channels, Replica
-from router.settings import Patience, ReplicaAddress
+from router.settings import Patience, ReplicaAddress, RouterSettings
 
 ARENA_BYTES = 512  # some prompts find no room
 RECOVERY_S = 1e6  # nobody gives up: that has tests of its own
-REJOIN_S = 5.0
+REJOIN_S = RouterSettings.rejoin_s
 MAX_QUEUE = 100
 
 

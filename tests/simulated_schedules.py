@@ -9,6 +9,7 @@ from typing import Protocol
 from hypothesis import strategies as st
 from simulated_deployment import Deployment, deployed
 from simulated_requests import KINDS
+from simulated_streams import UnderWay
 
 _MOST_REPLICAS = 2
 _SEEDS = 6
@@ -100,13 +101,23 @@ class Flow:
 
 @dataclass(frozen=True)
 class Cut:
-    """A link breaks and can be made again at once; what is held may be lost or come late."""
+    """A link breaks and can be made again at once; what it holds arrives, is lost or late."""
 
     link: str
-    losing: bool
+    under_way: str
 
     def happen(self, to: Deployment) -> None:
-        to.link(self.link).cut(losing=self.losing)
+        to.link(self.link).cut(UnderWay[self.under_way.upper()])
+
+
+@dataclass(frozen=True)
+class Late:
+    """What was late on a link arrives."""
+
+    link: str
+
+    def happen(self, to: Deployment) -> None:
+        to.link(self.link).up.let_late()
 
 
 @dataclass(frozen=True)
@@ -232,6 +243,7 @@ _links = st.builds(
     lambda kind, replica: f"{kind}{replica}", st.sampled_from(["run", "watch", "frames"]), _replicas
 )
 _ways = st.sampled_from(["up", "down"])
+_fates = st.sampled_from(["arrives", "lost", "late", "late"])
 _submits = st.builds(Submit, st.sampled_from(sorted(KINDS)), st.integers(0, _SEEDS - 1))
 _steps = st.builds(Step, _replicas, st.integers(1, 6))
 _moments: st.SearchStrategy[Action] = st.one_of(
@@ -243,8 +255,9 @@ _moments: st.SearchStrategy[Action] = st.one_of(
     st.builds(Read, st.integers(1, 3)),
     st.builds(Leave, st.integers(0, 3)),
     st.builds(Let, _links, _ways, st.integers(1, 3)),
-    st.builds(Cut, _links, st.booleans()),
-    st.builds(Cut, _links, st.booleans()),
+    st.builds(Cut, _links, _fates),
+    st.builds(Cut, _links, _fates),
+    st.builds(Late, _links),
     st.builds(Kill, _services, _replicas),
 )
 

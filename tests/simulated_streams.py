@@ -6,6 +6,7 @@ the next while the server still works off what came over the last.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +83,14 @@ class Context:
         raise aio.AbortError
 
 
+class UnderWay(enum.Enum):
+    """What becomes of messages that are under way when a connection breaks."""
+
+    ARRIVES = enum.auto()  # before the end that they go to finds out
+    LOST = enum.auto()
+    LATE = enum.auto()  # what goes to the server: when the client may be back already
+
+
 class Stream:
     """One call on its way between its two ends."""
 
@@ -101,10 +110,11 @@ class Stream:
         self.up.send(b"")  # the call itself
         self._task = link.loop.start(self.process, self._serve(serving, method))
 
-    def cut(self, *, losing: bool) -> None:
+    def cut(self, under_way: UnderWay) -> None:
         """Cut it in the middle; each end finds out as its lane lets it."""
-        self.down.sever(LOST, losing=losing)
-        self.up.sever(LOST, losing=losing)
+        self.up.late = under_way is UnderWay.LATE
+        self.down.sever(LOST, losing=under_way is UnderWay.LOST)
+        self.up.sever(LOST, losing=under_way is UnderWay.LOST)
 
     def client_gives_up(self, end: End = LOST) -> None:
         """The client hears nothing more; the server finds out behind what is under way."""

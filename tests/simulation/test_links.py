@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +11,7 @@ from grpc import aio
 from simulated_calls import MemoryCall, MemoryChannel
 from simulated_links import Network
 from simulated_loop import Process, SimulatedLoop
-from simulated_streams import CLIENT_NOTICES_S, SERVER_NOTICES_S, MemoryServer
+from simulated_streams import CLIENT_NOTICES_S, SERVER_NOTICES_S, MemoryServer, UnderWay
 
 from protos import model_pb2, model_pb2_grpc
 
@@ -126,7 +125,7 @@ def test_a_cut_may_lose_what_was_under_way(wire: Wire) -> None:
     near = wire.call()
     wire.link.up.shut = True
     wire.say(near, 1)
-    wire.link.cut(losing=True)
+    wire.link.cut(UnderWay.LOST)
     wire.link.mend()
     wire.loop.settle()
     assert (wire.far.heard, near.end) == ([], grpc.StatusCode.UNAVAILABLE)
@@ -147,6 +146,23 @@ def test_a_new_call_may_begin_while_the_old_ones_messages_are_under_way(wire: Wi
     wire.link.mend()
     wire.loop.settle()
     assert (wire.far.heard, new.heard) == ([1, 7], [7])
+
+
+def test_what_is_late_arrives_after_what_came_over_a_new_call(wire: Wire) -> None:
+    old = wire.call()
+    wire.network.reads_before_end = True
+    wire.link.up.shut = True
+    wire.say(old, 1)
+    wire.link.cut(UnderWay.LATE)
+    wire.link.up.shut = False
+    wire.loop.settle()
+    assert old.end is grpc.StatusCode.UNAVAILABLE
+    new = wire.call()
+    wire.say(new, 7)
+    assert (wire.far.heard, wire.far.handlers) == ([7], 2)
+    wire.link.up.let_late()
+    wire.loop.settle()
+    assert (wire.far.heard, wire.far.handlers) == ([7, 1], 1)
 
 
 def test_a_stall_is_found_by_keepalive_alone_first_by_the_client(wire: Wire) -> None:
@@ -235,4 +251,4 @@ def test_nothing_is_left_of_calls_that_have_ended(wire: Wire) -> None:
     assert near.call.cancel()
     wire.loop.settle()
     assert wire.link.streams == wire.link.up.lanes == wire.link.down.lanes == []
-    assert asyncio.all_tasks(wire.loop) == set()
+    assert wire.loop.tasks(wire.client) == wire.loop.tasks(wire.server) == []
