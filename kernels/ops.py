@@ -11,11 +11,9 @@ from typing import Any, Protocol
 
 import torch
 
+from kernels.devices import UnsupportedDevice, prepare_triton
+
 FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
-
-class UnsupportedDevice(Exception):
-    """No set of operations exists for the device and dtype asked for."""
 
 
 class Linear(Protocol):
@@ -68,6 +66,8 @@ class AttentionChunks:
     """[chunks] int64, the chunk's own tokens included."""
     num_decodes: int
     """The first so many chunks have one token each."""
+    num_tokens: int | None = None
+    """`q_starts[-1]`, where the host knows it; what needs it asks the device otherwise."""
 
 
 class Operations(Protocol):
@@ -213,7 +213,8 @@ def operations_for(device: str, dtype: torch.dtype) -> Operations:
 
     Args:
         device: "cpu", where float32 is computed so that a token's result does not depend on what
-            else is in the step; "reference" for the plain oracle, on any device.
+            else is in the step; "cuda" for Triton kernels; "interpret" for the same under Triton's
+            interpreter, on a CPU; "reference" for the plain oracle, on any device.
         dtype: what the model computes in; the oracle takes float64 too.
 
     Raises:
@@ -233,7 +234,8 @@ def operations_for(device: str, dtype: torch.dtype) -> Operations:
 
         return reference
     if device in ("cuda", "interpret"):
-        raise UnsupportedDevice(
-            f"this version has no kernels for device {device!r} yet: run with --device cpu"
-        )
-    raise UnsupportedDevice(f"unknown device {device!r}: use cpu")
+        prepare_triton(device)
+        from kernels.triton import operations
+
+        return operations
+    raise UnsupportedDevice(f"unknown device {device!r}: use cpu, cuda or interpret")

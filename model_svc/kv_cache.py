@@ -16,14 +16,20 @@ class KvCache:
 
     Attributes:
         slots: how many tokens fit.
+        device: where they are.
         k, v: one [slots, kv_heads, head_dim] tensor per layer.
     """
 
     def __init__(
-        self, spec: DecoderSpec, slots: int, dtype: torch.dtype, device: str = "cpu"
+        self,
+        spec: DecoderSpec,
+        slots: int,
+        dtype: torch.dtype,
+        device: torch.device | str = "cpu",
     ) -> None:
         shape = (slots, spec.kv_heads, spec.head_dim)
         self.slots = slots
+        self.device = torch.device(device)
         self.bytes_per_slot = bytes_per_slot(spec, dtype)
         # Not filled: pages of a CPU's memory are then taken only as slots are first used.
         self.k = [torch.empty(shape, dtype=dtype, device=device) for _ in range(spec.layers)]

@@ -16,7 +16,8 @@ from prometheus_client import CollectorRegistry
 
 from chassis.errors import StartError
 from chassis.introspection import triptych_version
-from kernels.ops import UnsupportedDevice, operations_for
+from kernels.devices import UnsupportedDevice, memory_of
+from kernels.ops import operations_for
 from model_svc.checkpoint import Checkpoint, CheckpointError, open_checkpoint
 from model_svc.commands import Report
 from model_svc.engine import Engine
@@ -26,7 +27,8 @@ from model_svc.kv_cache import KvCache, bytes_per_slot
 from model_svc.memory import available_bytes, choose_slots
 from model_svc.metrics import ModelMetrics
 from model_svc.models.decoder import Decoder
-from model_svc.runner import Runner
+from model_svc.runner import Runner, TokenSampler
+from model_svc.sampling import Sampler
 from model_svc.scheduler import Scheduler
 from model_svc.settings import ModelSettings
 from model_svc.slot_pool import SlotPool
@@ -72,6 +74,20 @@ def choose_dtype(asked: str, checkpoint_dtype: str) -> torch.dtype:
     return _DTYPES[asked]
 
 
+def choose_device(asked: str) -> str:
+    """What the model runs on; `auto` is the CPU."""
+    return "cpu" if asked == "auto" else asked
+
+
+def make_sampler(device: str, vocab_size: int) -> TokenSampler:
+    """What draws on `device`; call it after `operations_for`, which makes Triton ready."""
+    if device == "cpu":
+        return Sampler(vocab_size)
+    from model_svc.device_sampling import DeviceSampler
+
+    return DeviceSampler(vocab_size, memory_of(device))
+
+
 def load(
     settings: ModelSettings,
     registry: CollectorRegistry,
@@ -93,29 +109,32 @@ def load(
     try:
         checkpoint = open_checkpoint(settings.checkpoint)
         dtype = choose_dtype(settings.dtype, checkpoint.dtype)
-        device = "cpu" if settings.device == "auto" else settings.device
-        ops = operations_for(device, dtype)
+        device = choose_device(settings.device)
+        ops, memory = operations_for(device, dtype), memory_of(device)
         slots = choose_slots(
             settings.kv_tokens,
             bytes_per_slot(checkpoint.spec, dtype),
             available_bytes(),
             sharers=settings.models_here,
         )
-        weights = load_weights(checkpoint, ops, dtype, _Progress())
+        weights = load_weights(checkpoint, ops, dtype, _Progress(), memory)
     except (CheckpointError, UnsupportedDevice) as error:
         raise StartError(str(error)) from error
     decoder = Decoder(checkpoint.spec, weights, ops, dtype)
-    kv = KvCache(checkpoint.spec, slots, dtype)
+    kv = KvCache(checkpoint.spec, slots, dtype, memory)
+    sampler = make_sampler(device, checkpoint.spec.vocab_size)
     log.info(
         "loaded",
         extra={
             "model": checkpoint.name,
+            "device": device,
             "dtype": str(dtype),
             "kv_slots": slots,
             "threads": threads,
         },
     )
-    return _assemble(settings, checkpoint, Runtime(decoder, kv, dtype, threads, registry, post))
+    runtime = Runtime(decoder, kv, sampler, dtype, threads, registry, post)
+    return _assemble(settings, checkpoint, runtime)
 
 
 class _Progress:
@@ -137,6 +156,7 @@ class Runtime:
 
     decoder: Decoder
     kv: KvCache
+    sampler: TokenSampler
     dtype: torch.dtype
     threads: int
     registry: CollectorRegistry
@@ -159,7 +179,7 @@ def _assemble(settings: ModelSettings, checkpoint: Checkpoint, runtime: Runtime)
     runner = crash_on(
         settings.crash_on_token,
         settings.crash_after_tokens,
-        Runner(runtime.decoder, kv, scheduler.slot_table, threads),
+        Runner(runtime.decoder, kv, scheduler.slot_table, threads, runtime.sampler),
     )
 
     def report(said: Report) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from model_svc.kv_cache import KvCache
 from model_svc.models.batch import Batch
 from model_svc.models.decoder import Decoder
 from model_svc.request import NO_ALTERNATIVES, Candidate, OutputRow
-from model_svc.sampling import Drawn, Sampler
+from model_svc.sampling import Draw, Drawn, Records
 from model_svc.scheduler import Chunk, Plan
 from model_svc.scheduler import Sequence as Scheduled
 from model_svc.threads import ThreadChoice
@@ -41,6 +42,16 @@ class StepResult:
     prompt_rows: list[tuple[Candidate, list[OutputRow]]]
 
 
+class TokenSampler(Protocol):
+    """Turns logits into tokens, where they lie: see `model_svc.sampling.Sampler`."""
+
+    def draw(self, logits: torch.Tensor, draws: Sequence[Draw]) -> Drawn: ...
+
+    def score(
+        self, logits: torch.Tensor, tokens: npt.NDArray[np.int32], alternatives: int
+    ) -> tuple[npt.NDArray[np.float32], tuple[Records, ...]]: ...
+
+
 class Runner:
     """A model, its KV cache and its sampler."""
 
@@ -50,12 +61,14 @@ class Runner:
         kv: KvCache,
         slot_table: npt.NDArray[np.int32],
         threads: ThreadChoice,
+        sampler: TokenSampler,
     ) -> None:
         self._threads = threads
         self._decoder = decoder
         self._kv = kv
         self._slot_table = slot_table
-        self._sampler = Sampler(decoder.spec.vocab_size)
+        self._sampler = sampler
+        self._device = kv.device
 
     def run(self, plan: Plan, candidates: Mapping[Scheduled, Candidate]) -> StepResult:
         """Compute `plan`; `candidates` tells whose sequence each is."""
@@ -67,7 +80,7 @@ class Runner:
             np.fromiter((chunk.start for chunk in chunks), np.int32, len(chunks)),
             counts,
             self._slot_table,
-        )
+        ).on(self._device)
         self._threads.apply(plan.tokens)
         hidden = self._decoder.forward(batch, self._kv)
         ends: list[int] = np.cumsum(counts).tolist()

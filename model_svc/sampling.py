@@ -49,6 +49,7 @@ class SamplingSpec:
         logprobs: how many alternatives to tell beside each token; None for no log-probabilities.
         min_tokens: at output positions before it, `suppressed_ids` may not be drawn.
         suppressed_ids: ids that would end the output.
+        bias: `logit_bias` as arrays, ids and amounts.
     """
 
     seed: int
@@ -63,13 +64,13 @@ class SamplingSpec:
     logprobs: int | None = None
     min_tokens: int = 0
     suppressed_ids: tuple[int, ...] = ()
-    _bias: tuple[npt.NDArray[np.int64], Logits] = field(init=False, repr=False, compare=False)
+    bias: tuple[npt.NDArray[np.int64], Logits] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         # Made once: a request may bring thousands, and every one of its steps adds them.
         ids = np.fromiter(self.logit_bias.keys(), np.int64, len(self.logit_bias))
         amounts = np.fromiter(self.logit_bias.values(), np.float32, len(self.logit_bias))
-        object.__setattr__(self, "_bias", (ids, amounts))
+        object.__setattr__(self, "bias", (ids, amounts))
 
     @property
     def needs_history(self) -> bool:
@@ -95,7 +96,7 @@ class SamplingSpec:
 
     def add_bias(self, row: Logits) -> None:
         """Add the bias to `row` [vocab], in place."""
-        ids, amounts = self._bias
+        ids, amounts = self.bias
         known = ids < len(row)
         row[ids[known]] += amounts[known]
 
@@ -281,7 +282,11 @@ def _logprobs(
 
 
 def _records(likely: Iterable[Alternatives]) -> Iterable[Records]:
-    for ids, logprobs in likely:
-        records = np.empty(len(ids), ALTERNATIVE)
-        records["token"], records["logprob"] = ids, logprobs
-        yield records
+    return (alternative_records(ids, logprobs) for ids, logprobs in likely)
+
+
+def alternative_records(ids: npt.NDArray[np.integer], logprobs: Logits) -> Records:
+    """Tokens and their log-probabilities as records of `ALTERNATIVE`; [alternatives] each."""
+    records = np.empty(len(ids), ALTERNATIVE)
+    records["token"], records["logprob"] = ids, logprobs
+    return records

@@ -24,6 +24,7 @@ def load_weights(
     ops: Operations,
     dtype: torch.dtype,
     progress: Callable[[int, int], None] = lambda done_bytes, total_bytes: None,
+    device: torch.device | None = None,
 ) -> DecoderWeights:
     """Read all weights of a checkpoint.
 
@@ -32,13 +33,14 @@ def load_weights(
         ops: the operations they are packed for.
         dtype: what they are cast to.
         progress: called after each tensor with the bytes read and the bytes of all.
+        device: where they go; None for the CPU's memory.
 
     Raises:
         CheckpointError: a file or tensor is missing, damaged, or not as config.json says.
     """
     spec, names = checkpoint.spec, checkpoint.family.names
     shapes = tensor_shapes(spec, names)
-    loader = _Loader(TensorFiles(checkpoint.folder, shapes, progress), shapes, ops, dtype)
+    loader = _Loader(TensorFiles(checkpoint.folder, shapes, progress), shapes, ops, dtype, device)
     embedding = loader.tensor(names.embedding)
     final_norm = loader.tensor(names.final_norm)
     head = embedding if spec.tied_embeddings else loader.tensor(names.output_head)
@@ -58,6 +60,7 @@ class _Loader:
     shapes: Shapes
     ops: Operations
     dtype: torch.dtype
+    device: torch.device | None
 
     def layer(self, spec: DecoderSpec, names: WeightNames, number: int) -> LayerWeights:
         def at(name: str) -> str:
@@ -78,7 +81,7 @@ class _Loader:
         )
 
     def tensor(self, name: str) -> torch.Tensor:
-        out = torch.empty(self.shapes[name], dtype=self.dtype)
+        out = torch.empty(self.shapes[name], dtype=self.dtype, device=self.device)
         self.files.read(name, out)
         return out
 
@@ -91,7 +94,9 @@ class _Loader:
 
     def _fused(self, names: Sequence[str]) -> torch.Tensor:
         rows = [self.shapes[name][0] for name in names]
-        out = torch.empty(sum(rows), *self.shapes[names[0]][1:], dtype=self.dtype)
+        out = torch.empty(
+            sum(rows), *self.shapes[names[0]][1:], dtype=self.dtype, device=self.device
+        )
         for name, part in zip(names, out.split_with_sizes(rows), strict=True):
             self.files.read(name, part)
         return out
@@ -104,8 +109,8 @@ class _Loader:
 
     def _moe(self, spec: MoeSpec, names: WeightNames, at: Callable[[str], str]) -> MoeWeights:
         inner, hidden = self.shapes[_expert(at(names.expert_gate), 0)]
-        gate_up = torch.empty(spec.experts, 2 * inner, hidden, dtype=self.dtype)
-        down = torch.empty(spec.experts, hidden, inner, dtype=self.dtype)
+        gate_up = torch.empty(spec.experts, 2 * inner, hidden, dtype=self.dtype, device=self.device)
+        down = torch.empty(spec.experts, hidden, inner, dtype=self.dtype, device=self.device)
         for number in range(spec.experts):
             self.files.read(_expert(at(names.expert_gate), number), gate_up[number, :inner])
             self.files.read(_expert(at(names.expert_up), number), gate_up[number, inner:])

@@ -35,6 +35,7 @@ __all__ = [
 ]
 
 FOLDER = Path(__file__).parent / "configs"
+_INTERPRETER = "interpreter.py"  # never on a GPU
 _SOURCES = (".py", ".json")
 
 
@@ -106,7 +107,8 @@ def kernels_hash() -> str:
     """Hash of all that decides how fast kernels are: their sources and their launches."""
     digest = hashlib.sha256()
     root = Path(__file__).parent
-    for path in sorted(path for path in root.rglob("*") if path.suffix in _SOURCES):
+    sources = (path for path in root.rglob("*") if path.suffix in _SOURCES)
+    for path in sorted(path for path in sources if path.name != _INTERPRETER):
         content = path.read_bytes()
         digest.update(f"{path.relative_to(root).as_posix()} {len(content)}\n".encode())
         digest.update(content)

@@ -5,7 +5,7 @@ Invariant: every tensor of a batch describes the same tokens in the same order.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -66,5 +66,25 @@ class Batch:
                 q_starts=torch.from_numpy(q_starts),
                 kv_lengths=torch.from_numpy(starts + counts),
                 num_decodes=int(longer[0]) if len(longer) else len(counts),
+                num_tokens=int(q_starts[-1]),
+            ),
+        )
+
+    def on(self, device: torch.device) -> Batch:
+        """The same batch on `device`; of the slot table, what the step reads."""
+        if self.token_ids.device.type == device.type:
+            return self
+        chunks = self.attention
+        longest = int(chunks.kv_lengths.max())
+        return Batch(
+            token_ids=self.token_ids.to(device),
+            positions=self.positions.to(device),
+            slots=self.slots.to(device),
+            attention=replace(
+                chunks,
+                slot_table=chunks.slot_table[chunks.rows, :longest].to(device),
+                rows=torch.arange(len(chunks.rows), device=device),
+                q_starts=chunks.q_starts.to(device),
+                kv_lengths=chunks.kv_lengths.to(device),
             ),
         )

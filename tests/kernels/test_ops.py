@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import pytest
 import torch
 
 from kernels import cpu, reference
 from kernels.cpu import exact
-from kernels.ops import UnsupportedDevice, operations_for
+from kernels.devices import UnsupportedDevice
+from kernels.ops import operations_for
 
 
 def test_each_device_has_its_set() -> None:
@@ -16,10 +19,26 @@ def test_each_device_has_its_set() -> None:
     assert operations_for("reference", torch.float64) is reference
 
 
+def test_cuda_without_a_gpu_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UnsupportedDevice, match=r"no GPU for device 'cuda'.*--device cpu"):
+        operations_for("cuda", torch.float32)
+
+
 @pytest.mark.parametrize("device", ["cuda", "interpret"])
-def test_device_without_kernels_is_refused_with_the_remedy(device: str) -> None:
-    with pytest.raises(UnsupportedDevice, match=f"{device}.*--device cpu"):
+def test_without_triton_its_devices_are_refused_with_the_remedy(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UnsupportedDevice, match=rf"{device}.*pip install 'triptych\[kernels\]'"):
         operations_for(device, torch.float32)
+
+
+def test_cuda_in_a_process_that_interprets_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    with pytest.raises(UnsupportedDevice, match="unset it"):
+        operations_for("cuda", torch.float32)
 
 
 def test_unknown_device_is_named() -> None:

@@ -22,7 +22,7 @@ from model_svc.kv_cache import KvCache
 from model_svc.models.decoder import Decoder
 from model_svc.request import EarlierOutput
 from model_svc.runner import Runner
-from model_svc.sampling import SamplingSpec
+from model_svc.sampling import Sampler, SamplingSpec
 from model_svc.threads import ThreadChoice
 from model_svc.weights import load_weights
 from protos.token_frame import LENGTH, NO_TOKEN, PROMPT, STOP
@@ -69,7 +69,8 @@ class Case:
 
         def runner(slots: int, slot_table: np.ndarray) -> Runner:
             kv = KvCache(decoder.spec, slots, torch.float32)
-            return Runner(decoder, kv, slot_table, ThreadChoice(1, torch.get_num_threads()))
+            threads = ThreadChoice(1, torch.get_num_threads())
+            return Runner(decoder, kv, slot_table, threads, Sampler(VOCAB))
 
         h = Harness(self.slots, budget=self.budget, runner=runner, vocab_size=VOCAB)
         if self.beside:

@@ -12,7 +12,7 @@ from model_svc.models.batch import Batch
 from model_svc.models.decoder import Decoder
 from model_svc.request import Request, RequestSpec
 from model_svc.runner import Runner
-from model_svc.sampling import SamplingSpec
+from model_svc.sampling import Sampler, SamplingSpec
 from model_svc.scheduler import Scheduler
 from model_svc.slot_pool import SlotPool
 from model_svc.threads import ThreadChoice
@@ -46,8 +46,9 @@ class Steps:
     def __init__(self, decoder, *requests, budget=64):
         scheduler = Scheduler(SlotPool(SLOTS), rows=8, context=128, max_batch_tokens=budget)
         kv = KvCache(decoder.spec, SLOTS, torch.float32)
-        most = torch.get_num_threads()
-        self.runner = Runner(decoder, kv, scheduler.slot_table, ThreadChoice(1, most))
+        threads = ThreadChoice(1, torch.get_num_threads())
+        sampler = Sampler(decoder.spec.vocab_size)
+        self.runner = Runner(decoder, kv, scheduler.slot_table, threads, sampler)
         self.scheduler = scheduler
         self.candidates = {c.sequence: c for request in requests for c in request.candidates}
         for request in requests:

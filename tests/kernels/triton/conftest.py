@@ -23,9 +23,9 @@ if not COMPILED:
         raise pytest.UsageError(
             "Triton compiles in this process already: run tests/kernels/triton in one of its own"
         )
-    import triton_interpreter
+    from kernels.triton import interpreter
 
-    triton_interpreter.install()
+    interpreter.install()
 
 
 @pytest.fixture(scope="session")

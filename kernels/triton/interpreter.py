@@ -5,6 +5,8 @@ hardware rounds, and loses carries in float8. Invariant: once installed, floatin
 what sm_90 gives, up to the order of sums; tf32 is computed as float32.
 """
 
+# mypy: disable-error-code="import-untyped"
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -39,8 +41,18 @@ _reduce_sum = interpreter.ReduceOps.sum
 _reduce_extreme = interpreter.ReduceOps.min_max
 
 
+class CompilesAlready(Exception):
+    """Triton was imported to compile kernels; a process does either, for as long as it lives."""
+
+
 def install() -> None:
-    """Mend the interpreter of this process; more than once does no harm."""
+    """Mend the interpreter of this process; more than once does no harm.
+
+    Raises:
+        CompilesAlready: kernels defined from now on would be compiled.
+    """
+    if not isinstance(tl.sum, interpreter.InterpretedFunction):
+        raise CompilesAlready("TRITON_INTERPRET=1 must be set before Triton is imported")
     interpreter._convert_float = convert_float
     interpreter._patch_lang = LanguageOnce()
     interpreter._patch_lang_tensor = patch_tensor
