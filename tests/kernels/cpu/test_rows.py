@@ -5,8 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kernels import cpu, reference
+from kernels import reference
+from kernels.attention_options import KvScales
+from kernels.cpu.native.operations import NativeOperations
 from kernels.cpu.rows import FEW_ROWS
+from kernels.ops import Operations
+from kernels.reference_attention import store_kv_int8
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 # A result is rounded once in its dtype, the oracle here is float64.
@@ -20,30 +24,35 @@ def assert_near(got: torch.Tensor, want: torch.Tensor, roundings: int = 1) -> No
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("tokens", [1, FEW_ROWS, FEW_ROWS + 1])
+@pytest.mark.parametrize("hidden", [7, 77, 256])
 @pytest.mark.parametrize("with_residual", [True, False])
-def test_rms_norm(dtype: torch.dtype, tokens: int, with_residual: bool) -> None:
-    x, residual = torch.randn(2, tokens, 77).to(dtype)
-    weight = torch.randn(77).to(dtype)
+def test_rms_norm(
+    operations: Operations, dtype: torch.dtype, tokens: int, hidden: int, with_residual: bool
+) -> None:
+    x, residual = torch.randn(2, tokens, hidden).to(dtype)
+    weight = torch.randn(hidden).to(dtype)
     added = residual if with_residual else None
     want, want_sum = reference.rms_norm(
         x.double(), weight.double(), 1e-5, residual.double() if with_residual else None
     )
 
-    got, got_sum = cpu.rms_norm(x.clone(), weight, 1e-5, added)
+    got, got_sum = operations.rms_norm(x.clone(), weight, 1e-5, added)
 
     assert_near(got, want, roundings=2)
     assert_near(got_sum, want_sum)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_norm_heads_on_a_slice_leaves_the_rest_alone(dtype: torch.dtype) -> None:
+def test_norm_heads_on_a_slice_leaves_the_rest_alone(
+    operations: Operations, dtype: torch.dtype
+) -> None:
     fused = torch.randn(6, 7, 20).to(dtype)
     weight = torch.randn(5, 20).to(dtype)
     want = fused.double()
     reference.norm_heads(want[:, :5], weight.double(), 1e-6)
     before = fused.clone()
 
-    cpu.norm_heads(fused[:, :5], weight, 1e-6)
+    operations.norm_heads(fused[:, :5], weight, 1e-6)
 
     assert_near(fused[:, :5], want[:, :5])
     assert torch.equal(fused[:, 5:], before[:, 5:])
@@ -52,36 +61,116 @@ def test_norm_heads_on_a_slice_leaves_the_rest_alone(dtype: torch.dtype) -> None
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("heads", "head_dim"), [(4, 64), (3, 20), (1, 2)])
 def test_rope_on_a_slice_leaves_the_rest_alone(
-    dtype: torch.dtype, heads: int, head_dim: int
+    operations: Operations, dtype: torch.dtype, heads: int, head_dim: int
 ) -> None:
     table, positions = torch.randn(50, head_dim), torch.tensor([49, 0, 7, 7])
     fused = torch.randn(4, heads + 2, head_dim).to(dtype)
     want, before = fused.double(), fused.clone()
     reference.rope(want[:, :heads], reference.rope_angles(table, positions))
 
-    cpu.rope(fused[:, :heads], cpu.rope_angles(table, positions))
+    operations.rope(fused[:, :heads], operations.rope_angles(table, positions))
 
     assert_near(fused[:, :heads], want[:, :heads])
     assert torch.equal(fused[:, heads:], before[:, heads:])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_store_kv_writes_its_slots_and_no_other(dtype: torch.dtype) -> None:
+def test_store_kv_writes_its_slots_and_no_other(operations: Operations, dtype: torch.dtype) -> None:
     fused = torch.randn(5, 6, 20).to(dtype)
     slots = torch.randperm(9)[:5]
     got = [torch.full((9, 2, 20), float("nan"), dtype=dtype) for _ in range(2)]
     want = [cache.clone() for cache in got]
 
-    cpu.store_kv(fused[:, 2:4], fused[:, 4:], slots, *got)
+    operations.store_kv(fused[:, 2:4], fused[:, 4:], slots, *got)
     reference.store_kv(fused[:, 2:4], fused[:, 4:], slots, *want)
 
     torch.testing.assert_close(got, want, rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_silu_mul_and_embedding(dtype: torch.dtype) -> None:
-    gate_up, table = torch.randn(3, 26).to(dtype), torch.randn(11, 8).to(dtype)
+@pytest.mark.parametrize("intermediate", [13, 64])
+def test_silu_mul_and_embedding(
+    operations: Operations, dtype: torch.dtype, intermediate: int
+) -> None:
+    gate_up, table = 4 * torch.randn(3, 2 * intermediate).to(dtype), torch.randn(11, 8).to(dtype)
     ids = torch.tensor([10, 0, 10])
 
-    assert_near(cpu.silu_mul(gate_up.clone()), reference.silu_mul(gate_up.double()), roundings=2)
-    assert torch.equal(cpu.embedding(ids, table), reference.embedding(ids, table))
+    assert_near(
+        operations.silu_mul(gate_up.clone()), reference.silu_mul(gate_up.double()), roundings=2
+    )
+    assert torch.equal(operations.embedding(ids, table), reference.embedding(ids, table))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_silu_of_great_and_odd_numbers(operations: Operations, dtype: torch.dtype) -> None:
+    gates = torch.tensor([[-3e4, -100.0, -90.0, -0.0, 0.0, 90.0, 3e4, torch.inf, torch.nan]])
+    gate_up = torch.cat((gates, torch.ones_like(gates)), dim=1).to(dtype)
+    want = reference.silu_mul(gate_up.double())
+
+    got = operations.silu_mul(gate_up)
+
+    torch.testing.assert_close(got.double(), want, rtol=4e-3, atol=1e-30, equal_nan=True)
+
+
+def test_rows_are_the_same_on_several_threads(native_operations: NativeOperations) -> None:
+    x, residual = torch.randn(2, 300, 512).bfloat16()
+    weight = torch.randn(512).bfloat16()
+    alone = native_operations.rms_norm(x.clone(), weight, 1e-5, residual.clone())
+
+    torch.set_num_threads(3)
+    shared = native_operations.rms_norm(x, weight, 1e-5, residual)
+    torch.set_num_threads(1)
+
+    assert torch.equal(torch.stack(shared), torch.stack(alone))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_strided_and_foreign_rows_are_computed_too(
+    native_operations: NativeOperations, dtype: torch.dtype
+) -> None:
+    gate_up, x = torch.randn(26, 3).to(dtype).T, torch.randn(20, 6).to(dtype).T
+    heads, weight = torch.randn(6, 20, 5).transpose(1, 2), torch.randn(20)
+    want_heads = heads.double()
+    reference.norm_heads(want_heads, weight.double().expand(5, 20), 1e-6)
+
+    got_heads = heads.clone()
+    native_operations.norm_heads(got_heads, weight.expand(5, 20), 1e-6)
+
+    assert_near(got_heads, want_heads)
+    assert_near(
+        native_operations.silu_mul(gate_up), reference.silu_mul(gate_up.double()), roundings=2
+    )
+    got, _ = native_operations.rms_norm(x, torch.ones(20, dtype=dtype), 1e-5)
+    assert_near(got, reference.rms_norm(x.double(), torch.ones(20).double(), 1e-5)[0])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("head_dim", [20, 64])
+def test_store_kv_int8_rounds_as_the_oracle(
+    native_operations: NativeOperations, dtype: torch.dtype, head_dim: int
+) -> None:
+    fused = torch.randn(5, 6, head_dim).to(dtype)
+    fused[1, 3], fused[2, 4] = 0, 1e-7
+    slots = torch.randperm(9)[:5]
+    got = [torch.full((9, 2, head_dim), 99, dtype=torch.int8) for _ in range(2)]
+    got_scales = [torch.full((9, 2), torch.nan, dtype=torch.float16) for _ in range(2)]
+    want, want_scales = ([t.clone() for t in ts] for ts in (got, got_scales))
+
+    native_operations.store_kv_int8(fused[:, 2:4], fused[:, 4:], slots, *got, KvScales(*got_scales))
+    store_kv_int8(fused[:, 2:4], fused[:, 4:], slots, *want, KvScales(*want_scales))
+
+    torch.testing.assert_close(got_scales, want_scales, rtol=0, atol=0, equal_nan=True)
+    for ours, theirs in zip(got, want, strict=True):
+        # Products may be rounded once or twice before they are rounded to a whole number.
+        assert (ours.int() - theirs.int()).abs().max() <= 1
+        assert (ours != theirs).float().mean() < 0.01
+
+
+def test_slots_outside_the_cache_are_refused(native_operations: NativeOperations) -> None:
+    rows = torch.randn(2, 1, 8)
+    caches = torch.zeros(4, 1, 8), torch.zeros(4, 1, 8)
+
+    for slot in (4, -1):
+        with pytest.raises(IndexError, match="the cache has 4"):
+            native_operations.store_kv(rows, rows, torch.tensor([0, slot]), *caches)
+    assert caches[0].count_nonzero() == 0

@@ -1,0 +1,40 @@
+"""The set of operations that serves on this machine's CPU in 16 bits.
+
+Invariant: where the compiled library is missing, the set in plain PyTorch serves, complete.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from kernels.cpu import experts
+from kernels.cpu.attention import attention, plan_attention
+from kernels.cpu.experts import PackedExperts
+from kernels.cpu.linear import pack_linear
+from kernels.cpu.native.library import Library
+from kernels.cpu.native.rows import NativeRows
+from kernels.cpu.rows import embedding
+from kernels.ops import Routing
+
+
+class NativeOperations(NativeRows):
+    """The operations in C, and those in PyTorch that gain nothing by it."""
+
+    embedding = staticmethod(embedding)
+    pack_linear = staticmethod(pack_linear)
+    moe = staticmethod(experts.moe)
+    plan_attention = staticmethod(plan_attention)
+    attention = staticmethod(attention)
+
+    def __init__(self, library: Library) -> None:
+        """Take the functions of `library`."""
+        super().__init__(library)
+        self.level = library.level
+
+    def pack_experts(
+        self, router: torch.Tensor, gate_up: torch.Tensor, down: torch.Tensor, routing: Routing
+    ) -> PackedExperts:
+        """See `Operations.pack_experts`."""
+        arithmetic = experts.Arithmetic(pack_linear, self.silu_mul, torch.float32)
+        steps = range(1, experts.MOST_TOKENS + 1)
+        return experts.pack(router, gate_up, down, routing, arithmetic, steps)

@@ -1,0 +1,2 @@
+/* Every body, for the level whose source includes this. */
+#include "rows.h"

@@ -1,0 +1,31 @@
+/* What all sources share: types of numbers, how functions are named, and the threads.
+ *
+ * A body (rows.h, ...) is compiled once for each level of instructions: portable.c, avx2.c,
+ * avx512.c and avx512_bf16.c define LEVEL and include the bodies. A function `name` of a body is
+ * exported as `name_LEVEL` and takes one pointer to a structure of 8-byte fields. */
+#ifndef TRIPTYCH_NATIVE_H
+#define TRIPTYCH_NATIVE_H
+
+#include <stdint.h>
+
+_Static_assert(sizeof(void *) == 8, "structures are packed by the caller as 8-byte fields");
+
+#define INLINE static inline __attribute__((always_inline))
+#define EXPORTED __attribute__((visibility("default")))
+#define JOIN_NAMES(name, level) name##_##level
+#define NAME_AT(name, level) JOIN_NAMES(name, level)
+#define AT_LEVEL(name) NAME_AT(name, LEVEL)
+
+enum dtype { F32 = 0, BF16 = 1, F16 = 2, I8 = 3 };
+
+/* Runs `work(arguments, i)` for every i < tasks, on up to `threads` threads, each of which takes
+ * `grain` tasks at a time. Returns when all are done. */
+typedef void (*task_function)(const void *arguments, int64_t task);
+void run_tasks(task_function work, const void *arguments, int64_t tasks, int64_t grain,
+               int64_t threads);
+
+/* The same over rows of `elements` numbers each: alone where they are few. */
+void run_rows(task_function work, const void *arguments, int64_t rows, int64_t elements,
+              int64_t threads);
+
+#endif

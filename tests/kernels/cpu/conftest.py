@@ -1,0 +1,41 @@
+"""The sets of operations that a CPU may have: PyTorch's, and the compiled one at each level."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from kernels import cpu
+from kernels.cpu.native.library import LEVELS, Library, installed, supported
+from kernels.cpu.native.operations import NativeOperations
+from kernels.ops import Operations
+
+
+def library() -> Path | None:
+    """The compiled operations: those installed, unless a test has built others."""
+    built = os.environ.get("TRIPTYCH_TEST_LIBRARY")
+    return Path(built) if built else installed()
+
+
+@cache
+def native(level: str) -> NativeOperations:
+    """The compiled operations at `level`, or skip where they cannot run."""
+    path = library()
+    if path is None:
+        pytest.skip("the native operations were not built: is there a C compiler?")
+    if level not in supported(path):
+        pytest.skip(f"this processor does not support {level}")
+    return NativeOperations(Library(path, level))
+
+
+@pytest.fixture(params=["torch", *LEVELS])
+def operations(request: pytest.FixtureRequest) -> Operations:
+    return cpu if request.param == "torch" else native(request.param)
+
+
+@pytest.fixture(params=LEVELS)
+def native_operations(request: pytest.FixtureRequest) -> NativeOperations:
+    return native(request.param)
