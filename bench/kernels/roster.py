@@ -1,0 +1,23 @@
+"""All cases, in the order in which they are measured and told.
+
+Invariant: names differ.
+"""
+
+from __future__ import annotations
+
+from bench.kernels import attention, rows, sampling
+from bench.kernels.trial import Case
+
+CASES: tuple[Case, ...] = (*rows.CASES, *attention.CASES, *sampling.CASES)
+
+
+def case_named(name: str) -> Case:
+    """Find a case.
+
+    Raises:
+        LookupError: there is none of that name.
+    """
+    for case in CASES:
+        if case.name == name:
+            return case
+    raise LookupError(f"no case is named {name!r}")
