@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 
 from chassis.errors import StartError
 from chassis.introspection import triptych_version
+from kernels.cpu.native.library import chosen
 from kernels.devices import UnsupportedDevice, memory_of
 from kernels.ops import operations_for
 from model_svc.checkpoint import Checkpoint, CheckpointError, open_checkpoint
@@ -62,13 +63,13 @@ class LoadedModel:
     welcome: model_pb2.Welcome
 
 
-def choose_dtype(asked: str, checkpoint_dtype: str) -> torch.dtype:
+def choose_dtype(asked: str, checkpoint_dtype: str, device: str) -> torch.dtype:
     """What the model computes in.
 
-    `auto` is the checkpoint's own type, but float32 where the CPU has no bfloat16 arithmetic.
+    `auto` is bfloat16 for a checkpoint of 16 bits, but float32 on a CPU without its arithmetic.
     """
     if asked == "auto":
-        fast: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        fast = device == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
         half = checkpoint_dtype in ("bfloat16", "float16")
         return torch.bfloat16 if half and fast else torch.float32
     return _DTYPES[asked]
@@ -108,13 +109,13 @@ def load(
     torch.set_num_threads(threads)
     try:
         checkpoint = open_checkpoint(settings.checkpoint)
-        dtype = choose_dtype(settings.dtype, checkpoint.dtype)
         device = choose_device(settings.device)
+        dtype = choose_dtype(settings.dtype, checkpoint.dtype, device)
         ops, memory = operations_for(device, dtype), memory_of(device)
         slots = choose_slots(
             settings.kv_tokens,
             bytes_per_slot(checkpoint.spec, dtype),
-            available_bytes(),
+            available_bytes(memory),
             sharers=settings.models_here,
         )
         weights = load_weights(checkpoint, ops, dtype, _Progress(), memory)
@@ -123,6 +124,8 @@ def load(
     decoder = Decoder(checkpoint.spec, weights, ops, dtype)
     kv = KvCache(checkpoint.spec, slots, dtype, memory)
     sampler = make_sampler(device, checkpoint.spec.vocab_size)
+    if device == "cpu" and chosen().why_not:
+        log.warning("PyTorch's operations serve, slower", extra={"reason": chosen().why_not})
     log.info(
         "loaded",
         extra={

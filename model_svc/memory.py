@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from chassis.errors import StartError
 
 # A pool smaller than this cannot hold a prompt and an answer worth the name.
@@ -15,8 +17,10 @@ _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
 
 
-def available_bytes() -> int:
-    """Memory that can still be had: the machine's, or the control group's where that is less."""
+def available_bytes(device: torch.device) -> int:
+    """Memory that can still be had: a GPU's own; the machine's, or its control group's if less."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
     lines = _MEMINFO.read_text().splitlines()
     machine = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
     try:

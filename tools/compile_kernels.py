@@ -1,5 +1,6 @@
-"""Check the machine code of every kernel, with the Triton installed and with others.
+"""Check the machine code of every kernel, with the Triton installed or with others.
 
+    python -m tools.compile_kernels
     python -m tools.compile_kernels 3.9.0
 
 What is checked stands in tests/kernel_aot; no GPU is needed. Invariant: other versions are
@@ -60,9 +61,12 @@ def check(path: Path | None) -> int:
 def main() -> int:
     """Check with each version; the status is that of the first that failed."""
     parser = argparse.ArgumentParser(description="Check the machine code of every kernel.")
-    parser.add_argument("versions", nargs="*", help="of Triton, besides the one installed")
-    statuses = [check(None)]
-    for version in parser.parse_args().versions:
+    parser.add_argument("versions", nargs="*", help="of Triton; none: the one installed")
+    versions = parser.parse_args().versions
+    if not versions:
+        return check(None)
+    statuses = []
+    for version in versions:
         try:
             path = fetch(version, FOLDER)
         except Unreachable as reason:

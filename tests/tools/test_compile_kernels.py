@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,9 @@ def no_index(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
 
 
-def run_with(monkeypatch: pytest.MonkeyPatch, folder: Path, *statuses: int) -> list[Path | None]:
+def run_with(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, *statuses: int, versions: Sequence[str] = ()
+) -> list[Path | None]:
     """Replace the check by given results; the list gets what each was asked with."""
     asked: list[Path | None] = []
     left = iter(statuses)
@@ -28,7 +31,7 @@ def run_with(monkeypatch: pytest.MonkeyPatch, folder: Path, *statuses: int) -> l
 
     monkeypatch.setattr(compile_kernels, "check", check)
     monkeypatch.setattr(compile_kernels, "FOLDER", folder)
-    monkeypatch.setattr(sys, "argv", ["compile_kernels", "3.9.0"])
+    monkeypatch.setattr(sys, "argv", ["compile_kernels", *versions])
     return asked
 
 
@@ -36,24 +39,37 @@ def run_with(monkeypatch: pytest.MonkeyPatch, folder: Path, *statuses: int) -> l
 def test_a_version_that_cannot_be_had_is_skipped_with_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = run_with(monkeypatch, tmp_path, 0)
+    asked = run_with(monkeypatch, tmp_path, versions=["3.9.0"])
 
     assert compile_kernels.main() == 0
 
-    assert asked == [None]
+    assert asked == []
     assert "skipped Triton 3.9.0: ERROR: No matching distribution" in capsys.readouterr().out
     assert not (tmp_path / "triton-3.9.0").exists()
 
 
 @pytest.mark.usefixtures("no_index")
 @pytest.mark.parametrize("statuses", [(0, 0), (0, 1), (2, 0)])
-def test_a_version_that_is_there_is_checked_too(
+def test_versions_that_are_there_are_all_checked(
     statuses: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    home = tmp_path / "triton-3.9.0"
-    home.mkdir()
-    asked = run_with(monkeypatch, tmp_path, *statuses)
+    versions = ["3.8.0", "3.9.0"]
+    homes = [tmp_path / f"triton-{version}" for version in versions]
+    for home in homes:
+        home.mkdir()
+    asked = run_with(monkeypatch, tmp_path, *statuses, versions=versions)
 
     assert compile_kernels.main() == max(statuses)
 
-    assert asked == [None, home]
+    assert asked == homes
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_without_a_version_the_installed_one_is_checked(
+    status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = run_with(monkeypatch, tmp_path, status)
+
+    assert compile_kernels.main() == status
+
+    assert asked == [None]
