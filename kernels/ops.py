@@ -225,10 +225,10 @@ def operations_for(device: str, dtype: torch.dtype) -> Operations:
         names = ", ".join(str(known).removeprefix("torch.") for known in FLOAT_DTYPES)
         raise UnsupportedDevice(f"device {device!r} cannot compute in {dtype}: use {names}")
     if device == "cpu":
-        from kernels import cpu
         from kernels.cpu import exact
+        from kernels.cpu.native.operations import serving
 
-        return exact if dtype == torch.float32 else cpu
+        return exact if dtype == torch.float32 else serving()
     if device == "reference":
         from kernels import reference
 

@@ -124,7 +124,7 @@ def load(
     decoder = Decoder(checkpoint.spec, weights, ops, dtype)
     kv = KvCache(checkpoint.spec, slots, dtype, memory)
     sampler = make_sampler(device, checkpoint.spec.vocab_size)
-    if device == "cpu" and chosen().why_not:
+    if device == "cpu" and dtype != torch.float32 and chosen().why_not:
         log.warning("PyTorch's operations serve, slower", extra={"reason": chosen().why_not})
     log.info(
         "loaded",

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from kernels.ops import UnsupportedDevice
+from kernels.devices import UnsupportedDevice
 
 LEVELS = ("portable", "avx2", "avx512", "avx512_bf16")
 """From the one that every processor has to the fastest."""

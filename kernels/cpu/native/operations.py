@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import torch
 
+from kernels import cpu
 from kernels.cpu import experts
 from kernels.cpu.attention import attention, plan_attention
 from kernels.cpu.experts import PackedExperts
 from kernels.cpu.linear import pack_linear
-from kernels.cpu.native.library import Library
+from kernels.cpu.native.library import Library, chosen
 from kernels.cpu.native.rows import NativeRows
 from kernels.cpu.rows import embedding
-from kernels.ops import Routing
+from kernels.ops import Operations, Routing
 
 
 class NativeOperations(NativeRows):
@@ -38,3 +39,13 @@ class NativeOperations(NativeRows):
         arithmetic = experts.Arithmetic(pack_linear, self.silu_mul, torch.float32)
         steps = range(1, experts.MOST_TOKENS + 1)
         return experts.pack(router, gate_up, down, routing, arithmetic, steps)
+
+
+def serving() -> Operations:
+    """The set that serves on this machine.
+
+    Raises:
+        UnsupportedDevice: the environment asks for a level that does not exist.
+    """
+    library = chosen().library
+    return cpu if library is None else NativeOperations(library)

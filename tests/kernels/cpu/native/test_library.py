@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from kernels.cpu.native.library import LEVELS, VARIABLE, Library, choose, installed, supported
-from kernels.ops import UnsupportedDevice
+from kernels.devices import UnsupportedDevice
 
 
 @pytest.fixture
