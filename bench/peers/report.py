@@ -1,0 +1,190 @@
+"""Results as Markdown: medians over rounds, ratios with their spread, each target beside them."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from bench.peers import ratios
+from bench.peers.ratios import Metric, Spread, Turn
+from bench.peers.targets import DECODE_SHARE, PREFILL_SHARE, Target, shares, targets
+from bench.peers.workloads import PREFILL, WORKLOADS
+
+_ABSENT = "-"
+_FIGURES = {
+    "output_tokens_per_s": "output tokens/s",
+    "ttft_ms": "TTFT p50",
+    "tpot_ms": "TPOT p50",
+    "prefill_tokens_per_s": "prompt tokens/s",
+    "start_s": "start to first token",
+}
+
+
+def markdown(everything: Mapping[str, Any]) -> str:
+    """The page that `bench/results/peers.md` holds, from what `peers.json` holds."""
+    turns: Sequence[Turn] = everything["turns"]
+    lines = ["# Beside llama.cpp and vLLM", "", *_about(everything), ""]
+    models = [name for name in WORKLOADS if any(turn["model"] == name for turn in turns)]
+    for model in models:
+        lines += _model(turns, model)
+    lines += [*_limits(turns, models), *_targets(turns, models)]
+    return "\n".join(lines)
+
+
+def _about(everything: Mapping[str, Any]) -> Iterator[str]:
+    yield f"{everything['date']}, {everything['machine']}; `{everything['command']}`."
+    yield "Beside Triptych: " + ", ".join(
+        f"{name} {version}" for name, version in everything["versions"].items()
+    )
+    yield (
+        "Medians over rounds; a ratio is of two turns of one round, given as median (least to "
+        "most). All on one machine, client included, one server at a time, bf16 unless named."
+    )
+    cells = [cell for turn in everything["turns"] for cell in turn.get("cells", {}).values()]
+    if cells:
+        others = [cell["others_share"] for cell in cells]
+        stolen = [cell["stolen_share"] for cell in cells]
+        yield (
+            f"Others used {_percent(statistics.median(others))} of the cores in the median cell "
+            f"and {_percent(max(others))} in the worst; the hypervisor took "
+            f"{_percent(statistics.median(stolen))} and {_percent(max(stolen))}."
+        )
+    for server, reason in everything.get("skipped", {}).items():
+        yield f"Skipped: {server}, because {reason}."
+    for turn in everything["turns"]:
+        if "failure" in turn:
+            yield f"Failed: {turn['server']} on {turn['model']}, {turn['failure']}."
+
+
+def _model(turns: Sequence[Turn], model: str) -> Iterator[str]:
+    yield f"## {WORKLOADS[model].title}"
+    yield ""
+    yield (
+        "| streams | server | output tokens/s | TTFT p50 ms | TPOT p50 ms | messages a token "
+        "| client's share of the cores' time | Triptych over it: tokens/s | TTFT |"
+    )
+    yield "|---|---|---|---|---|---|---|---|---|"
+    mine = [turn for turn in turns if turn["model"] == model and turn.get("cells")]
+    names = list(dict.fromkeys(str(turn["server"]) for turn in sorted(mine, key=_place)))
+    for cell in dict.fromkeys(name for turn in mine for name in turn["cells"] if name != PREFILL):
+        for server in names:
+            if any(cell in turn["cells"] for turn in mine if turn["server"] == server):
+                yield _row(mine, model, server, cell)
+    yield ""
+    yield "| server | start to first token s | long prompts, tokens/s | resident MiB |"
+    yield "|---|---|---|---|"
+    for server in names:
+        start = ratios.values(mine, model, server, Metric("start_s"))
+        rate = ratios.values(mine, model, server, ratios.prefill())
+        resident = [turn["resident_mib"] for turn in mine if turn["server"] == server]
+        yield (
+            f"| {server} | {_median(start.values(), 1)} | {_median(rate.values(), 0)} "
+            f"| {statistics.median(resident):.0f} |"
+        )
+    yield ""
+
+
+def _place(turn: Turn) -> int:
+    """Triptych first, the peers by name after it."""
+    return 0 if str(turn["server"]).startswith("triptych") else 1
+
+
+def _row(turns: Sequence[Turn], model: str, server: str, cell: str) -> str:
+    def told(figure: ratios.Figure, digits: int) -> str:
+        return _median(ratios.values(turns, model, server, Metric(figure, cell)).values(), digits)
+
+    def over(figure: ratios.Figure) -> str:
+        if server.startswith("triptych"):
+            return ""
+        metric = Metric(figure, cell)
+        return _ratio(Target(model, "triptych", metric, server, None).measured(turns))
+
+    measured = [
+        turn["cells"][cell] for turn in turns if turn["server"] == server and cell in turn["cells"]
+    ]
+    messages = [one["messages_per_token"] for one in measured if one["messages_per_token"]]
+    client = [one["client_cpu_s"] / one["wall_s"] for one in measured]
+    return (
+        f"| {cell} | {server} | {told('output_tokens_per_s', 1)} | {told('ttft_ms', 1)} "
+        f"| {told('tpot_ms', 2)} | {_median(messages, 2)} "
+        f"| {_percent(statistics.median(client))} of one "
+        f"| {over('output_tokens_per_s')} | {over('ttft_ms')} |"
+    )
+
+
+def _limits(turns: Sequence[Turn], models: Sequence[str]) -> Iterator[str]:
+    taken = [turn["limits"] for turn in turns if "limits" in turn]
+    if not taken:
+        return
+    read = statistics.median(one["read_gb_per_s"] for one in taken)
+    product = statistics.median(one["product_gflop_per_s"] for one in taken)
+    yield "## Against the machine's limits"
+    yield ""
+    yield (
+        f"Memory is read at {read:.1f} GB/s, bf16 matrices are multiplied at {product:.0f} GFLOP/s "
+        "(medians of the rounds' best)."
+    )
+    yield ""
+    yield (
+        f"| model | server | decode, 1 stream: share of the read rate (target "
+        f"{_percent(DECODE_SHARE)}) | prefill: share of the product's rate (target "
+        f"{_percent(PREFILL_SHARE)}) |"
+    )
+    yield "|---|---|---|---|"
+    for model in models:
+        for server in ("triptych", "vllm", "llama.cpp"):
+            found = shares(turns, model, server)
+            if found.decode or found.prefill:
+                yield (
+                    f"| {WORKLOADS[model].title} | {server} | {_ratio(found.decode)} "
+                    f"| {_ratio(found.prefill)} |"
+                )
+    yield ""
+
+
+def _targets(turns: Sequence[Turn], models: Sequence[str]) -> Iterator[str]:
+    yield "## Targets"
+    yield ""
+    yield "| model | what | server, over which | target | measured | met |"
+    yield "|---|---|---|---|---|---|"
+    for target in targets():
+        if target.model not in models:
+            continue
+        found = target.measured(turns)
+        met = None if found is None else target.met(found.median)
+        verdict = _ABSENT if met is None else ("yes" if met else "**no**")
+        yield (
+            f"| {WORKLOADS[target.model].title} | {_what(target.metric)} "
+            f"| {target.ours} / {target.theirs} | {_bound(target)} "
+            f"| {_ratio(found) if found else 'not measured'} | {verdict} |"
+        )
+    yield ""
+
+
+def _what(metric: Metric) -> str:
+    name = _FIGURES[metric.figure]
+    if metric.cell is None or metric.cell == PREFILL:
+        return name
+    return f"{name}, {metric.cell} stream{'' if metric.cell == '1' else 's'}"
+
+
+def _bound(target: Target) -> str:
+    if target.bound is None:
+        return "told"
+    return f"{'≥' if target.sense == 'at least' else '≤'} {target.bound:g}x"
+
+
+def _ratio(found: Spread | None) -> str:
+    if found is None:
+        return _ABSENT
+    return f"{found.median:.2f} ({found.low:.2f} to {found.high:.2f})"
+
+
+def _median(found: Any, digits: int) -> str:
+    values = list(found)
+    return f"{statistics.median(values):.{digits}f}" if values else _ABSENT
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
