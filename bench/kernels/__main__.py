@@ -1,7 +1,7 @@
 """Measure the kernels on the GPU at hand: `python -m bench.kernels`, or `make gpu`.
 
-Results go to `bench/results/<gpu>.json`; those of a narrowed run to `build/kernels/`, as
-they are not the whole. The status is 1 where a kernel of ours failed, 2 where there is nothing to measure on.
+Results go to `bench/results/<gpu>.json`; those of a narrowed run, which are not the whole, to
+`build/kernels/`. The status is 1 where a kernel of ours failed, 2 where nothing can be measured.
 """
 
 from __future__ import annotations
@@ -28,9 +28,12 @@ def check_ready() -> None:
     Raises:
         Unready: they cannot.
     """
-    for name in ("torch", "triton"):
+    for name in ("torch", "triton", "numpy"):
         if importlib.util.find_spec(name) is None:
-            raise Unready(f"{name} is not installed: run with a Python that has a CUDA build of it")
+            raise Unready(
+                f"{name} is not installed: run with a Python that has it, and a CUDA "
+                "build of PyTorch"
+            )
     import torch
 
     if not torch.cuda.is_available():
@@ -46,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.kernels", description=__doc__)
     about = parser.add_mutually_exclusive_group()
     about.add_argument("--hash", action="store_true", help="print the hash of today's kernels")
+    about.add_argument("--check", action="store_true", help="say whether a GPU can be used")
     about.add_argument("--list", action="store_true", help="print the cases")
     about.add_argument("--table", action="store_true", help="print what was measured")
     about.add_argument("--docs", action="store_true", help="write it into docs/kernels.md")
@@ -117,6 +121,8 @@ def main(arguments: Sequence[str]) -> int:
             _tell(options)
             return 0
         check_ready()
+        if options.check:
+            return 0
         return _measure(options, " ".join(("python -m bench.kernels", *arguments)))
     except Unready as reason:
         print(f"bench.kernels: {reason}", file=sys.stderr)

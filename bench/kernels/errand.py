@@ -5,8 +5,11 @@ Invariant: a worker that died or hung answers nothing more; the next question go
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import select
+import signal
 import subprocess
 import sys
 import tempfile
@@ -71,6 +74,8 @@ class Errand:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
+            # With the compilers that it may start, which would disturb what is timed next.
+            start_new_session=True,
         )
         self.device = self._read(process, _START_S)
         return process
@@ -89,8 +94,8 @@ class Errand:
 
     def _end(self, process: subprocess.Popen[str]) -> str:
         """Stop the worker; the last it wrote on its errors, which name what it died of."""
-        if process.stdout is None or not process.stdout.closed:
-            process.kill()
+        if process.returncode is None:
+            _kill_group(process)
             process.communicate()
         self._process, errors = None, self._errors
         assert errors is not None  # it was started
@@ -98,6 +103,11 @@ class Errand:
         written = [line.strip() for line in errors if line.strip()]
         errors.close()
         return _cause(written) if written else f"died with status {process.returncode}"
+
+
+def _kill_group(process: subprocess.Popen[str]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _cause(written: Sequence[str]) -> str:

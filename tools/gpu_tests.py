@@ -1,0 +1,98 @@
+"""Run the tests of Triton kernels compiled, on the GPU at hand.
+
+    python -m tools.gpu_tests
+
+They are the tests that run interpreted elsewhere. Most of their time is the compiler's, so several
+processes share the GPU, each with a file. Invariant: pytest and hypothesis are all that is needed
+besides what kernels need.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "tests" / "kernels" / "triton"
+_NEEDED = ("pytest", "hypothesis", "numpy")
+_MOST_JOBS = 8
+_NOTHING_COLLECTED = 5
+
+
+def run_file(path: Path, arguments: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+    """Run the tests of a file on the GPU, in a process of their own."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["TRIPTYCH_GPU"] = "1"
+    # Oracles run on the GPU too, and are to be deterministic there.
+    environment["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    command = [sys.executable, "-m", "pytest", "--quiet", "-p", "no:cacheprovider"]
+    # Options of plugins that may not be here are unknown then.
+    command += ["-W", "ignore::pytest.PytestConfigWarning", str(path), *arguments]
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+
+
+def run_all(
+    files: Sequence[Path],
+    jobs: int,
+    run: Callable[[Path], subprocess.CompletedProcess[str]] = run_file,
+    tell: Callable[[str], None] = print,
+) -> list[Path]:
+    """Run files, some at a time, and tell how each ended.
+
+    Returns:
+        Those that failed.
+    """
+    failed = []
+    with ThreadPoolExecutor(jobs) as pool:
+        running = {pool.submit(run, path): path for path in files}
+        for done in as_completed(running):
+            path, ended = running[done], done.result()
+            last = (ended.stdout.strip().splitlines() or ["no output"])[-1]
+            tell(f"{path.name}: {last}")
+            if ended.returncode not in (0, _NOTHING_COLLECTED):
+                failed.append(path)
+                tell(ended.stdout)
+    return sorted(failed)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run them all; the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tools.gpu_tests", description=__doc__)
+    parser.add_argument("--jobs", type=int, default=min(_MOST_JOBS, os.cpu_count() or 1))
+    parser.add_argument("-k", dest="keyword", help="tests that match, as pytest takes it")
+    options = parser.parse_args(arguments)
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        print(
+            f"tools.gpu_tests: {', '.join(missing)} not installed: install them, or bring wheels "
+            "(make gpu WHEELS=folder)",
+            file=sys.stderr,
+        )
+        return 2
+    chosen = ["-k", options.keyword] if options.keyword else []
+    failed = run_all(
+        sorted(FOLDER.glob("test_*.py")),
+        options.jobs,
+        lambda path: run_file(path, chosen),
+        lambda line: print(line, flush=True),
+    )
+    print(f"failed: {', '.join(path.name for path in failed)}" if failed else "all passed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
