@@ -24,7 +24,7 @@ _SPACES: Mapping[str, tuple[_Tiles, tuple[int, ...], tuple[int, ...]]] = {
     "sampling_tile": ({"BLOCK": (1024, 2048, 4096)}, (4, 8, 16), (2,)),
     "sampling_row": ({"TILE": (512, 1024, 2048)}, (4, 8, 16), (2,)),
     "edit_logits": ({"BLOCK": (1024, 2048, 4096), "PART": (8192, 16384)}, (4, 8), (2,)),
-    "log_probabilities": ({"BLOCK": (1024, 2048, 4096)}, (4, 8, 16), (2,)),
+    "log_probabilities": ({"BLOCK": (2048, 4096)}, (4, 8, 16), (2,)),
 }
 _ROW_WARPS = (2, 4, 8, 16, 32)
 
