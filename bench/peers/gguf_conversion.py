@@ -18,6 +18,8 @@ def main(source: str, checkpoint: str, out: str) -> None:
     sys.path[:0] = [str(folder), str(folder / "gguf-py")]
     text_model = importlib.import_module("conversion.base").TextModel
     text_model.get_vocab_base_pre = lambda _self, _tokenizer: "gpt-2"
+    # It would look for another kind of tokenizer first, with a package that is not needed.
+    text_model._set_vocab_sentencepiece = text_model._set_vocab_gpt2
     script = folder / "convert_hf_to_gguf.py"
     sys.argv = [str(script), checkpoint, "--outfile", out, "--outtype", "bf16"]
     runpy.run_path(str(script), run_name="__main__")
