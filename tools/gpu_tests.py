@@ -3,8 +3,8 @@
     python -m tools.gpu_tests
 
 They are the tests that run interpreted elsewhere. Most of their time is the compiler's, so several
-processes share the GPU, each with a file. Invariant: pytest and hypothesis are all that is needed
-besides what kernels need.
+processes share the GPU, each with a file. Invariant: a file that fails, hangs or lacks a package
+costs no other its run, and of pytest's plugins none is needed.
 """
 
 from __future__ import annotations
@@ -22,11 +22,15 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "tests" / "kernels" / "triton"
 _NEEDED = ("pytest", "hypothesis", "numpy")
 _MOST_JOBS = 8
+_LIMIT_S = 480.0
+_TIMED_OUT = 124
 _NOTHING_COLLECTED = 5
 
 
-def run_file(path: Path, arguments: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
-    """Run the tests of a file on the GPU, in a process of their own."""
+def run_file(
+    path: Path, arguments: Sequence[str] = (), limit_s: float = _LIMIT_S
+) -> subprocess.CompletedProcess[str]:
+    """Run the tests of a file on the GPU, in a process of their own that `limit_s` ends."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["TRIPTYCH_GPU"] = "1"
     # Oracles run on the GPU too, and are to be deterministic there.
@@ -34,15 +38,22 @@ def run_file(path: Path, arguments: Sequence[str] = ()) -> subprocess.CompletedP
     command = [sys.executable, "-m", "pytest", "--quiet", "-p", "no:cacheprovider"]
     # Options of plugins that may not be here are unknown then.
     command += ["-W", "ignore::pytest.PytestConfigWarning", str(path), *arguments]
-    return subprocess.run(
+    with subprocess.Popen(
         command,
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        check=False,
-    )
+    ) as process:
+        try:
+            output, _ = process.communicate(timeout=limit_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            output, _ = process.communicate()
+            output += f"\nstopped after {limit_s:.0f} s"
+            return subprocess.CompletedProcess(command, _TIMED_OUT, output)
+    return subprocess.CompletedProcess(command, process.returncode, output)
 
 
 def run_all(

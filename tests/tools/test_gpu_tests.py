@@ -44,6 +44,16 @@ def test_a_file_runs_compiled_without_the_plugins_that_only_other_tests_need(
     assert done.returncode == 0, done.stdout
 
 
+def test_a_file_that_hangs_is_stopped_and_fails(tmp_path: Path) -> None:
+    path = tmp_path / "test_it.py"
+    path.write_text("import time\ndef test_it():\n    time.sleep(1000)\n")
+
+    done = gpu_tests.run_file(path, limit_s=0.1)
+
+    assert done.returncode not in (0, 5)
+    assert done.stdout.endswith("stopped after 0 s")
+
+
 def test_what_is_missing_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
