@@ -44,7 +44,7 @@ DECODE = (
     _decode(16, 256, 32),
     _decode(8, 64, 128),
     _decode(8, 128, 64),
-    _decode(8, 256, 32),
+    _decode(8, 256, 32, warps=8),
     _decode(32, 128, 32),
     _decode(32, 256, 16, warps=8, stages=2),
 )
