@@ -74,6 +74,7 @@ def run(
     settings: Settings,
     keep: Callable[[Findings], None],
     tell: Callable[[str], None] = print,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Findings:
     """Measure every contender of every case, as far as the budget goes.
 
@@ -83,16 +84,17 @@ def run(
         settings: how.
         keep: called with all that is known whenever there is more.
         tell: told of progress, a line at a time.
+        clock: what the budget is measured by, in seconds.
 
     Raises:
         Lost: not even the ceilings could be measured.
     """
-    end = time.monotonic() + settings.budget_s
+    end = clock() + settings.budget_s
     ceilings = find_ceilings(asked, settings.pace)
     findings = Findings(asked.device, ceilings, [])
     tell(f"{asked.device['gpu']}: {ceilings}")
     for case, contender in _entries(cases, settings.peers):
-        left_s = end - time.monotonic()
+        left_s = end - clock()
         figures = {"case": case.name, "contender": contender}
         if left_s <= 0:
             figures["failed"] = "no time was left"

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from bench_fakes import Asked
 
-from bench.kernels import campaign
 from bench.kernels.campaign import Settings, run
 from bench.kernels.errand import Lost
 from bench.kernels.trial import OURS, Case
@@ -80,12 +79,18 @@ def test_others_are_left_out_on_demand() -> None:
     assert {each["contender"] for each in found.figures} == {OURS}
 
 
-def test_after_the_budget_nothing_more_is_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_the_budget_nothing_more_is_begun() -> None:
     clock = iter([0.0, 1.0, 99.0, 101.0, 102.0])
-    monkeypatch.setattr(campaign.time, "monotonic", lambda: next(clock))
     asked = Asked(answer)
 
-    found = run(asked, CASES, Settings(budget_s=100.0), lambda _: None, lambda _: None)
+    found = run(
+        asked,
+        CASES,
+        Settings(budget_s=100.0),
+        lambda _: None,
+        lambda _: None,
+        lambda: next(clock),
+    )
 
     assert len(asked.requests) == 4
     assert [each.get("failed") for each in found.figures] == [
