@@ -20,7 +20,7 @@ from bench import machine
 from bench.peers import llama_cpp, plot, report, vllm
 from bench.peers.campaign import Plan, measure
 from bench.peers.checkpoints import ready_checkpoint
-from bench.peers.servers import SERVERS, Server
+from bench.peers.servers import SERVERS, Server, taking_part
 from bench.peers.stages import StageFailed
 from bench.peers.workloads import WORKLOADS, cells
 
@@ -71,13 +71,13 @@ def prepare(servers: Sequence[Server], models: Sequence[str], root: Path) -> dic
     checkpoints = {name: ready_checkpoint(WORKLOADS[name], root / "checkpoints") for name in models}
     if any(one.speech == "vllm" for one in servers):
         vllm.Vllm(root).install()
-    ours = [one for one in servers if one.speech == "llama.cpp"]
-    if ours:
+    if any(one.speech == "llama.cpp" for one in servers):
         peer = llama_cpp.LlamaCpp(root)
         peer.install(jobs=len(os.sched_getaffinity(0)))
-        for checkpoint in checkpoints.values():
-            for server in ours:
-                peer.gguf(checkpoint, server.quantization)
+        for name, checkpoint in checkpoints.items():
+            for server in taking_part(servers, WORKLOADS[name]):
+                if server.speech == "llama.cpp":
+                    peer.gguf(checkpoint, server.quantization)
     return checkpoints
 
 

@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from bench.peers.running import (
     machine_cpu,
     served,
 )
-from bench.peers.servers import Server, Site, launch
+from bench.peers.servers import Server, Site, launch, taking_part
 from bench.peers.stages import StageFailed
 from bench.peers.workloads import Cell, Workload
 
@@ -70,19 +70,15 @@ def measure(
         cells: the load.
         on_run: gets each server's turn, and each look at the machine's limits, as it is done.
     """
+    servers = taking_part(plan.servers, workload)
     for number in range(plan.rounds):
         if plan.peak:
             on_run({"model": workload.name, "round": number, "limits": _limits()})
-        for server in _taking_part(rotated(plan.servers, number), workload):
+        for server in rotated(servers, number):
             print(f"{workload.title}, round {number + 1}: {server.name}", file=sys.stderr)
             wanted = [cell for cell in cells if not server.quantization or cell.streams == 1]
             turn = {"model": workload.name, "round": number, "server": server.name}
             on_run({**turn, **_turn(plan, server, checkpoint, wanted)})
-
-
-def _taking_part(servers: Sequence[Server], workload: Workload) -> Iterator[Server]:
-    """The overhead-bound model gains nothing from smaller weights."""
-    return (one for one in servers if not one.quantization or workload.name != "tiny")
 
 
 def _limits() -> Json:

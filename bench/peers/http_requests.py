@@ -33,12 +33,14 @@ class HttpSpeech:
         body: a request's bytes, from a prompt and the answer's length.
         told: what the last event says.
         closing_events: how many events at the end carry no output.
+        keeps_connections: whether a connection takes a second request.
     """
 
     path: str
     body: Callable[[str, int], bytes]
     told: Callable[[Mapping[str, Any]], Told]
     closing_events: int
+    keeps_connections: bool
 
 
 def _llama_cpp_body(prompt: str, output_tokens: int) -> bytes:
@@ -46,7 +48,9 @@ def _llama_cpp_body(prompt: str, output_tokens: int) -> bytes:
         {
             "prompt": prompt,
             "n_predict": output_tokens,
-            "temperature": 0,
+            # Greedy as cheaply as it can be had: the usual chain of samplers sorts first.
+            "samplers": ["top_k"],
+            "top_k": 1,
             "cache_prompt": False,
             "ignore_eos": True,
             "stream": True,
@@ -78,6 +82,7 @@ def _vllm_told(event: Mapping[str, Any]) -> Told:
 
 
 HTTP_SPEECHES = {
-    "llama.cpp": HttpSpeech("/completion", _llama_cpp_body, _llama_cpp_told, 1),
-    "vllm": HttpSpeech("/v1/completions", _vllm_body, _vllm_told, 1),
+    # llama-server offers to keep a connection, and closes it after a stream all the same.
+    "llama.cpp": HttpSpeech("/completion", _llama_cpp_body, _llama_cpp_told, 1, False),
+    "vllm": HttpSpeech("/v1/completions", _vllm_body, _vllm_told, 1, True),
 }

@@ -34,7 +34,8 @@ def draw(turns: Sequence[Turn], path: Path) -> None:
             axes.set_title(f"{WORKLOADS[model].title}: {title}")
             axes.set_xlabel("streams")
             axes.set_ylim(bottom=0)
-            axes.legend()
+            if axes.get_legend_handles_labels()[0]:  # something was measured
+                axes.legend()
     picture.savefig(path, dpi=100)
 
 

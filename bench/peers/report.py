@@ -9,7 +9,7 @@ from typing import Any
 from bench.peers import ratios
 from bench.peers.ratios import Metric, Spread, Turn
 from bench.peers.targets import DECODE_SHARE, PREFILL_SHARE, Target, shares, targets
-from bench.peers.workloads import PREFILL, WORKLOADS
+from bench.peers.workloads import PREFILL, TINY, WORKLOADS
 
 _ABSENT = "-"
 _FIGURES = {
@@ -53,8 +53,17 @@ def _about(everything: Mapping[str, Any]) -> Iterator[str]:
     for server, reason in everything.get("skipped", {}).items():
         yield f"Skipped: {server}, because {reason}."
     for turn in everything["turns"]:
-        if "failure" in turn:
-            yield f"Failed: {turn['server']} on {turn['model']}, {turn['failure']}."
+        yield from _failures(turn)
+
+
+def _failures(turn: Turn) -> Iterator[str]:
+    where = f"Failed: {turn.get('server')} on {turn['model']}, round {turn['round'] + 1}"
+    if "failure" in turn:
+        yield f"{where}: {turn['failure']}."
+    for name, cell in turn.get("cells", {}).items():
+        if cell["failures"]:
+            told = ", ".join(f"{count} {status}" for status, count in cell["failures"].items())
+            yield f"{where}, cell {name}: {told} of {cell['requests']} requests; not counted."
 
 
 def _model(turns: Sequence[Turn], model: str) -> Iterator[str]:
@@ -133,6 +142,8 @@ def _limits(turns: Sequence[Turn], models: Sequence[str]) -> Iterator[str]:
     )
     yield "|---|---|---|---|"
     for model in models:
+        if WORKLOADS[model] is TINY:  # bound by overhead, far from either limit
+            continue
         for server in ("triptych", "vllm", "llama.cpp"):
             found = shares(turns, model, server)
             if found.decode or found.prefill:

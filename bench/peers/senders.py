@@ -53,12 +53,13 @@ async def connected(speech: str, address: str) -> AsyncIterator[Sender]:
         return
     import aiohttp
 
-    connector = aiohttp.TCPConnector(limit=0)
+    spoken = HTTP_SPEECHES[speech]
+    connector = aiohttp.TCPConnector(limit=0, force_close=not spoken.keeps_connections)
     timeout = aiohttp.ClientTimeout(total=_GIVE_UP_S)
     async with aiohttp.ClientSession(
         f"http://{address}", connector=connector, timeout=timeout
     ) as session:
-        yield HttpSender(session, HTTP_SPEECHES[speech])
+        yield HttpSender(session, spoken)
 
 
 class TriptychSender:

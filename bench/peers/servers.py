@@ -6,14 +6,14 @@ Invariant: all get the same cores, room for the same tokens, and no prefix cache
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from bench.peers.llama_cpp import LlamaCpp
 from bench.peers.vllm import Vllm
-from bench.peers.workloads import CONTEXT
+from bench.peers.workloads import CONTEXT, TINY, Workload
 
 Speech = Literal["triptych", "llama.cpp", "vllm"]
 _FEWEST_SEQUENCES = 32
@@ -34,6 +34,11 @@ class Server:
     name: str
     speech: Speech
     quantization: str | None = None
+
+
+def taking_part(servers: Iterable[Server], workload: Workload) -> list[Server]:
+    """Who is put on a model: one that is bound by overhead gains nothing from small weights."""
+    return [one for one in servers if not one.quantization or workload is not TINY]
 
 
 @dataclass(frozen=True)

@@ -137,13 +137,15 @@ def test_the_page_shows_figures_ratios_targets_and_what_is_missing():
             turn(0, "triptych", start_s=5.0, at_1=cell(300.0)),
             turn(0, "vllm", start_s=100.0, at_1=cell(200.0)),
             {"model": "dense", "round": 0, "server": "llama.cpp", "failure": "it ended"},
+            turn(1, "vllm", start_s=100.0, at_1=cell(9.0, failures={"HTTP 500": 3})),
         ],
     }
 
     page = report.markdown(everything)
 
     assert "Skipped: triptych-int8, because it is not offered." in page
-    assert "Failed: llama.cpp on dense, it ended." in page
+    assert "Failed: llama.cpp on dense, round 1: it ended." in page
+    assert "round 2, cell 1: 3 HTTP 500 of 8 requests" in page
     assert "Others used 3 % of the cores" in page
     assert "| 1 | vllm | 200.0 | 100.0 | 20.00 | 1.00 | 5 % of one | 1.50 (1.50 to 1.50)" in page
     assert (
