@@ -55,7 +55,8 @@ bench: $(READY) ## Measure, and write bench/results (ARGS="--streams 1 8" narrow
 	$(BIN)/python -m bench.pipeline $(ARGS)
 
 # Not in .venv: PyTorch and Triton are the machine's own there, and there may be no package index.
-gpu: export PYTHONPATH := $(CURDIR)/build/gpu
+gpu: export PYTHONPATH := $(CURDIR)/build/gpu$(if $(PYTHONPATH),:$(PYTHONPATH))
+gpu: export PATH := $(CURDIR)/build/gpu/bin:$(PATH)
 gpu: ## On a GPU, test and measure the kernels (PYTHON=python3.12 WHEELS=folder TUNE=seconds)
 	@$(PYTHON) -m bench.kernels --check
 	@if [ -n "$(WHEELS)" ]; then $(PYTHON) -m pip install --quiet --disable-pip-version-check \

@@ -6,6 +6,7 @@ come before others, so that a short run has them.
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,6 +19,11 @@ from bench.kernels.trial import OURS, Case
 
 Figures = dict[str, Any]
 """Of one contender of one case: what `bench.kernels.worker.measure` answers, and which they are."""
+
+
+ABSENT = "not installed"
+"""Why a contender was not measured."""
+_PACKAGES = {"flashinfer": "flashinfer"}
 
 
 class Asked(Protocol):
@@ -96,7 +102,9 @@ def run(
     for case, contender in _entries(cases, settings.peers):
         left_s = end - clock()
         figures = {"case": case.name, "contender": contender}
-        if left_s <= 0:
+        if not installed(contender):
+            figures["failed"] = ABSENT
+        elif left_s <= 0:
             figures["failed"] = "no time was left"
         else:
             figures.update(_measure(asked, case, contender, settings.pace, left_s))
@@ -104,6 +112,12 @@ def run(
         keep(findings)
         tell(_line(figures, ceilings))
     return findings
+
+
+def installed(contender: str) -> bool:
+    """Whether there is any use in asking: a worker that finds nothing has to be started anew."""
+    package = _PACKAGES.get(contender)
+    return package is None or importlib.util.find_spec(package) is not None
 
 
 def _entries(cases: Sequence[Case], peers: bool) -> list[tuple[Case, str]]:

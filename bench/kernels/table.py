@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.kernels import results
+from bench.kernels.campaign import ABSENT
 from bench.kernels.floors import Ceilings, fraction
 from bench.kernels.trial import OURS, Case
 
@@ -71,6 +72,8 @@ def _rows(
 def _time(figures: Mapping[str, Any] | None) -> str:
     if figures is None:
         return NOT_MEASURED
+    if figures.get("failed") == ABSENT:
+        return ABSENT
     return "failed" if "failed" in figures else f"{figures['median_us']:.1f}"
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from bench_fakes import Asked
 
-from bench.kernels.campaign import Settings, run
+from bench.kernels import campaign
+from bench.kernels.campaign import ABSENT, Settings, run
 from bench.kernels.errand import Lost
 from bench.kernels.trial import OURS, Case
 
@@ -99,6 +100,16 @@ def test_after_the_budget_nothing_more_is_begun() -> None:
         "no time was left",
         "no time was left",
     ]
+
+
+def test_a_peer_that_is_not_installed_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(campaign, "_PACKAGES", {"other": "no_such_package"})
+    asked = Asked(answer)
+
+    found = run(asked, CASES, Settings(), lambda _: None, lambda _: None)
+
+    assert [each.get("failed") for each in found.figures] == [None, None, ABSENT, ABSENT]
+    assert len(asked.requests) == 4, "ceilings and ours"
 
 
 def test_without_ceilings_nothing_is_measured() -> None:
