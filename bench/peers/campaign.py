@@ -11,8 +11,10 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -122,19 +124,32 @@ def _turn(plan: Plan, server: Server, checkpoint: Path, cells: Sequence[Cell]) -
 
 
 def _loads(running: Running, site: Site, load: LoadProcess, cells: Sequence[Cell]) -> Json:
-    most = max(cell.requests for cell in cells)
-    texts = {long: prompts(site.checkpoint, most, long=long) for long in (False, True)}
     address = f"127.0.0.1:{site.port}"
-    first = load.run(Task(address, 1, 1, tuple(texts[False][:1])))
+    first_prompt, tasks = tasks_of(cells, address, site.checkpoint)
+    first = load.run(Task(address, 1, 1, (first_prompt,)))
     told: Json = {"start_s": first["first_message_at_s"] - running.started_at_s, "cells": {}}
-    for cell in cells:
-        chosen = tuple(texts[cell.long_prompts][: cell.requests])
-        task = Task(address, cell.streams, cell.output_tokens, chosen, chosen[: cell.streams])
+    for cell, task in zip(cells, tasks, strict=True):
         told["cells"][cell.name] = figures = _watched(running, load, task)
         rate, ttft = figures["output_tokens_per_s"], figures["ttft_ms"]["p50"]
         print(f"  {cell.name}: {rate:.1f} tokens/s, TTFT {ttft or 0:.1f} ms", file=sys.stderr)
     told["resident_mib"] = running.resident_mib()
     return told
+
+
+def tasks_of(cells: Sequence[Cell], address: str, checkpoint: Path) -> tuple[str, list[Task]]:
+    """A first prompt, and a task for each cell; no prompt comes twice, for warming up neither."""
+    counts = Counter({False: 1})
+    for cell in cells:
+        counts[cell.long_prompts] += cell.streams + cell.requests
+    texts = {long: iter(prompts(checkpoint, count, long=long)) for long, count in counts.items()}
+    first = next(texts[False])
+    tasks = []
+    for cell in cells:
+        mine = texts[cell.long_prompts]
+        warm_up = tuple(islice(mine, cell.streams))
+        chosen = tuple(islice(mine, cell.requests))
+        tasks.append(Task(address, cell.streams, cell.output_tokens, chosen, warm_up))
+    return first, tasks
 
 
 def _watched(running: Running, load: LoadProcess, task: Task) -> Json:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bench.peers import __main__ as command
-from bench.peers import campaign
+from bench.peers import campaign, checkpoints
 from bench.peers.campaign import Plan, key, measure
 from bench.peers.servers import SERVERS
 from bench.peers.workloads import DENSE, PREFILL, TINY, cells
@@ -68,6 +68,22 @@ def test_what_is_done_is_left_out_and_the_rest_is_measured(turns):
 
     assert [turn["round"] for turn in rest] == [1, 1, 1]
     assert len({*map(key, first), *map(key, rest)}) == len(first) + len(rest) == 6
+
+
+def test_no_server_sees_a_prompt_twice(tmp_path):
+    checkpoints.train_tokenizer(iter(["def prompt(count): return count\n"]), 270).save(
+        str(tmp_path / "tokenizer.json")
+    )
+    wanted = cells(TINY, None, quick=False)
+
+    first, tasks = campaign.tasks_of(wanted, "here", tmp_path)
+
+    sent = [first, *(prompt for task in tasks for prompt in (*task.warm_up, *task.prompts))]
+    assert len(set(sent)) == len(sent)
+    assert [(task.streams, len(task.prompts)) for task in tasks] == [
+        (cell.streams, cell.requests) for cell in wanted
+    ]
+    assert all(len(task.warm_up) == task.streams for task in tasks)
 
 
 def test_taking_up_a_run_forgets_turns_that_failed(tmp_path):
