@@ -9,27 +9,26 @@ import torch
 
 from kernels import cpu
 from kernels.cpu import experts
-from kernels.cpu.attention import attention, plan_attention
 from kernels.cpu.experts import PackedExperts
 from kernels.cpu.linear import pack_linear
+from kernels.cpu.native.attention import NativeAttention
 from kernels.cpu.native.library import Library, chosen
 from kernels.cpu.native.rows import NativeRows
 from kernels.cpu.rows import embedding
 from kernels.ops import Operations, Routing
 
 
-class NativeOperations(NativeRows):
+class NativeOperations(NativeRows, NativeAttention):
     """The operations in C, and those in PyTorch that gain nothing by it."""
 
     embedding = staticmethod(embedding)
     pack_linear = staticmethod(pack_linear)
     moe = staticmethod(experts.moe)
-    plan_attention = staticmethod(plan_attention)
-    attention = staticmethod(attention)
 
     def __init__(self, library: Library) -> None:
         """Take the functions of `library`."""
-        super().__init__(library)
+        NativeRows.__init__(self, library)
+        NativeAttention.__init__(self, library)
         self.level = library.level
 
     def pack_experts(

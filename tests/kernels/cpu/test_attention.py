@@ -8,7 +8,7 @@ import torch
 from kernels import cpu, reference
 from kernels.cpu import decode_attention
 from kernels.cpu.decode_attention import DecodeBlock, SingleDecode
-from kernels.ops import AttentionChunks, AttentionShape
+from kernels.ops import AttentionChunks, AttentionShape, Operations
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 TOLERANCES = {torch.float32: 2e-6, torch.bfloat16: 4e-3, torch.float16: 1e-3}
@@ -56,7 +56,7 @@ def cache_with(chunks: AttentionChunks, slots: int, heads: int, dim: int) -> tor
 @pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), SHAPES)
 @pytest.mark.parametrize("case", CHUNKS)
 def test_equals_the_oracle(
-    dtype: torch.dtype, heads: int, kv_heads: int, head_dim: int, case: str
+    operations: Operations, dtype: torch.dtype, heads: int, kv_heads: int, head_dim: int, case: str
 ) -> None:
     slots = 5000
     shape = AttentionShape(heads, kv_heads, head_dim, head_dim**-0.5)
@@ -70,7 +70,7 @@ def test_equals_the_oracle(
         reference.plan_attention(chunks, shape, torch.float64),
     )
 
-    got = cpu.attention(q, *caches, cpu.plan_attention(chunks, shape, dtype))
+    got = operations.attention(q, *caches, operations.plan_attention(chunks, shape, dtype))
 
     assert got.is_contiguous()
     error = (got.double() - want).norm() / want.norm()

@@ -3,8 +3,7 @@
  * A body (rows.h, ...) is compiled once for each level of instructions: portable.c, avx2.c,
  * avx512.c and avx512_bf16.c define LEVEL and include the bodies. A function `name` of a body is
  * exported as `name_LEVEL` and takes one pointer to a structure of 8-byte fields. */
-#ifndef TRIPTYCH_NATIVE_H
-#define TRIPTYCH_NATIVE_H
+#pragma once
 
 #include <stdint.h>
 
@@ -27,5 +26,3 @@ void run_tasks(task_function work, const void *arguments, int64_t tasks, int64_t
 /* The same over rows of `elements` numbers each: alone where they are few. */
 void run_rows(task_function work, const void *arguments, int64_t rows, int64_t elements,
               int64_t threads);
-
-#endif

@@ -4,17 +4,6 @@
  * before it is normed: the norm sees what the next layer will see. */
 #include "vectors.h"
 
-/* Calls `function(..., type)` with the type a constant, so that each is compiled by itself. */
-#define BY_TYPE(function, type, ...)                                                              \
-    do {                                                                                          \
-        if ((type) == BF16)                                                                       \
-            function(__VA_ARGS__, BF16);                                                          \
-        else if ((type) == F16)                                                                   \
-            function(__VA_ARGS__, F16);                                                           \
-        else                                                                                      \
-            function(__VA_ARGS__, F32);                                                           \
-    } while (0)
-
 struct rms_norm_arguments {
     int64_t dtype, threads;
     const char *weight;

@@ -2,6 +2,8 @@
  *
  * Written with the compiler's vector extension, so that one text serves every level; intrinsics
  * only where an instruction has no spelling there. Included by each level's source. */
+#pragma once
+
 #include "native.h"
 
 #include <string.h>
@@ -73,7 +75,11 @@ INLINE vf load(const void *base, int64_t i, enum dtype type) {
         return x;
     case BF16:
         memcpy(&halves, from, sizeof halves);
+#if defined(HAS_AVX512)
+        return (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)halves), 16);
+#else
         return (vf)(__builtin_convertvector(halves, vu) << 16);
+#endif
     case F16:
         memcpy(&halves, from, sizeof halves);
 #if defined(HAS_AVX512)
@@ -85,7 +91,11 @@ INLINE vf load(const void *base, int64_t i, enum dtype type) {
 #endif
     default:
         memcpy(&bytes, from, sizeof bytes);
-        return __builtin_convertvector(bytes, vf);
+#if defined(HAS_AVX512)
+        return (vf)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32((__m128i)bytes));
+#else
+        return __builtin_convertvector(__builtin_convertvector(bytes, vi), vf);
+#endif
     }
 }
 
@@ -131,6 +141,10 @@ INLINE void store_within(void *base, int64_t i, int64_t length, vf x, enum dtype
         store_some(base, i, length - i, x, type);
 }
 
+#if defined(HAS_AVX512)
+INLINE float sum_of(vf x) { return _mm512_reduce_add_ps((__m512)x); }
+INLINE float largest_of(vf x) { return _mm512_reduce_max_ps((__m512)x); }
+#else
 INLINE float sum_of(vf x) {
     float lanes[W];
     memcpy(lanes, &x, sizeof x);
@@ -147,6 +161,7 @@ INLINE float largest_of(vf x) {
             lanes[i] = lanes[i] > lanes[i + half] ? lanes[i] : lanes[i + half];
     return lanes[0];
 }
+#endif
 
 /* e^x within two units of the last place; 0 where a float would be subnormal. */
 INLINE vf exponential(vf x) {
@@ -167,3 +182,14 @@ INLINE vf exponential(vf x) {
     vf power = (vf)(((vi)shifted << 23) + 0x3f800000);
     return choose(x < splat(-87.0f), splat(0.0f), sum * power);
 }
+
+/* Calls `function(..., type)` with the type a constant, so that each is compiled by itself. */
+#define BY_TYPE(function, type, ...)                                                              \
+    do {                                                                                          \
+        if ((type) == BF16)                                                                       \
+            function(__VA_ARGS__, BF16);                                                          \
+        else if ((type) == F16)                                                                   \
+            function(__VA_ARGS__, F16);                                                           \
+        else                                                                                      \
+            function(__VA_ARGS__, F32);                                                           \
+    } while (0)

@@ -1,0 +1,135 @@
+"""Attention of one step in C, planned once for all of its layers.
+
+Invariant: a plan keeps alive all that its packed pointers lead to.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+import torch
+
+from kernels.attention_options import AttentionOptions, KvScales
+from kernels.cpu.native.library import Library
+from kernels.cpu.native.rows import CODES, Packer
+from kernels.devices import UnsupportedDevice
+from kernels.ops import AttentionChunks, AttentionShape
+
+# The structure of source/attention.h in two parts, of the step and of the layer.
+_STEP: Packer = struct.Struct("=2q 2q 3q 5q d q").pack
+_LAYER: Packer = struct.Struct("=3q 2q 3q 4q q").pack
+_PLAIN = AttentionOptions()
+_NO_SCALES = (0, 0, 0, 0)
+_INT8 = 3
+
+
+@dataclass(frozen=True, slots=True)
+class NativePlan:
+    """What every layer of a step computes."""
+
+    chunks: AttentionChunks
+    shape: AttentionShape
+    dtype: torch.dtype
+    workspace: torch.Tensor
+    packed: bytes
+    """The step's part of the arguments."""
+
+
+class NativeAttention:
+    """Attention; see `Operations`."""
+
+    def __init__(self, library: Library) -> None:
+        """Take the functions of `library`."""
+        self._plan = library.function("plan_attention")
+        self._attention = library.function("attention")
+
+    def plan_attention(
+        self,
+        chunks: AttentionChunks,
+        shape: AttentionShape,
+        dtype: torch.dtype,
+        options: AttentionOptions = _PLAIN,
+    ) -> NativePlan:
+        """See `Operations.plan_attention`.
+
+        Raises:
+            UnsupportedDevice: the options ask for what these operations do not have.
+            ValueError: dtypes or strides that a step does not have.
+        """
+        if options != _PLAIN:
+            raise UnsupportedDevice(
+                "attention on a CPU has no ALiBi, window, soft cap or sinks: run on a GPU"
+            )
+        table, numbers = chunks.slot_table, (chunks.rows, chunks.q_starts, chunks.kv_lengths)
+        if table.dtype != torch.int32 or table.stride(1) != 1:
+            raise ValueError(
+                f"slot table of {table.dtype} by {table.stride()}: expected int32 rows"
+            )
+        if any(part.dtype != torch.int64 or not part.is_contiguous() for part in numbers):
+            raise ValueError("rows, starts and lengths of chunks: expected contiguous int64")
+        step = (
+            *(CODES[dtype], torch.get_num_threads()),
+            *(table.data_ptr(), table.stride(0)),
+            *(part.data_ptr() for part in numbers),
+            *(len(chunks.rows), chunks.num_decodes),
+            *(shape.heads, shape.kv_heads, shape.head_dim, shape.scale),
+        )
+        nothing = bytes(8 * 13)
+        workspace = torch.empty(self._plan(_STEP(*step, 0) + nothing), dtype=torch.uint8)
+        packed = _STEP(*step, workspace.data_ptr())
+        self._plan(packed + nothing)
+        return NativePlan(chunks, shape, dtype, workspace, packed)
+
+    def attention(
+        self,
+        q: torch.Tensor,
+        k_cache: torch.Tensor,
+        v_cache: torch.Tensor,
+        plan: NativePlan,
+        scales: KvScales | None = None,
+    ) -> torch.Tensor:
+        """See `Operations.attention`; with `scales`, the caches are int8.
+
+        Raises:
+            ValueError: shapes, strides or types disagree.
+        """
+        shape, strides = plan.shape, k_cache.stride()
+        q_strides, stored = q.stride(), k_cache.dtype
+        known = (
+            q.dtype == plan.dtype
+            and q.shape[1:] == (shape.heads, shape.head_dim)
+            and q_strides[2] == strides[2] == 1
+            and k_cache.shape == v_cache.shape
+            and k_cache.shape[1:] == (shape.kv_heads, shape.head_dim)
+            and v_cache.stride() == strides
+            and stored == v_cache.dtype == (q.dtype if scales is None else torch.int8)
+        )
+        if not known:
+            raise ValueError(
+                f"q {tuple(q.shape)} {q.dtype}, caches {tuple(k_cache.shape)} by {strides} "
+                f"{stored}: expected {plan.dtype} rows of {shape}"
+            )
+        out = torch.empty(q.shape, dtype=q.dtype)
+        layer = _LAYER(
+            *(q.data_ptr(), q_strides[0], q_strides[1], k_cache.data_ptr(), v_cache.data_ptr()),
+            *(CODES[q.dtype] if scales is None else _INT8, strides[0], strides[1]),
+            *(_NO_SCALES if scales is None else _scales(scales, k_cache)),
+            out.data_ptr(),
+        )
+        self._attention(plan.packed + layer)
+        return out
+
+
+def _scales(scales: KvScales, k_cache: torch.Tensor) -> tuple[int, ...]:
+    """Fill in the scales of the C structure.
+
+    Raises:
+        ValueError: they are not such as the cache has.
+    """
+    for scale in (scales.k, scales.v):
+        if scale.shape != k_cache.shape[:2] or scale.dtype != torch.float16:
+            raise ValueError(f"scales {tuple(scale.shape)} {scale.dtype}: expected one per row")
+    if scales.k.stride() != scales.v.stride():
+        raise ValueError(f"scales by {scales.k.stride()} and {scales.v.stride()}: expected equal")
+    return (scales.k.data_ptr(), scales.v.data_ptr(), *scales.k.stride())

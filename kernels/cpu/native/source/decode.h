@@ -1,0 +1,530 @@
+/* Attention of one query per sequence: each key is multiplied with all queries of its group.
+ *
+ * Lanes are dimensions. A task takes a range of positions, tile by tile, for some key/value heads;
+ * while a tile is computed the next one's rows, which lie anywhere, are fetched. What tasks of one
+ * sequence found is put together by whoever finishes last, in the order of positions. */
+#include "attention.h"
+
+#include <alloca.h>
+#include <stdatomic.h>
+
+enum { TILE = 32, LINE = 64 };
+
+/* Whether a lane multiplies two bfloat16 at once, of keys and of values. */
+#if defined(HAS_BF16)
+#define PAIRED(type) ((type) == BF16)
+enum { STEP = 2 * W };
+#else
+#define PAIRED(type) 0
+enum { STEP = W };
+#endif
+
+/* What is known of one query so far, in floats: sums of values, W sums of weights, the largest
+ * score. Sums of pairs lie in the order in which their products come, see `in_order`. */
+struct decode_layout {
+    int64_t group, padded, maximum, stride;
+};
+
+INLINE struct decode_layout decode_layout_of(const struct attention_arguments *a) {
+    int64_t padded = round_up(a->head_dim, STEP);
+    return (struct decode_layout){a->heads / a->kv_heads, padded, padded + W, padded + 2 * W};
+}
+
+/* A range of a sequence's positions, or of a chunk's tokens. */
+struct attention_task {
+    int32_t chunk, first, past, partial; /* partial: its place in the workspace, -1 for none */
+};
+
+/* Where the rows of a tile begin, in bytes after those of slot 0; the last one's repeated to its
+ * end. */
+INLINE void find_rows(const struct attention_arguments *a, const int32_t *slots, int64_t count,
+                      int64_t *offsets, enum dtype type) {
+    for (int64_t t = 0; t < TILE; t++)
+        offsets[t] = slots[t < count ? t : count - 1] * a->slot_stride * bytes_of(type);
+}
+
+INLINE const char *cache_of(const char *cache, int64_t head, const struct attention_arguments *a,
+                            enum dtype type) {
+    return cache + head * a->head_stride * bytes_of(type);
+}
+
+/* Rows to be fetched while others are computed with, one by one: many at once would only wait. */
+struct ahead {
+    const char *from;
+    const int64_t *offsets;
+    int64_t bytes;
+};
+
+INLINE void fetch(struct ahead ahead, int64_t row) {
+    for (int64_t i = 0; i < ahead.bytes; i += LINE)
+        __builtin_prefetch(ahead.from + ahead.offsets[row] + i, 0, 3);
+}
+
+INLINE float scale_of(const char *scales, int64_t slot, int64_t head,
+                      const struct attention_arguments *a) {
+    int64_t at = slot * a->scale_slot_stride + head * a->scale_head_stride;
+    return load_some(scales, at, 1, F16)[0];
+}
+
+INLINE vf add_products(vf sum, const char *x, const char *y, int64_t i, int pairs) {
+#if defined(HAS_BF16)
+    if (pairs) {
+        __m512bh own, other;
+        memcpy(&own, x + 2 * i, sizeof own);
+        memcpy(&other, y + 2 * i, sizeof other);
+        return (vf)_mm512_dpbf16_ps((__m512)sum, own, other);
+    }
+#endif
+    (void)pairs;
+    return sum + load(x, i, F32) * load(y, i, F32);
+}
+
+/* As many queries at once as registers hold sums of. */
+enum { QUERIES_AT_ONCE = W == 16 ? 5 : 2 };
+
+/* Scores of W keys, each with QUERIES queries that lie `between` bytes apart. */
+#define DEFINE_SCORE(QUERIES)                                                                     \
+    INLINE void score_##QUERIES(const char *const *keys, const char *queries, int64_t between,    \
+                                int64_t padded, vf scale, float *scores, struct ahead ahead,      \
+                                int64_t token, int pairs) {                                       \
+        vf fours[QUERIES][FOURS];                                                                 \
+        _Pragma("GCC unroll 4") for (int n = 0; n < FOURS; n++) {                                 \
+            vf sums[QUERIES][4] = {0};                                                            \
+            for (int64_t t = 4 * n; t < 4 * n + 4; t++) fetch(ahead, token + t);                  \
+            for (int64_t i = 0; i < padded; i += pairs ? 2 * W : W)                               \
+                _Pragma("GCC unroll 8") for (int g = 0; g < QUERIES; g++)                         \
+                    _Pragma("GCC unroll 4") for (int t = 0; t < 4; t++) sums[g][t] =              \
+                        add_products(sums[g][t], queries + g * between,                           \
+                                     keys[TOKEN_OF_FOUR(n, t)], i, pairs);                        \
+            _Pragma("GCC unroll 8") for (int g = 0; g < QUERIES; g++) fours[g][n] =               \
+                sum_four(sums[g][0], sums[g][1], sums[g][2], sums[g][3]);                         \
+        }                                                                                         \
+        _Pragma("GCC unroll 8") for (int g = 0; g < QUERIES; g++)                                 \
+            store(scores, g * TILE, sum_fours(fours[g]) * scale, F32);                            \
+    }
+DEFINE_SCORE(1)
+DEFINE_SCORE(2)
+DEFINE_SCORE(3)
+DEFINE_SCORE(4)
+DEFINE_SCORE(5)
+
+/* Adds weighted values of `count` rows to VECTORS of the sums of QUERIES queries. */
+#define DEFINE_ADD_VALUES(QUERIES, VECTORS)                                                       \
+    INLINE void add_values_##QUERIES##_##VECTORS(                                                 \
+        const char *const *rows, int64_t count, int64_t from, int64_t head_dim,                   \
+        const float *weights, float *state, int64_t stride, struct ahead ahead,                   \
+        enum dtype type) {                                                                        \
+        vf sums[QUERIES][VECTORS];                                                                \
+        _Pragma("GCC unroll 8") for (int g = 0; g < QUERIES; g++)                                 \
+            _Pragma("GCC unroll 8") for (int i = 0; i < VECTORS; i++)                             \
+                sums[g][i] = load(state, g * stride + from + i * W, F32);                         \
+        for (int64_t t = 0; t < count; t++) {                                                     \
+            fetch(ahead, t);                                                                      \
+            vf values[VECTORS];                                                                   \
+            _Pragma("GCC unroll 8") for (int i = 0; i < VECTORS; i++)                             \
+                values[i] = VECTORS == 1 ? load_within(rows[t], from, head_dim, type)             \
+                                         : load(rows[t], from + i * W, type);                     \
+            _Pragma("GCC unroll 8") for (int g = 0; g < QUERIES; g++)                             \
+                _Pragma("GCC unroll 8") for (int i = 0; i < VECTORS; i++)                         \
+                    sums[g][i] += values[i] * weights[g * TILE + t];                              \
+        }                                                                                         \
+        _Pragma("GCC unroll 8") for (int g = 0; g < QUERIES; g++)                                 \
+            _Pragma("GCC unroll 8") for (int i = 0; i < VECTORS; i++)                             \
+                store(state, g * stride + from + i * W, sums[g][i], F32);                         \
+    }
+
+#if defined(HAS_BF16)
+/* The same of pairs of rows: weights and values are rounded to bfloat16 and multiplied two by two.
+ * VECTORS of 2 * W dimensions; each gives two vectors of sums. */
+#define DEFINE_ADD_PAIRS(QUERIES, VECTORS)                                                        \
+    INLINE void add_pairs_##QUERIES##_##VECTORS(const char *const *rows, int64_t count,           \
+                                                int64_t from, const uint16_t *weights,            \
+                                                float *state, int64_t stride,                     \
+                                                struct ahead ahead) {                             \
+        __m512 sums[QUERIES][2 * VECTORS];                                                        \
+        _Pragma("GCC unroll 8") for (int g = 0; g < QUERIES; g++)                                 \
+            _Pragma("GCC unroll 8") for (int i = 0; i < 2 * VECTORS; i++)                         \
+                sums[g][i] = (__m512)load(state, g * stride + from + i * W, F32);                 \
+        for (int64_t t = 0; t < count; t += 2) {                                                  \
+            fetch(ahead, t), fetch(ahead, t + 1);                                                 \
+            __m512i values[2 * VECTORS];                                                          \
+            _Pragma("GCC unroll 8") for (int i = 0; i < VECTORS; i++) {                           \
+                __m512i one = _mm512_loadu_si512(rows[t] + 2 * from + i * 4 * W);                 \
+                __m512i two = _mm512_loadu_si512(rows[t + 1] + 2 * from + i * 4 * W);             \
+                values[2 * i] = _mm512_unpacklo_epi16(one, two);                                  \
+                values[2 * i + 1] = _mm512_unpackhi_epi16(one, two);                              \
+            }                                                                                     \
+            _Pragma("GCC unroll 8") for (int g = 0; g < QUERIES; g++) {                           \
+                int32_t pair;                                                                     \
+                memcpy(&pair, weights + g * TILE + t, sizeof pair);                               \
+                __m512bh both = (__m512bh)_mm512_set1_epi32(pair);                                \
+                _Pragma("GCC unroll 8") for (int i = 0; i < 2 * VECTORS; i++) sums[g][i] =        \
+                    _mm512_dpbf16_ps(sums[g][i], both, (__m512bh)values[i]);                      \
+            }                                                                                     \
+        }                                                                                         \
+        _Pragma("GCC unroll 8") for (int g = 0; g < QUERIES; g++)                                 \
+            _Pragma("GCC unroll 8") for (int i = 0; i < 2 * VECTORS; i++)                         \
+                store(state, g * stride + from + i * W, (vf)sums[g][i], F32);                     \
+    }
+#endif
+
+/* Sums of pairs come as the lower and the upper halves of every eight dimensions. */
+INLINE void in_order(const float *sums, vf *first, vf *second) {
+    vf lower = load(sums, 0, F32), upper = load(sums, W, F32);
+#if W == 16
+    *first = SHUFFLE(lower, upper, 0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
+    *second = SHUFFLE(lower, upper, 8, 9, 10, 11, 24, 25, 26, 27, 12, 13, 14, 15, 28, 29, 30, 31);
+#else
+    *first = lower, *second = upper;
+#endif
+}
+
+/* For each number of queries, with most vectors that registers hold and with one. */
+enum { VECTORS_AT_ONCE = W == 16 ? 4 : 2 };
+#if W == 16
+#define DEFINE_VALUES(QUERIES) DEFINE_ADD_VALUES(QUERIES, 4) DEFINE_ADD_VALUES(QUERIES, 1)
+#define ADD_VALUES_AT_ONCE(QUERIES) add_values_##QUERIES##_4
+#else
+#define DEFINE_VALUES(QUERIES) DEFINE_ADD_VALUES(QUERIES, 2) DEFINE_ADD_VALUES(QUERIES, 1)
+#define ADD_VALUES_AT_ONCE(QUERIES) add_values_##QUERIES##_2
+#endif
+DEFINE_VALUES(1)
+DEFINE_VALUES(2)
+DEFINE_VALUES(3)
+DEFINE_VALUES(4)
+DEFINE_VALUES(5)
+#if defined(HAS_BF16)
+#define DEFINE_PAIRS(QUERIES) DEFINE_ADD_PAIRS(QUERIES, 2) DEFINE_ADD_PAIRS(QUERIES, 1)
+DEFINE_PAIRS(1)
+DEFINE_PAIRS(2)
+DEFINE_PAIRS(3)
+DEFINE_PAIRS(4)
+DEFINE_PAIRS(5)
+#endif
+
+/* Rows of a tile as the products take them, from `slots[0]` on: floats, or bfloat16 where a lane
+ * multiplies pairs. Rows that are so already stay where they are. */
+INLINE void take_rows(const struct attention_arguments *a, const char *cache,
+                      const int64_t *offsets, int64_t head, char *staged, const char **rows,
+                      enum dtype type, int pairs) {
+    int64_t head_dim = a->head_dim, padded = round_up(head_dim, STEP);
+    const char *from = cache_of(cache, head, a, type);
+    for (int64_t t = 0; t < TILE; t++) rows[t] = from + offsets[t];
+    if (pairs && type == BF16 && padded == head_dim) return;
+    for (int64_t t = 0; t < TILE; t++) {
+        char *copy = staged + t * padded * (pairs ? 2 : 4);
+        for (int64_t i = 0; i < padded; i += W)
+            store(copy, i,
+                  i < head_dim ? load_within(rows[t], i, head_dim, type) : splat(0),
+                  pairs ? BF16 : F32);
+        rows[t] = copy;
+    }
+}
+
+/* What a tile is computed in. */
+struct tile {
+    char *staged;      /* rows of keys, then of values, where they are not as the products take them */
+    float *scores;     /* of each query of a group, then weights */
+    uint16_t *weights; /* rounded */
+};
+
+INLINE void score_tile(const char *const *keys, const char *queries, int64_t between,
+                       int64_t group, int64_t padded, const float *scales, float *scores,
+                       struct ahead ahead, int pairs) {
+    int64_t parts = divide_up(group, QUERIES_AT_ONCE);
+    for (int64_t part = 0; part < parts; part++) {
+        if (part > 0) ahead.bytes = 0;
+        int64_t first = group * part / parts, count = group * (part + 1) / parts - first;
+        const char *own = queries + first * between;
+        for (int64_t t = 0; t < TILE; t += W) {
+            vf scale = load(scales, t, F32);
+            float *to = scores + first * TILE + t;
+            switch (count) {
+            case 1: score_1(keys + t, own, between, padded, scale, to, ahead, t, pairs); break;
+            case 2: score_2(keys + t, own, between, padded, scale, to, ahead, t, pairs); break;
+#if W == 16
+            case 3: score_3(keys + t, own, between, padded, scale, to, ahead, t, pairs); break;
+            case 4: score_4(keys + t, own, between, padded, scale, to, ahead, t, pairs); break;
+            default: score_5(keys + t, own, between, padded, scale, to, ahead, t, pairs);
+#endif
+            }
+        }
+    }
+}
+
+/* Turns scores of one query into weights, and what was summed before to the new maximum. */
+INLINE void weigh(float *scores, int64_t count, float *state, struct decode_layout layout) {
+    for (int64_t t = count; t < TILE; t++) scores[t] = -__builtin_inff();
+    vf largest = load(scores, 0, F32);
+    for (int64_t t = W; t < TILE; t += W) largest = larger(load(scores, t, F32), largest);
+    float before = state[layout.maximum], maximum = largest_of(largest);
+    if (maximum > before) {
+        float kept = exponential(splat(before - maximum))[0];
+        for (int64_t i = 0; i < layout.maximum; i += W)
+            store(state, i, load(state, i, F32) * kept, F32);
+        state[layout.maximum] = maximum;
+    } else {
+        maximum = before;
+    }
+    vf sum = load(state, layout.padded, F32);
+    for (int64_t t = 0; t < TILE; t += W) {
+        vf weights = exponential(load(scores, t, F32) - maximum);
+        store(scores, t, weights, F32);
+        sum += weights;
+    }
+    store(state, layout.padded, sum, F32);
+}
+
+/* Rows ahead are fetched with the first of a row's dimensions alone. */
+#define ADD_VALUES(QUERIES)                                                                       \
+    for (; from + VECTORS_AT_ONCE * W <= padded; from += VECTORS_AT_ONCE * W, ahead.bytes = 0)    \
+        ADD_VALUES_AT_ONCE(QUERIES)(values, count, from, padded, weights, state, stride, ahead,   \
+                                    F32);                                                         \
+    for (; from < padded; from += W, ahead.bytes = 0)                                             \
+        add_values_##QUERIES##_1(values, count, from, padded, weights, state, stride, ahead, F32);
+
+#define ADD_PAIRS(QUERIES)                                                                        \
+    for (; from + 4 * W <= padded; from += 4 * W, ahead.bytes = 0)                                \
+        add_pairs_##QUERIES##_2(values, count, from, weights, state, stride, ahead);              \
+    for (; from < padded; from += 2 * W, ahead.bytes = 0)                                         \
+        add_pairs_##QUERIES##_1(values, count, from, weights, state, stride, ahead);
+
+INLINE void add_floats(const char *const *values, int64_t count, int64_t queries, int64_t padded,
+                       const float *weights, float *state, int64_t stride, struct ahead ahead) {
+    int64_t from = 0;
+    switch (queries) {
+    case 1: ADD_VALUES(1) break;
+    case 2: ADD_VALUES(2) break;
+    case 3: ADD_VALUES(3) break;
+    case 4: ADD_VALUES(4) break;
+    default: ADD_VALUES(5)
+    }
+}
+
+#if defined(HAS_BF16)
+INLINE void add_rounded(const char *const *values, int64_t count, int64_t queries, int64_t padded,
+                        const uint16_t *weights, float *state, int64_t stride,
+                        struct ahead ahead) {
+    int64_t from = 0;
+    switch (queries) {
+    case 1: ADD_PAIRS(1) break;
+    case 2: ADD_PAIRS(2) break;
+    case 3: ADD_PAIRS(3) break;
+    case 4: ADD_PAIRS(4) break;
+    default: ADD_PAIRS(5)
+    }
+}
+#endif
+
+/* Which rows a tile is made of, and which come after them. */
+struct unit {
+    const int32_t *slots;
+    const int64_t *offsets;
+    int64_t count, head;
+    struct ahead keys, values;
+};
+
+INLINE void attend_tile(const struct attention_arguments *a, struct unit unit,
+                        const char *queries, float *state, struct tile tile, enum dtype type,
+                        int pairs) {
+    struct decode_layout layout = decode_layout_of(a);
+    int64_t padded = layout.padded, bytes = padded * (pairs ? 2 : 4), count = unit.count;
+    float k_scales[TILE], v_scales[TILE], *scores = tile.scores;
+    for (int64_t t = 0; t < TILE; t++) {
+        k_scales[t] = (float)a->scale;
+        if (type != I8 || t >= count) continue;
+        k_scales[t] *= scale_of(a->k_scales, unit.slots[t], unit.head, a);
+        v_scales[t] = scale_of(a->v_scales, unit.slots[t], unit.head, a);
+    }
+    const char *rows[TILE];
+    take_rows(a, a->k, unit.offsets, unit.head, tile.staged, rows, type, pairs);
+    score_tile(rows, queries, bytes, layout.group, padded, k_scales, scores, unit.keys, pairs);
+    for (int64_t g = 0; g < layout.group; g++)
+        weigh(scores + g * TILE, count, state + g * layout.stride, layout);
+    take_rows(a, a->v, unit.offsets, unit.head, tile.staged, rows, type, pairs);
+    for (int64_t g = 0; g < layout.group; g++)
+        for (int64_t t = 0; t < TILE; t += W) {
+            vf weights = load(scores, g * TILE + t, F32);
+            if (type == I8) weights *= load(v_scales, t, F32);
+            store(scores, g * TILE + t, weights, F32);
+            if (pairs) store(tile.weights, g * TILE + t, weights, BF16);
+        }
+    int64_t parts = divide_up(layout.group, 5);
+    for (int64_t part = 0; part < parts; part++) {
+        int64_t first = layout.group * part / parts;
+        int64_t own = layout.group * (part + 1) / parts - first;
+        float *sums = state + first * layout.stride;
+#if defined(HAS_BF16)
+        if (pairs)
+            add_rounded(rows, count, own, padded, tile.weights + first * TILE, sums,
+                        layout.stride, unit.values);
+        else
+#endif
+            add_floats(rows, count, own, padded, scores + first * TILE, sums, layout.stride,
+                       unit.values);
+        unit.values.bytes = 0;
+    }
+}
+
+/* The queries of some heads as the products take them, zeros after their last dimension. */
+INLINE void take_queries(const struct attention_arguments *a, int64_t token, int64_t first,
+                         int64_t count, char *queries, enum dtype type, int pairs) {
+    int64_t padded = round_up(a->head_dim, STEP);
+    enum dtype as = pairs ? BF16 : F32;
+    for (int64_t head = 0; head < count; head++) {
+        int64_t from = token * a->q_token_stride + (first + head) * a->q_head_stride;
+        const char *query = a->q + from * bytes_of(type);
+        for (int64_t i = 0; i < padded; i += W)
+            store(queries, head * padded + i,
+                  i < a->head_dim ? load_within(query, i, a->head_dim, type) : splat(0), as);
+    }
+}
+
+INLINE void clear_state(float *state, int64_t queries, struct decode_layout layout) {
+    for (int64_t g = 0; g < queries; g++) {
+        for (int64_t i = 0; i < layout.stride; i += W)
+            store(state, g * layout.stride + i, splat(0), F32);
+        state[g * layout.stride + layout.maximum] = -__builtin_inff();
+    }
+}
+
+/* Divides sums of values by sums of weights, and rounds. */
+INLINE void finish_typed(const struct attention_arguments *a, char *out, const float *state,
+                         enum dtype type) {
+    struct decode_layout layout = decode_layout_of(a);
+    float factor = 1.0f / sum_of(load(state, layout.padded, F32));
+    for (int64_t i = 0; i < a->head_dim; i += 2 * W) {
+        vf first = load(state, i, F32), second = {0};
+        if (PAIRED(type))
+            in_order(state + i, &first, &second);
+        else if (i + W < a->head_dim)
+            second = load(state, i + W, F32);
+        store_within(out, i, a->head_dim, first * factor, type);
+        if (i + W < a->head_dim) store_within(out, i + W, a->head_dim, second * factor, type);
+    }
+}
+
+static void finish_query(const struct attention_arguments *a, int64_t token, int64_t head,
+                         const float *state) {
+    int64_t to = (token * a->heads + head) * a->head_dim;
+    BY_TYPE(finish_typed, a->dtype, a, a->out + to * bytes_of((enum dtype)a->dtype), state);
+}
+
+/* Puts together what `splits` tasks found about one query, the first of them in `state`. */
+static void merge_splits(float *state, int64_t splits, int64_t between,
+                         struct decode_layout layout) {
+    float maximum = state[layout.maximum];
+    for (int64_t s = 1; s < splits; s++) {
+        float own = state[s * between + layout.maximum];
+        maximum = own > maximum ? own : maximum;
+    }
+    for (int64_t s = 0; s < splits; s++) {
+        const float *part = state + s * between;
+        float factor = exponential(splat(part[layout.maximum] - maximum))[0];
+        for (int64_t i = 0; i < layout.maximum; i += W) {
+            vf sum = load(part, i, F32) * factor;
+            store(state, i, s > 0 ? load(state, i, F32) + sum : sum, F32);
+        }
+    }
+}
+
+INLINE void attend_range(const struct attention_arguments *a, const int32_t *slots, int64_t count,
+                         int64_t token, int64_t head, int64_t past_head, float *state,
+                         enum dtype q_type, enum dtype type, int pairs) {
+    struct decode_layout layout = decode_layout_of(a);
+    int64_t group = layout.group, heads = past_head - head;
+    int64_t bytes = layout.padded * (pairs ? 2 : 4);
+    char *queries = alloca((size_t)(heads * group * bytes));
+    struct tile tile = {alloca((size_t)(TILE * bytes)), alloca((size_t)(4 * group * TILE)),
+                        alloca((size_t)(2 * group * TILE))};
+    take_queries(a, token, head * group, heads * group, queries, q_type, pairs);
+    clear_state(state, heads * group, layout);
+    int64_t offsets[2][TILE], row_bytes = a->head_dim * bytes_of(type);
+    find_rows(a, slots, smaller_of(count, TILE), offsets[0], type);
+    for (int64_t first = 0; first < count; first += TILE) {
+        int64_t left = count - first - TILE;
+        const int64_t *here = offsets[first / TILE % 2];
+        int64_t *next = offsets[1 - first / TILE % 2];
+        if (left > 0) find_rows(a, slots + first + TILE, smaller_of(left, TILE), next, type);
+        for (int64_t h = 0; h < heads; h++) {
+            int last = h == heads - 1;
+            int64_t to = last ? head : head + h + 1;
+            const int64_t *rows = last ? next : here;
+            int64_t bytes_ahead = last && left <= 0 ? 0 : row_bytes;
+            struct ahead keys = {cache_of(a->k, to, a, type), rows, bytes_ahead};
+            struct ahead values = {cache_of(a->v, to, a, type), rows, bytes_ahead};
+            struct unit unit = {slots + first, here, smaller_of(count - first, TILE), head + h,
+                                keys, values};
+            attend_tile(a, unit, queries + h * group * bytes, state + h * group * layout.stride,
+                        tile, type, pairs);
+        }
+    }
+}
+
+/* A function for each pair of types, whose end gives alloca's memory back. */
+#define DEFINE_ATTEND(NAME, Q_TYPE, TYPE)                                                         \
+    static void NAME(const struct attention_arguments *a, const int32_t *slots, int64_t count,    \
+                     int64_t token, int64_t head, int64_t past_head, float *state) {              \
+        attend_range(a, slots, count, token, head, past_head, state, Q_TYPE, TYPE,                \
+                     PAIRED(Q_TYPE));                                                             \
+    }
+DEFINE_ATTEND(attend_f32, F32, F32)
+DEFINE_ATTEND(attend_bf16, BF16, BF16)
+DEFINE_ATTEND(attend_f16, F16, F16)
+DEFINE_ATTEND(attend_f32_i8, F32, I8)
+DEFINE_ATTEND(attend_bf16_i8, BF16, I8)
+DEFINE_ATTEND(attend_f16_i8, F16, I8)
+
+static void attend_decode(const struct attention_arguments *a, const struct attention_task *task,
+                          int64_t head, int64_t past_head, float *state) {
+    int64_t token = a->q_starts[task->chunk], count = task->past - task->first;
+    const int32_t *slots = a->table + a->rows[task->chunk] * a->table_stride + task->first;
+    int narrow = a->kv_dtype == I8;
+    if (a->dtype == BF16)
+        (narrow ? attend_bf16_i8 : attend_bf16)(a, slots, count, token, head, past_head, state);
+    else if (a->dtype == F16)
+        (narrow ? attend_f16_i8 : attend_f16)(a, slots, count, token, head, past_head, state);
+    else
+        (narrow ? attend_f32_i8 : attend_f32)(a, slots, count, token, head, past_head, state);
+}
+
+/* What the workspace begins with; then come the tasks (of prompts, then of decodes), how many have
+ * been finished for each decode and part of its heads, and what the tasks of sequences that have several found. */
+struct attention_plan {
+    int64_t decode_tasks, prefill_tasks, partials, parts;
+    int64_t tasks_at, finished_at, partials_at, bytes;
+};
+
+INLINE struct attention_task *tasks_of(const struct attention_arguments *a) {
+    return (struct attention_task *)(a->workspace + ((struct attention_plan *)a->workspace)->tasks_at);
+}
+
+static void run_decode(const struct attention_arguments *a, int64_t number, int64_t part) {
+    const struct attention_plan *plan = (const struct attention_plan *)a->workspace;
+    struct decode_layout layout = decode_layout_of(a);
+    const struct attention_task *task = tasks_of(a) + plan->prefill_tasks + number;
+    int64_t head = a->kv_heads * part / plan->parts;
+    int64_t past_head = a->kv_heads * (part + 1) / plan->parts;
+    int64_t queries = (past_head - head) * layout.group, first = head * layout.group;
+    int64_t token = a->q_starts[task->chunk], between = a->heads * layout.stride;
+    if (task->partial < 0) {
+        float *state = alloca((size_t)(queries * layout.stride) * sizeof *state);
+        attend_decode(a, task, head, past_head, state);
+        for (int64_t g = 0; g < queries; g++)
+            finish_query(a, token, first + g, state + g * layout.stride);
+        return;
+    }
+    float *partials = (float *)(a->workspace + plan->partials_at) + first * layout.stride;
+    attend_decode(a, task, head, past_head, partials + task->partial * between);
+    _Atomic int32_t *finished = (_Atomic int32_t *)(a->workspace + plan->finished_at) +
+                                (int64_t)task->chunk * a->kv_heads + part;
+    int32_t splits = (int32_t)divide_up(a->kv_lengths[task->chunk], SPLIT);
+    if (atomic_fetch_add_explicit(finished, 1, memory_order_acq_rel) < splits - 1) return;
+    atomic_store_explicit(finished, 0, memory_order_relaxed); /* for the next layer */
+    int64_t start = task->partial - task->first / SPLIT;
+    for (int64_t g = 0; g < queries; g++) {
+        float *state = partials + start * between + g * layout.stride;
+        merge_splits(state, splits, between, layout);
+        finish_query(a, token, first + g, state);
+    }
+}

@@ -1,0 +1,131 @@
+/* Products of bfloat16 rows with packed weights, by the instruction that multiplies pairs.
+ *
+ * Weights lie in the order in which they are read. A panel has PANEL outputs; for each pair of
+ * inputs it holds two vectors of 16 outputs, an output's two weights side by side. Rows are taken
+ * up to TILE_ROWS at a time, with all their sums in registers. */
+#pragma once
+
+#include "vectors.h"
+
+#if defined(HAS_BF16)
+
+enum { PANEL = 2 * W, TILE_ROWS = 12 };
+
+/* Fewer rows than this are computed by one thread: waking another takes as long. */
+enum { ALONE_PRODUCTS = 3 << 20 };
+/* Rows that one task takes, so that what they read stays in the second cache. */
+enum { BLOCK_ROWS = 8 * TILE_ROWS };
+
+/* One pair of inputs of `rows` rows, times the panel's weights for it. */
+INLINE void multiply_pair(const int rows, const char *const *x, const char *panel, int64_t pair,
+                          __m512 (*sums)[2]) {
+    const char *weights = panel + pair * (PANEL * 4);
+    __m512bh first = (__m512bh)_mm512_loadu_si512(weights);
+    __m512bh second = (__m512bh)_mm512_loadu_si512(weights + 64);
+#pragma GCC unroll 12
+    for (int row = 0; row < rows; row++) {
+        int32_t both;
+        memcpy(&both, x[row] + 4 * pair, sizeof both);
+        __m512bh inputs = (__m512bh)_mm512_set1_epi32(both);
+        sums[row][0] = _mm512_dpbf16_ps(sums[row][0], inputs, first);
+        sums[row][1] = _mm512_dpbf16_ps(sums[row][1], inputs, second);
+    }
+}
+
+/* `rows` and `chains` are constants. Few rows leave the multipliers waiting for their own sums, so
+ * they have several, `chains` each, that are added in the end. */
+INLINE void multiply_rows(const int rows, const int chains, const char *const *x,
+                          const char *panel, int64_t pairs, vf (*out)[2]) {
+    __m512 sums[4][TILE_ROWS][2];
+#pragma GCC unroll 4
+    for (int chain = 0; chain < chains; chain++)
+#pragma GCC unroll 12
+        for (int row = 0; row < rows; row++)
+            sums[chain][row][0] = sums[chain][row][1] = _mm512_setzero_ps();
+    int64_t pair = 0;
+    for (; pair + chains <= pairs; pair += chains)
+#pragma GCC unroll 4
+        for (int chain = 0; chain < chains; chain++)
+            multiply_pair(rows, x, panel, pair + chain, sums[chain]);
+    for (; pair < pairs; pair++) multiply_pair(rows, x, panel, pair, sums[0]);
+#pragma GCC unroll 12
+    for (int row = 0; row < rows; row++)
+#pragma GCC unroll 2
+        for (int half = 0; half < 2; half++) {
+            vf sum = (vf)sums[0][row][half];
+#pragma GCC unroll 4
+            for (int chain = 1; chain < chains; chain++) sum += (vf)sums[chain][row][half];
+            out[row][half] = sum;
+        }
+}
+
+/* Products of up to TILE_ROWS rows with one panel, in float. */
+static void multiply_tile(int64_t rows, const char *const *x, const char *panel, int64_t pairs,
+                          vf (*out)[2]) {
+#define ROWS(count, chains)                                                                       \
+    case count:                                                                                   \
+        multiply_rows(count, chains, x, panel, pairs, out);                                       \
+        return;
+    switch (rows) {
+        ROWS(1, 4) ROWS(2, 4) ROWS(3, 4) ROWS(4, 2) ROWS(5, 2) ROWS(6, 2)
+        ROWS(7, 1) ROWS(8, 1) ROWS(9, 1) ROWS(10, 1) ROWS(11, 1) ROWS(12, 1)
+    }
+#undef ROWS
+}
+
+/* How many of `left` rows to take next, so that all tiles are about as high. */
+INLINE int64_t tile_of(int64_t left) {
+    int64_t tiles = (left + TILE_ROWS - 1) / TILE_ROWS;
+    return (left + tiles - 1) / tiles;
+}
+
+struct linear_arguments {
+    int64_t threads;
+    const char *x;
+    int64_t rows, row_stride; /* the stride in elements */
+    const char *weights;
+    int64_t inputs, outputs; /* inputs even; panels of outputs filled up with zeros */
+    const float *bias;       /* [panels * PANEL], or NULL for none */
+    char *out;               /* [rows, outputs] bfloat16 */
+};
+
+static void linear_task(const void *arguments, int64_t task) {
+    const struct linear_arguments *a = arguments;
+    int64_t panels = (a->outputs + PANEL - 1) / PANEL, panel = task % panels;
+    int64_t row = task / panels * BLOCK_ROWS, past = row + BLOCK_ROWS;
+    if (past > a->rows) past = a->rows;
+    const char *weights = a->weights + panel * a->inputs * (PANEL * 2);
+    vf bias[2] = {{0}, {0}};
+    if (a->bias != NULL) memcpy(bias, a->bias + panel * PANEL, sizeof bias);
+    while (row < past) {
+        int64_t count = tile_of(past - row);
+        const char *x[TILE_ROWS];
+        vf sums[TILE_ROWS][2];
+        for (int64_t i = 0; i < count; i++) x[i] = a->x + 2 * (row + i) * a->row_stride;
+        multiply_tile(count, x, weights, a->inputs / 2, sums);
+        for (int64_t i = 0; i < count; i++) {
+            char *out = a->out + 2 * (row + i) * a->outputs;
+            for (int64_t half = 0; half < 2; half++) {
+                int64_t output = panel * PANEL + half * W;
+                if (output < a->outputs)
+                    store_within(out, output, a->outputs, sums[i][half] + bias[half], BF16);
+            }
+        }
+        row += count;
+    }
+}
+
+/* Threads for a product of so many rows, inputs and outputs; few rows wait for weights. */
+INLINE int64_t threads_for(int64_t rows, int64_t inputs, int64_t outputs, int64_t threads) {
+    int64_t products = (rows < TILE_ROWS / 2 ? TILE_ROWS / 2 : rows) * inputs * outputs;
+    return products < ALONE_PRODUCTS ? 1 : threads;
+}
+
+EXPORTED void AT_LEVEL(linear)(const struct linear_arguments *a) {
+    int64_t panels = (a->outputs + PANEL - 1) / PANEL;
+    int64_t blocks = (a->rows + BLOCK_ROWS - 1) / BLOCK_ROWS;
+    int64_t threads = threads_for(a->rows, a->inputs, a->outputs, a->threads);
+    run_tasks(linear_task, a, panels * blocks, 1, threads);
+}
+
+#endif
