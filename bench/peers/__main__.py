@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import machine
-from bench.peers import llama_cpp, plot, report, vllm
+from bench.peers import llama_cpp, peak, plot, report, vllm
 from bench.peers.campaign import Plan, key, measure
 from bench.peers.checkpoints import ready_checkpoint
 from bench.peers.servers import SERVERS, Server, taking_part
@@ -116,6 +116,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"skipped: {name}, because {reason}", file=sys.stderr)
     try:
         checkpoints = prepare(servers, options.models, BUILT)
+        if options.peak:
+            peak.reader(BUILT)
     except StageFailed as failure:
         sys.exit(f"peers: {failure}")
     if options.prepare:

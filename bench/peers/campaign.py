@@ -6,9 +6,7 @@ the results by name, never left out in silence.
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -20,6 +18,7 @@ from typing import Any
 
 from bench.peers.checkpoints import prompts
 from bench.peers.load import Task
+from bench.peers.peak import limits
 from bench.peers.running import (
     LoadProcess,
     PeerFailed,
@@ -84,7 +83,7 @@ def measure(
     for number in range(plan.rounds):
         turn = {"model": workload.name, "round": number}
         if plan.peak and key(turn) not in plan.done:
-            on_run({**turn, "limits": _limits()})
+            on_run({**turn, "limits": limits(plan.root)})
         for server in rotated(servers, number):
             turn = {"model": workload.name, "round": number, "server": server.name}
             if key(turn) in plan.done:
@@ -92,12 +91,6 @@ def measure(
             print(f"{workload.title}, round {number + 1}: {server.name}", file=sys.stderr)
             wanted = [cell for cell in cells if not server.quantization or cell.streams == 1]
             on_run({**turn, **_turn(plan, server, checkpoint, wanted)})
-
-
-def _limits() -> Json:
-    command = [sys.executable, "-m", "bench.peers.peak"]
-    told = json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
-    return dict(told)
 
 
 def _turn(plan: Plan, server: Server, checkpoint: Path, cells: Sequence[Cell]) -> Json:

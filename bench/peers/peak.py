@@ -1,43 +1,67 @@
 """The machine's limits: how fast memory is read, how fast bfloat16 matrices are multiplied.
 
-`python -m bench.peers.peak` prints both as JSON; it is a process of its own so that nothing else
-holds its cores. Each is the best of several tries: a limit is not an average.
+`python -m bench.peers.peak READER` prints both as JSON; it is a process of its own so that nothing
+else holds its cores. Each is the best of several tries: a limit is not an average.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
-import torch
+from bench.peers import stages
 
-_READ_BYTES = 1 << 30
+_SOURCE = Path(__file__).with_name("read.c")
 _TRIES = 7
 _PRODUCT = (512, 1280, 7168)  # rows, inner, columns: the widest of the dense model's layers
 _PRODUCTS_PER_TRY = 10
 
 
-def read_gb_per_s() -> float:
-    """Reading 1 GiB once, with all cores."""
-    # A sum of integers is little else than reading: one addition for eight bytes.
-    words = torch.ones(_READ_BYTES // 8, dtype=torch.int64)
-    return _READ_BYTES / _best_s(lambda: words.sum()) / 1e9
+def reader(root: Path) -> Path:
+    """The program that reads memory, built for this machine below `root`.
+
+    Raises:
+        StageFailed: it cannot be compiled.
+    """
+    built = root / "read"
+    if not built.exists() or built.stat().st_mtime < _SOURCE.stat().st_mtime:
+        options = ("-O3", "-march=native", "-fopenmp")
+        stages.run(root / "logs" / "peak.log", "cc", *options, _SOURCE, "-o", built)
+    return built
+
+
+def limits(root: Path) -> dict[str, float]:
+    """Both limits, taken now.
+
+    Raises:
+        StageFailed: the program that reads memory cannot be compiled.
+    """
+    command = [sys.executable, "-m", "bench.peers.peak", str(reader(root))]
+    told = subprocess.run(command, capture_output=True, check=True, text=True).stdout
+    return dict(json.loads(told))
 
 
 def product_gflop_per_s() -> float:
     """A bfloat16 product with the weights packed as oneDNN likes them."""
+    import torch
+
     rows, inner, columns = _PRODUCT
-    left = torch.randn(rows, inner).to(torch.bfloat16)
-    weights = torch.randn(columns, inner).to(torch.bfloat16)
-    packed = torch.ops.mkldnn._reorder_linear_weight(weights, rows)
+    with torch.inference_mode():
+        left = torch.randn(rows, inner).to(torch.bfloat16)
+        weights = torch.randn(columns, inner).to(torch.bfloat16)
+        packed = torch.ops.mkldnn._reorder_linear_weight(weights, rows)
 
-    def multiply() -> None:
-        for _ in range(_PRODUCTS_PER_TRY):
-            torch.ops.mkldnn._linear_pointwise(left, packed, None, "none", [], "")
+        def multiply() -> None:
+            for _ in range(_PRODUCTS_PER_TRY):
+                torch.ops.mkldnn._linear_pointwise(left, packed, None, "none", [], "")
 
-    return 2 * rows * inner * columns * _PRODUCTS_PER_TRY / _best_s(multiply) / 1e9
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        return 2 * rows * inner * columns * _PRODUCTS_PER_TRY / _best_s(multiply) / 1e9
 
 
 def _best_s(work: Callable[[], object]) -> float:
@@ -49,13 +73,12 @@ def _best_s(work: Callable[[], object]) -> float:
     return best
 
 
-def main() -> None:
+def main(program: str) -> None:
     """Print both limits."""
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    with torch.inference_mode():
-        limits = {"read_gb_per_s": read_gb_per_s(), "product_gflop_per_s": product_gflop_per_s()}
-    print(json.dumps(limits))
+    read = subprocess.run([program], capture_output=True, check=True, text=True).stdout.split()[0]
+    told = {"read_gb_per_s": float(read), "product_gflop_per_s": product_gflop_per_s()}
+    print(json.dumps(told))
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

@@ -25,7 +25,7 @@ def turns(monkeypatch):
         return {"cells": {}}
 
     monkeypatch.setattr(campaign, "_turn", turn)
-    monkeypatch.setattr(campaign, "_limits", lambda: {"read_gb_per_s": 40.0})
+    monkeypatch.setattr(campaign, "limits", lambda _root: {"read_gb_per_s": 40.0})
     return made
 
 

@@ -1,6 +1,7 @@
 """What is made once: tokenizers, prompts, environments, and which options are offered."""
 
 import json
+import os
 import sys
 
 import pytest
@@ -8,7 +9,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from bench.peers import __main__ as command
-from bench.peers import checkpoints, stages, vllm
+from bench.peers import checkpoints, peak, stages, vllm
 from bench.peers.llama_cpp import LlamaCpp
 from bench.peers.servers import SERVERS
 from bench.peers.workloads import LONG_PROMPT_TOKENS, PROMPT_TOKENS
@@ -105,6 +106,19 @@ def test_a_file_that_was_converted_is_not_converted_again(tmp_path):
     made.touch()
 
     assert LlamaCpp(tmp_path).gguf(tmp_path / "checkpoints" / "dense", "q8_0") == made
+
+
+def test_the_reading_program_is_compiled_again_only_when_its_source_is_newer(tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(peak.stages, "run", lambda *command: compiled.append(command))
+    program = tmp_path / "read"
+    program.touch()
+
+    assert peak.reader(tmp_path) == program
+    os.utime(program, (0, 0))
+    peak.reader(tmp_path)
+
+    assert [command[1] for command in compiled] == ["cc"]
 
 
 class Told:
