@@ -84,7 +84,7 @@ deploy-tools: $(READY) ## Install what checks deploy/: Kubernetes' schemas and E
 compose-test: $(READY) ## Crash and restart containers under load (without Docker: skipped)
 	@$(BIN)/python -m tests.compose $(ARGS)
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt setup.py $(wildcard kernels/cpu/native/source/*)
 	@$(PYTHON) -c 'import sys; sys.exit("Triptych needs Python 3.11 or newer, this is %d.%d; try make PYTHON=python3.12" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt pip

@@ -5,23 +5,18 @@ Invariant: a plan keeps alive all that its packed pointers lead to.
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 
 import torch
 
 from kernels.attention_options import AttentionOptions, KvScales
+from kernels.cpu.native.arguments import CODES, INT8, LAYER, STEP
 from kernels.cpu.native.library import Library
-from kernels.cpu.native.rows import CODES, Packer
 from kernels.devices import UnsupportedDevice
 from kernels.ops import AttentionChunks, AttentionShape
 
-# The structure of source/attention.h in two parts, of the step and of the layer.
-_STEP: Packer = struct.Struct("=2q 2q 3q 5q d q").pack
-_LAYER: Packer = struct.Struct("=3q 2q 3q 4q q").pack
 _PLAIN = AttentionOptions()
 _NO_SCALES = (0, 0, 0, 0)
-_INT8 = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +70,9 @@ class NativeAttention:
             *(len(chunks.rows), chunks.num_decodes),
             *(shape.heads, shape.kv_heads, shape.head_dim, shape.scale),
         )
-        nothing = bytes(8 * 13)
-        workspace = torch.empty(self._plan(_STEP(*step, 0) + nothing), dtype=torch.uint8)
-        packed = _STEP(*step, workspace.data_ptr())
+        nothing = bytes(LAYER.size)
+        workspace = torch.empty(self._plan(STEP.pack(*step, 0) + nothing), dtype=torch.uint8)
+        packed = STEP.pack(*step, workspace.data_ptr())
         self._plan(packed + nothing)
         return NativePlan(chunks, shape, dtype, workspace, packed)
 
@@ -111,9 +106,9 @@ class NativeAttention:
                 f"{stored}: expected {plan.dtype} rows of {shape}"
             )
         out = torch.empty(q.shape, dtype=q.dtype)
-        layer = _LAYER(
+        layer = LAYER.pack(
             *(q.data_ptr(), q_strides[0], q_strides[1], k_cache.data_ptr(), v_cache.data_ptr()),
-            *(CODES[q.dtype] if scales is None else _INT8, strides[0], strides[1]),
+            *(CODES[q.dtype] if scales is None else INT8, strides[0], strides[1]),
             *(_NO_SCALES if scales is None else _scales(scales, k_cache)),
             out.data_ptr(),
         )

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from kernels.cpu.native.arguments import SIZES
 from kernels.devices import UnsupportedDevice
 
 LEVELS = ("portable", "avx2", "avx512", "avx512_bf16")
@@ -40,13 +41,20 @@ class Library:
         """Load the library at `path`.
 
         Raises:
-            OSError: it cannot be loaded.
+            OSError: it cannot be loaded, or was built from other sources.
             ValueError: the processor lacks the level.
         """
         self._loaded = ctypes.CDLL(str(path))
         if level not in supported(path):
             raise ValueError(f"this processor does not support {level}")
         self.level = level
+        for name, size in SIZES.items():
+            try:
+                built = ctypes.c_int64.in_dll(self._loaded, f"{name}_size_{level}").value
+            except ValueError:
+                built = 0
+            if built != size:
+                raise OSError(f"{path.name} was built from other sources")
         self._loaded.set_parallel.argtypes = [ctypes.c_void_p]
         self._loaded.set_parallel.restype = None
         self._loaded.set_parallel(_parallel_of_torch())

@@ -6,27 +6,12 @@ no pointer is passed on before the tensor's dtype, shape and strides are known t
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Callable
-
 import torch
 
 from kernels.attention_options import KvScales
 from kernels.cpu import rows
+from kernels.cpu.native.arguments import CODES, NORM_HEADS, RMS_NORM, ROPE, SILU_MUL, STORE_KV
 from kernels.cpu.native.library import Library
-
-CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-"""How the C code calls the dtypes that it computes in."""
-
-Packer = Callable[..., bytes]
-
-# Structures of source/rows.h, all of whose fields take eight bytes.
-_HEADS = "6q"
-_RMS_NORM: Packer = struct.Struct("=2q 4q 2q d").pack
-_NORM_HEADS: Packer = struct.Struct(f"=2q {_HEADS} q d").pack
-_ROPE: Packer = struct.Struct(f"=2q {_HEADS} q").pack
-_SILU_MUL: Packer = struct.Struct("=2q 2q 2q").pack
-_STORE_KV: Packer = struct.Struct(f"=2q {_HEADS} {_HEADS} 3q 3q 4q").pack
 
 
 class NativeRows:
@@ -63,7 +48,7 @@ class NativeRows:
             out, added, total = x, residual.data_ptr(), residual
         threads = torch.get_num_threads()
         pointers = (weight.data_ptr(), x.data_ptr(), added, out.data_ptr())
-        self._rms_norm(_RMS_NORM(code, threads, *pointers, tokens, hidden, eps))
+        self._rms_norm(RMS_NORM.pack(code, threads, *pointers, tokens, hidden, eps))
         return out, total
 
     def norm_heads(self, heads: torch.Tensor, weight: torch.Tensor, eps: float) -> None:
@@ -73,7 +58,7 @@ class NativeRows:
             rows.norm_heads(heads, weight, eps)
         else:
             threads = torch.get_num_threads()
-            self._norm_heads(_NORM_HEADS(code, threads, *own, weight.data_ptr(), eps))
+            self._norm_heads(NORM_HEADS.pack(code, threads, *own, weight.data_ptr(), eps))
 
     def rope_angles(self, table: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """See `Operations.rope_angles`: [tokens, head_dim] float32, cosines then sines."""
@@ -89,7 +74,7 @@ class NativeRows:
         elif not _lies_like(angles, torch.float32, (tokens, head_dim)):
             raise ValueError(f"angles {tuple(angles.shape)}: expected [{tokens}, {head_dim}]")
         else:
-            self._rope(_ROPE(code, torch.get_num_threads(), *own, angles.data_ptr()))
+            self._rope(ROPE.pack(code, torch.get_num_threads(), *own, angles.data_ptr()))
 
     def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
         """See `Operations.silu_mul`."""
@@ -99,7 +84,7 @@ class NativeRows:
             return rows.silu_mul(gate_up)
         out = torch.empty((tokens, both // 2), dtype=gate_up.dtype)
         pointers = gate_up.data_ptr(), out.data_ptr()
-        self._silu_mul(_SILU_MUL(code, torch.get_num_threads(), *pointers, tokens, both // 2))
+        self._silu_mul(SILU_MUL.pack(code, torch.get_num_threads(), *pointers, tokens, both // 2))
         return out
 
     def store_kv(
@@ -180,7 +165,7 @@ class NativeRows:
             pointers = (slots.data_ptr(), k_cache.data_ptr(), v_cache.data_ptr())
             threads = torch.get_num_threads()
             sizes = (shape[0], strides[0], strides[1])
-            packed = _STORE_KV(code, threads, *keys, *values, *pointers, *sizes, *scales)  # type: ignore[misc]
+            packed = STORE_KV.pack(code, threads, *keys, *values, *pointers, *sizes, *scales)  # type: ignore[misc]
             if self._store_kv(packed):
                 raise IndexError(f"slots {slots.tolist()}: the cache has {shape[0]}")
         return known

@@ -15,6 +15,9 @@ _Static_assert(sizeof(void *) == 8, "structures are packed by the caller as 8-by
 #define NAME_AT(name, level) JOIN_NAMES(name, level)
 #define AT_LEVEL(name) NAME_AT(name, LEVEL)
 
+/* Lets the caller see that both mean the same structure. */
+#define TAKES(name, type) EXPORTED const int64_t AT_LEVEL(name##_size) = sizeof(type)
+
 enum dtype { F32 = 0, BF16 = 1, F16 = 2, I8 = 3 };
 
 /* Runs `work(arguments, i)` for every i < tasks, on up to `threads` threads, each of which takes

@@ -47,6 +47,7 @@ static void cut_decodes(const struct attention_arguments *a, struct attention_ta
     }
 }
 
+TAKES(plan_attention, struct attention_arguments);
 /* Returns the bytes that the workspace has to have; fills it, if it is given. */
 EXPORTED int64_t AT_LEVEL(plan_attention)(const struct attention_arguments *a) {
     struct attention_plan plan = measure_plan(a);
@@ -67,6 +68,7 @@ static void run_attention_task(const void *arguments, int64_t number) {
         run_decode(a, (number - prefills) / plan->parts, (number - prefills) % plan->parts);
 }
 
+TAKES(attention, struct attention_arguments);
 EXPORTED void AT_LEVEL(attention)(const struct attention_arguments *a) {
     const struct attention_plan *plan = (const struct attention_plan *)a->workspace;
     int64_t tasks = plan->prefill_tasks * a->kv_heads + plan->decode_tasks * plan->parts;

@@ -44,6 +44,7 @@ static void rms_norm_row(const void *arguments, int64_t row) {
     BY_TYPE(rms_norm_typed, a->dtype, a, row);
 }
 
+TAKES(rms_norm, struct rms_norm_arguments);
 EXPORTED void AT_LEVEL(rms_norm)(const struct rms_norm_arguments *a) {
     run_rows(rms_norm_row, a, a->tokens, a->hidden, a->threads);
 }
@@ -89,6 +90,7 @@ static void norm_heads_row(const void *arguments, int64_t token) {
     BY_TYPE(norm_heads_typed, a->dtype, a, token);
 }
 
+TAKES(norm_heads, struct norm_heads_arguments);
 EXPORTED void AT_LEVEL(norm_heads)(const struct norm_heads_arguments *a) {
     run_rows(norm_heads_row, a, a->x.tokens, a->x.heads * a->x.head_dim, a->threads);
 }
@@ -118,6 +120,7 @@ static void rope_row(const void *arguments, int64_t token) {
     BY_TYPE(rope_typed, a->dtype, a, token);
 }
 
+TAKES(rope, struct rope_arguments);
 EXPORTED void AT_LEVEL(rope)(const struct rope_arguments *a) {
     run_rows(rope_row, a, a->x.tokens, a->x.heads * a->x.head_dim, a->threads);
 }
@@ -136,7 +139,8 @@ INLINE void silu_mul_typed(const struct silu_mul_arguments *a, int64_t row, enum
     char *out = a->out + row * length * bytes_of(type);
     for (int64_t i = 0; i < length; i += W) {
         vf x = load_within(gate, i, length, type);
-        vf gated = x / (1.0f + exponential(-x));
+        vf power = exponential(choose(x < splat(-88.0f), splat(88.0f), -x));
+        vf gated = x / (1.0f + power);
         store_within(out, i, length, gated * load_within(up, i, length, type), type);
     }
 }
@@ -146,6 +150,7 @@ static void silu_mul_row(const void *arguments, int64_t row) {
     BY_TYPE(silu_mul_typed, a->dtype, a, row);
 }
 
+TAKES(silu_mul, struct silu_mul_arguments);
 EXPORTED void AT_LEVEL(silu_mul)(const struct silu_mul_arguments *a) {
     run_rows(silu_mul_row, a, a->tokens, 2 * a->intermediate, a->threads);
 }
@@ -208,6 +213,7 @@ static void store_kv_row(const void *arguments, int64_t token) {
     BY_TYPE(store_kv_typed, a->dtype, a, token);
 }
 
+TAKES(store_kv, struct store_kv_arguments);
 /* Returns 0, or -1 and writes nothing where a slot is not in the cache. */
 EXPORTED int64_t AT_LEVEL(store_kv)(const struct store_kv_arguments *a) {
     for (int64_t token = 0; token < a->k.tokens; token++)

@@ -28,7 +28,14 @@ typedef int8_t vb __attribute__((vector_size(W)));
 
 INLINE vf splat(float x) { return x - (vf){0}; }
 INLINE vf choose(vi mask, vf yes, vf no) { return (vf)(((vi)yes & mask) | ((vi)no & ~mask)); }
+/* `b` where either is not a number. */
+#if defined(HAS_AVX512)
+INLINE vf larger(vf a, vf b) { return (vf)_mm512_max_ps((__m512)a, (__m512)b); }
+#elif defined(HAS_AVX2)
+INLINE vf larger(vf a, vf b) { return (vf)_mm256_max_ps((__m256)a, (__m256)b); }
+#else
 INLINE vf larger(vf a, vf b) { return choose(a > b, a, b); }
+#endif
 
 INLINE int64_t bytes_of(enum dtype type) { return type == F32 ? 4 : type == I8 ? 1 : 2; }
 
@@ -163,13 +170,15 @@ INLINE float largest_of(vf x) {
 }
 #endif
 
-/* e^x within two units of the last place; 0 where a float would be subnormal. */
+/* e^x for x up to 88, within two units of the last place; 0 where a float would be subnormal. */
 INLINE vf exponential(vf x) {
+    vf bounded = larger(splat(-87.0f), x);
+#if defined(HAS_AVX512)
+    vf whole = (vf)_mm512_roundscale_ps((__m512)(bounded * 0x1.715476p0f), 0);
+#else
     const float shift = 0x1.8p23f; /* added, it leaves a whole number in the last bits */
-    vf bounded = larger(x, splat(-87.0f));
-    bounded = choose(bounded > splat(88.0f), splat(88.0f), bounded);
-    vf shifted = bounded * 0x1.715476p0f + shift;
-    vf whole = shifted - shift;
+    vf shifted = bounded * 0x1.715476p0f + shift, whole = shifted - shift;
+#endif
     vf rest = bounded - whole * 0x1.62e4p-1f;
     rest = rest - whole * 0x1.7f7d1cp-20f;
     vf sum = splat(1.0f / 720);
@@ -179,8 +188,13 @@ INLINE vf exponential(vf x) {
     sum = sum * rest + 0.5f;
     sum = sum * rest + 1.0f;
     sum = sum * rest + 1.0f;
+#if defined(HAS_AVX512)
+    __mmask16 above = _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(-87.0f), _CMP_NLT_UQ);
+    return (vf)_mm512_maskz_scalef_ps(above, (__m512)sum, (__m512)whole);
+#else
     vf power = (vf)(((vi)shifted << 23) + 0x3f800000);
     return choose(x < splat(-87.0f), splat(0.0f), sum * power);
+#endif
 }
 
 /* Calls `function(..., type)` with the type a constant, so that each is compiled by itself. */

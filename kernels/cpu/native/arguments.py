@@ -1,0 +1,41 @@
+"""The structures that the C functions take, as they are packed.
+
+Invariant: every field takes eight bytes, and the order is that of the source named; a library whose
+structures have other sizes is not used.
+"""
+
+from __future__ import annotations
+
+import struct
+
+import torch
+
+CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+"""How the C code calls the dtypes that it computes in."""
+
+INT8 = 3
+"""How it calls int8, for caches alone."""
+
+_HEADS = "6q"
+
+# source/rows.h
+RMS_NORM = struct.Struct("=2q 4q 2q d")
+NORM_HEADS = struct.Struct(f"=2q {_HEADS} q d")
+ROPE = struct.Struct(f"=2q {_HEADS} q")
+SILU_MUL = struct.Struct("=2q 2q 2q")
+STORE_KV = struct.Struct(f"=2q {_HEADS} {_HEADS} 3q 3q 4q")
+
+# source/attention.h, in two parts: of the step and of the layer
+STEP = struct.Struct("=2q 2q 3q 5q d q")
+LAYER = struct.Struct("=3q 2q 3q 4q q")
+
+SIZES = {
+    "rms_norm": RMS_NORM.size,
+    "norm_heads": NORM_HEADS.size,
+    "rope": ROPE.size,
+    "silu_mul": SILU_MUL.size,
+    "store_kv": STORE_KV.size,
+    "plan_attention": STEP.size + LAYER.size,
+    "attention": STEP.size + LAYER.size,
+}
+"""Bytes that each function takes."""
