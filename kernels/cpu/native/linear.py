@@ -8,12 +8,13 @@ is passed on before dtype, shape and strides are known to be right.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 from torch.nn import functional
 
-from kernels.cpu.native.library import Function, Library
+from kernels.cpu.native.library import Function
 from kernels.ops import Routing
 
 LEVEL = "avx512_bf16"
@@ -24,13 +25,13 @@ PANEL = 2 * VECTOR
 """Outputs whose weights lie together; as in source/linear.h."""
 
 _LINEAR = struct.Struct("=q 3q 3q 2q").pack
-_EXPERTS = struct.Struct("=q 2q 5q 4q 8q").pack
+_SCRATCH = ("weights", "chosen", "starts", "hit", "tokens_of", "weights_of", "gated", "sums")
+_EXPERTS = struct.Struct("=q 2q 5q 3q q 8q").pack
 
 
-def packs(library: Library, weight: torch.Tensor) -> bool:
+def packable(weight: torch.Tensor) -> bool:
     """Whether these products take `weight` [..., outputs, inputs]."""
-    known = weight.dtype == torch.bfloat16 and weight.shape[-1] % 2 == 0
-    return library.level == LEVEL and known
+    return weight.dtype == torch.bfloat16 and weight.shape[-1] % 2 == 0
 
 
 def pack(weight: torch.Tensor) -> torch.Tensor:
@@ -85,68 +86,88 @@ class PackedLinear:
         return out
 
 
-@dataclass(frozen=True, slots=True)
-class PackedExperts:
-    """One layer's experts."""
+class ExpertSizes(NamedTuple):
+    """Of one layer."""
 
-    hidden: int
     experts: int
+    hidden: int
     intermediate: int
     """Filled up to whole vectors."""
-    routing: Routing
-    router: torch.Tensor
-    gate_up: torch.Tensor
-    down: torch.Tensor
+
+
+class NativeExperts:
+    """One layer's experts; a token's rows go through its own only."""
+
+    def __init__(
+        self,
+        compute: Function,
+        weights: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+        sizes: ExpertSizes,
+        routing: Routing,
+    ) -> None:
+        """Compute with packed `weights` of router, gates and ups, and down projections."""
+        self._compute = compute
+        self._weights = weights
+        self._sizes = sizes
+        self._top_k = routing.top_k
+        self._renormalise = routing.renormalise
+        self._packed = tuple(weight.data_ptr() for weight in weights)
 
     @classmethod
     def pack(
-        cls, router: torch.Tensor, gate_up: torch.Tensor, down: torch.Tensor, routing: Routing
-    ) -> PackedExperts:
+        cls,
+        compute: Function,
+        router: torch.Tensor,
+        gate_up: torch.Tensor,
+        down: torch.Tensor,
+        routing: Routing,
+    ) -> NativeExperts:
         """See `Operations.pack_experts`."""
         experts, hidden, intermediate = down.shape
         filled = functional.pad(down, (0, -intermediate % VECTOR))
-        return cls(
-            hidden,
-            experts,
-            filled.shape[2],
-            routing,
+        weights = (
             pack(router),
             torch.stack([pack_gated(own) for own in gate_up]),
             torch.stack([pack(own) for own in filled]),
         )
+        return cls(compute, weights, ExpertSizes(experts, hidden, filled.shape[2]), routing)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """See `Operations.moe`."""
+        sizes = self._sizes
+        x = x.contiguous()
+        tokens, hidden = x.shape
+        if hidden != sizes.hidden or x.dtype != torch.bfloat16:
+            raise ValueError(f"rows {tuple(x.shape)} {x.dtype}: expected bfloat16 {sizes.hidden}")
+        out = torch.empty_like(x)
+        scratch, places = _scratch(tokens, tokens * self._top_k, sizes)
+        shape = (tokens, hidden, sizes.experts, self._top_k, self._renormalise)
+        pointers = (x.data_ptr(), out.data_ptr())
+        self._compute(
+            _EXPERTS(
+                torch.get_num_threads(), *pointers, *shape,
+                *self._packed, sizes.intermediate, *places,
+            )
+        )  # fmt: skip
+        del scratch  # not before the call has ended
+        return out
 
 
-def moe(compute: Function, x: torch.Tensor, experts: PackedExperts) -> torch.Tensor:
-    """See `Operations.moe`."""
-    x = x.contiguous()
-    if x.shape[1] != experts.hidden or x.dtype != torch.bfloat16:
-        raise ValueError(f"rows {tuple(x.shape)} {x.dtype}: expected bfloat16 {experts.hidden}")
-    out = torch.empty_like(x)
-    tokens, top_k = x.shape[0], experts.routing.top_k
-    rows, padded = tokens * top_k, -(-experts.hidden // PANEL) * PANEL
-    # All scratch in one piece, the widest numbers first; sizes in bytes.
-    sizes = (
-        8 * rows,  # chosen
-        8 * (experts.experts + 1),  # starts
-        8 * experts.experts,  # hit
-        8 * rows,  # tokens_of
-        4 * tokens * padded,  # sums
-        4 * rows,  # weights
-        4 * rows,  # weights_of
-        2 * rows * experts.intermediate,  # gated
-    )
-    scratch = torch.empty(sum(sizes), dtype=torch.uint8)
-    at, places = scratch.data_ptr(), []
-    for size in sizes:
-        places.append(at)
-        at += size
-    chosen, starts, hit, tokens_of, sums, weights, weights_of, gated = places
-    shape = (tokens, experts.hidden, experts.experts, top_k, experts.routing.renormalise)
-    packed = (experts.router.data_ptr(), experts.gate_up.data_ptr(), experts.down.data_ptr())
-    compute(
-        _EXPERTS(
-            torch.get_num_threads(), x.data_ptr(), out.data_ptr(), *shape, *packed,
-            experts.intermediate, weights, chosen, starts, hit, tokens_of, weights_of, gated, sums,
-        )
-    )  # fmt: skip
-    return out
+def _scratch(tokens: int, rows: int, sizes: ExpertSizes) -> tuple[torch.Tensor, list[int]]:
+    """Memory for one call, and where in it each array of source/experts.h lies."""
+    panels = -(-sizes.hidden // PANEL)
+    # Widest numbers first, so that all are aligned.
+    bytes_of = {
+        "chosen": 8 * rows,
+        "starts": 8 * (sizes.experts + 1),
+        "hit": 8 * sizes.experts,
+        "tokens_of": 8 * rows,
+        "sums": 4 * tokens * panels * PANEL,
+        "weights": 4 * rows,
+        "weights_of": 4 * rows,
+        "gated": 2 * rows * sizes.intermediate,
+    }
+    scratch = torch.empty(sum(bytes_of.values()), dtype=torch.uint8)
+    ends = accumulate(bytes_of.values(), initial=scratch.data_ptr())
+    place = dict(zip(bytes_of, ends, strict=False))
+    return scratch, [place[name] for name in _SCRATCH]

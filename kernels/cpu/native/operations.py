@@ -8,36 +8,50 @@ from __future__ import annotations
 import torch
 
 from kernels import cpu
-from kernels.cpu import experts
-from kernels.cpu.experts import PackedExperts
-from kernels.cpu.linear import pack_linear
+from kernels.cpu import experts, linear
 from kernels.cpu.native.attention import NativeAttention
 from kernels.cpu.native.library import Library, chosen
+from kernels.cpu.native.linear import LEVEL, NativeExperts, PackedLinear, packable
 from kernels.cpu.native.rows import NativeRows
 from kernels.cpu.rows import embedding
-from kernels.ops import Operations, Routing
+from kernels.ops import Linear, Operations, Routing
 
 
 class NativeOperations(NativeRows, NativeAttention):
     """The operations in C, and those in PyTorch that gain nothing by it."""
 
     embedding = staticmethod(embedding)
-    pack_linear = staticmethod(pack_linear)
-    moe = staticmethod(experts.moe)
 
     def __init__(self, library: Library) -> None:
         """Take the functions of `library`."""
         NativeRows.__init__(self, library)
         NativeAttention.__init__(self, library)
         self.level = library.level
+        self._products = None
+        if library.level == LEVEL:
+            self._products = library.function("linear"), library.function("experts")
+
+    def pack_linear(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
+        """See `Operations.pack_linear`."""
+        if self._products is None or not packable(weight):
+            return linear.pack_linear(weight, bias)
+        return PackedLinear(self._products[0], weight, bias)
 
     def pack_experts(
         self, router: torch.Tensor, gate_up: torch.Tensor, down: torch.Tensor, routing: Routing
-    ) -> PackedExperts:
+    ) -> NativeExperts | experts.PackedExperts:
         """See `Operations.pack_experts`."""
-        arithmetic = experts.Arithmetic(pack_linear, self.silu_mul, torch.float32)
+        if self._products is not None and packable(gate_up):
+            return NativeExperts.pack(self._products[1], router, gate_up, down, routing)
+        arithmetic = experts.Arithmetic(self.pack_linear, self.silu_mul, torch.float32)
         steps = range(1, experts.MOST_TOKENS + 1)
         return experts.pack(router, gate_up, down, routing, arithmetic, steps)
+
+    def moe(self, x: torch.Tensor, experts_: NativeExperts | experts.PackedExperts) -> torch.Tensor:
+        """See `Operations.moe`."""
+        if isinstance(experts_, NativeExperts):
+            return experts_(x)
+        return experts.moe(x, experts_)
 
 
 def serving() -> Operations:

@@ -1,4 +1,6 @@
 /* Every body, for the level whose source includes this. */
 #include "rows.h"
 
+#include "experts.h"
+
 #include "plan.h"

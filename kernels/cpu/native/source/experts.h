@@ -66,7 +66,7 @@ static void route_task(const void *arguments, int64_t task) {
     float logits[TILE_ROWS][panels * PANEL];
     for (int64_t i = 0; i < count; i++) x[i] = a->x + 2 * (first + i) * a->hidden;
     for (int64_t panel = 0; panel < panels; panel++) {
-        multiply_tile(count, x, a->router + panel * a->hidden * (PANEL * 2), a->hidden / 2, sums);
+        multiply_tile(count, x, a->router + panel * a->hidden * (PANEL * 2), a->hidden / 2, 0, sums);
         for (int64_t i = 0; i < count; i++)
             for (int64_t half = 0; half < 2; half++) {
                 char rounded[2 * W];
@@ -102,13 +102,14 @@ static void gate_task(const void *arguments, int64_t task) {
     const struct experts_arguments *a = arguments;
     int64_t panels = a->intermediate / W, panel = task % panels, expert = a->hit[task / panels];
     const char *weights = a->gate_up + (expert * panels + panel) * a->hidden * (PANEL * 2);
-    int64_t row = a->starts[expert], past = a->starts[expert + 1];
+    int64_t row = a->starts[expert], past = a->starts[expert + 1], rows = past - row;
     while (row < past) {
         int64_t count = tile_of(past - row);
         const char *x[TILE_ROWS];
         vf sums[TILE_ROWS][2];
         for (int64_t i = 0; i < count; i++) x[i] = a->x + 2 * a->tokens_of[row + i] * a->hidden;
-        multiply_tile(count, x, weights, a->hidden / 2, sums);
+        int64_t ahead = ahead_of(count, rows, past - row, a->hidden);
+        multiply_tile(count, x, weights, a->hidden / 2, ahead, sums);
         for (int64_t i = 0; i < count; i++) {
             vf gate = sums[i][0], gated = gate / (1.0f + exponential(-gate)) * sums[i][1];
             store(a->gated + 2 * (row + i) * a->intermediate, panel * W, gated, BF16);
@@ -131,7 +132,7 @@ static void down_task(const void *arguments, int64_t panel) {
             const char *x[TILE_ROWS];
             vf sums[TILE_ROWS][2];
             for (int64_t i = 0; i < count; i++) x[i] = a->gated + 2 * (row + i) * a->intermediate;
-            multiply_tile(count, x, weights, a->intermediate / 2, sums);
+            multiply_tile(count, x, weights, a->intermediate / 2, 0, sums);
             for (int64_t i = 0; i < count; i++)
                 for (int64_t half = 0; half < 2; half++) {
                     float *sum = sums_of + a->tokens_of[row + i] * PANEL + half * W;

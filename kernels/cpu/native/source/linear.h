@@ -13,13 +13,16 @@ enum { PANEL = 2 * W, TILE_ROWS = 12 };
 
 /* Fewer rows than this are computed by one thread: waking another takes as long. */
 enum { ALONE_PRODUCTS = 3 << 20 };
-/* Rows that one task takes, so that what they read stays in the second cache. */
-enum { BLOCK_ROWS = 8 * TILE_ROWS };
+/* What the rows of one task may take of the second cache; the next panels find them there. */
+enum { BLOCK_BYTES = 640 << 10 };
 
-/* One pair of inputs of `rows` rows, times the panel's weights for it. */
+/* One pair of inputs of `rows` rows, times the panel's weights for it; what lies `ahead` bytes on is
+ * fetched meanwhile. */
 INLINE void multiply_pair(const int rows, const char *const *x, const char *panel, int64_t pair,
-                          __m512 (*sums)[2]) {
+                          int64_t ahead, __m512 (*sums)[2]) {
     const char *weights = panel + pair * (PANEL * 4);
+    _mm_prefetch(weights + ahead, _MM_HINT_T1);
+    _mm_prefetch(weights + ahead + 64, _MM_HINT_T1);
     __m512bh first = (__m512bh)_mm512_loadu_si512(weights);
     __m512bh second = (__m512bh)_mm512_loadu_si512(weights + 64);
 #pragma GCC unroll 12
@@ -35,7 +38,7 @@ INLINE void multiply_pair(const int rows, const char *const *x, const char *pane
 /* `rows` and `chains` are constants. Few rows leave the multipliers waiting for their own sums, so
  * they have several, `chains` each, that are added in the end. */
 INLINE void multiply_rows(const int rows, const int chains, const char *const *x,
-                          const char *panel, int64_t pairs, vf (*out)[2]) {
+                          const char *panel, int64_t pairs, int64_t ahead, vf (*out)[2]) {
     __m512 sums[4][TILE_ROWS][2];
 #pragma GCC unroll 4
     for (int chain = 0; chain < chains; chain++)
@@ -46,8 +49,8 @@ INLINE void multiply_rows(const int rows, const int chains, const char *const *x
     for (; pair + chains <= pairs; pair += chains)
 #pragma GCC unroll 4
         for (int chain = 0; chain < chains; chain++)
-            multiply_pair(rows, x, panel, pair + chain, sums[chain]);
-    for (; pair < pairs; pair++) multiply_pair(rows, x, panel, pair, sums[0]);
+            multiply_pair(rows, x, panel, pair + chain, ahead, sums[chain]);
+    for (; pair < pairs; pair++) multiply_pair(rows, x, panel, pair, ahead, sums[0]);
 #pragma GCC unroll 12
     for (int row = 0; row < rows; row++)
 #pragma GCC unroll 2
@@ -59,12 +62,12 @@ INLINE void multiply_rows(const int rows, const int chains, const char *const *x
         }
 }
 
-/* Products of up to TILE_ROWS rows with one panel, in float. */
+/* Products of up to TILE_ROWS rows with one panel, in float. `ahead`: see `ahead_of`. */
 static void multiply_tile(int64_t rows, const char *const *x, const char *panel, int64_t pairs,
-                          vf (*out)[2]) {
+                          int64_t ahead, vf (*out)[2]) {
 #define ROWS(count, chains)                                                                       \
     case count:                                                                                   \
-        multiply_rows(count, chains, x, panel, pairs, out);                                       \
+        multiply_rows(count, chains, x, panel, pairs, ahead, out);                                       \
         return;
     switch (rows) {
         ROWS(1, 4) ROWS(2, 4) ROWS(3, 4) ROWS(4, 2) ROWS(5, 2) ROWS(6, 2)
@@ -77,6 +80,20 @@ static void multiply_tile(int64_t rows, const char *const *x, const char *panel,
 INLINE int64_t tile_of(int64_t left) {
     int64_t tiles = (left + TILE_ROWS - 1) / TILE_ROWS;
     return (left + tiles - 1) / tiles;
+}
+
+/* How far ahead to fetch weights while `count` of `rows` rows are multiplied: while the last of
+ * several tiles finds its panel in the cache, memory has time for the next panel. */
+INLINE int64_t ahead_of(int64_t count, int64_t rows, int64_t left, int64_t inputs) {
+    return count == left && count < rows ? inputs * (PANEL * 2) : 0;
+}
+
+/* How many rows make a task: whole tiles, and no block much smaller than the others. */
+INLINE int64_t block_of(int64_t rows, int64_t inputs) {
+    int64_t most = BLOCK_BYTES / (2 * inputs);
+    if (most < 4 * TILE_ROWS) most = 4 * TILE_ROWS;
+    int64_t blocks = (rows + most - 1) / most, even = (rows + blocks - 1) / blocks;
+    return (even + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS;
 }
 
 struct linear_arguments {
@@ -92,8 +109,10 @@ struct linear_arguments {
 static void linear_task(const void *arguments, int64_t task) {
     const struct linear_arguments *a = arguments;
     int64_t panels = (a->outputs + PANEL - 1) / PANEL, panel = task % panels;
-    int64_t row = task / panels * BLOCK_ROWS, past = row + BLOCK_ROWS;
+    int64_t block = block_of(a->rows, a->inputs);
+    int64_t row = task / panels * block, past = row + block;
     if (past > a->rows) past = a->rows;
+    int64_t rows = past - row;
     const char *weights = a->weights + panel * a->inputs * (PANEL * 2);
     vf bias[2] = {{0}, {0}};
     if (a->bias != NULL) memcpy(bias, a->bias + panel * PANEL, sizeof bias);
@@ -102,7 +121,8 @@ static void linear_task(const void *arguments, int64_t task) {
         const char *x[TILE_ROWS];
         vf sums[TILE_ROWS][2];
         for (int64_t i = 0; i < count; i++) x[i] = a->x + 2 * (row + i) * a->row_stride;
-        multiply_tile(count, x, weights, a->inputs / 2, sums);
+        int64_t ahead = ahead_of(count, rows, past - row, a->inputs);
+        multiply_tile(count, x, weights, a->inputs / 2, ahead, sums);
         for (int64_t i = 0; i < count; i++) {
             char *out = a->out + 2 * (row + i) * a->outputs;
             for (int64_t half = 0; half < 2; half++) {
@@ -123,7 +143,8 @@ INLINE int64_t threads_for(int64_t rows, int64_t inputs, int64_t outputs, int64_
 
 EXPORTED void AT_LEVEL(linear)(const struct linear_arguments *a) {
     int64_t panels = (a->outputs + PANEL - 1) / PANEL;
-    int64_t blocks = (a->rows + BLOCK_ROWS - 1) / BLOCK_ROWS;
+    if (a->rows == 0) return;
+    int64_t block = block_of(a->rows, a->inputs), blocks = (a->rows + block - 1) / block;
     int64_t threads = threads_for(a->rows, a->inputs, a->outputs, a->threads);
     run_tasks(linear_task, a, panels * blocks, 1, threads);
 }
