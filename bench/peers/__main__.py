@@ -19,7 +19,7 @@ from typing import Any
 
 from bench import machine
 from bench.peers import llama_cpp, peak, plot, report, vllm
-from bench.peers.campaign import Plan, key, measure
+from bench.peers.campaign import Plan, disturbed, key, measure
 from bench.peers.checkpoints import ready_checkpoint
 from bench.peers.servers import SERVERS, Server, taking_part
 from bench.peers.stages import StageFailed
@@ -42,6 +42,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="one round of few requests")
     parser.add_argument("--prepare", action="store_true", help="build and convert, measure nothing")
     parser.add_argument("--resume", action="store_true", help="add to the results that are there")
+    parser.add_argument(
+        "--quiet",
+        type=float,
+        default=1.0,
+        metavar="SHARE",
+        help="with --resume: measure again where others used more of the cores, 0 to 1",
+    )
     parser.add_argument("--report", action="store_true", help="only write the page again")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder to write to")
     return parser.parse_args(arguments)
@@ -91,13 +98,25 @@ def write(everything: dict[str, Any], folder: Path) -> None:
     plot.draw(everything["turns"], folder / "peers.png")
 
 
-def earlier(folder: Path, *, resume: bool) -> dict[str, Any]:
-    """What a run begins with: what is in `folder`, without failures, or nothing yet."""
+def nothing() -> dict[str, Any]:
+    """The results of a run that has not begun."""
+    return {"commands": [], "turns": []}
+
+
+def earlier(folder: Path, *, quiet: float) -> dict[str, Any]:
+    """The results in `folder`, without failed turns and those that others disturbed.
+
+    Args:
+        folder: where `peers.json` may be; without it there is nothing yet.
+        quiet: the share of the cores that others may have used.
+    """
     file = folder / "peers.json"
-    if not resume or not file.exists():
-        return {"commands": [], "skipped": {}, "turns": []}
+    if not file.exists():
+        return nothing()
     kept: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    kept["turns"] = [turn for turn in kept["turns"] if "failure" not in turn]
+    kept["turns"] = [
+        turn for turn in kept["turns"] if "failure" not in turn and not disturbed(turn, quiet)
+    ]
     return kept
 
 
@@ -105,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Compare Triptych with its peers on this machine."""
     options = parse(arguments)
     if options.report:
-        write(earlier(options.results, resume=True), options.results)
+        write(json.loads((options.results / "peers.json").read_text()), options.results)
         return
     # Told to end, this process ends what it has started, as at Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -122,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"peers: {failure}")
     if options.prepare:
         return
-    everything = earlier(options.results, resume=options.resume)
+    everything = earlier(options.results, quiet=options.quiet) if options.resume else nothing()
     everything |= {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": machine.describe(),

@@ -7,6 +7,7 @@ the results by name, never left out in silence.
 from __future__ import annotations
 
 import os
+import statistics
 import sys
 import time
 from collections import Counter
@@ -147,14 +148,22 @@ def tasks_of(cells: Sequence[Cell], address: str, checkpoint: Path) -> tuple[str
 
 def _watched(running: Running, load: LoadProcess, task: Task) -> Json:
     """One cell's figures, and what share of the cores others used meanwhile."""
-    machine, server, started = machine_cpu(), running.cpu_s(), time.perf_counter()
+    machine, started = machine_cpu(), time.perf_counter()
+    server, client = running.cpu_s(), load.cpu_s()
     figures = load.run(task)
-    used, server_s = machine_cpu() - machine, running.cpu_s() - server
     all_cores_s = (time.perf_counter() - started) * len(os.sched_getaffinity(0))
-    others_s = used.busy_s - server_s - figures["client_cpu_s"]
+    used, server_s = machine_cpu() - machine, running.cpu_s() - server
+    others_s = used.busy_s - server_s - (load.cpu_s() - client)
     return {
         **figures,
         "server_cpu_s": server_s,
         "others_share": max(0.0, others_s) / all_cores_s,
         "stolen_share": used.stolen_s / all_cores_s,
     }
+
+
+def disturbed(turn: Json, share: float) -> bool:
+    """Whether others used more than `share` of the cores, in a turn's median cell."""
+    watched = [turn["limits"]] if "limits" in turn else turn.get("cells", {}).values()
+    shares = [one["others_share"] for one in watched]
+    return bool(shares) and statistics.median(shares) > share

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.peers import stages
+from bench.peers.running import machine_cpu
 
 _SOURCE = Path(__file__).with_name("read.c")
 _TRIES = 7
@@ -36,14 +37,23 @@ def reader(root: Path) -> Path:
 
 
 def limits(root: Path) -> dict[str, float]:
-    """Both limits, taken now.
+    """Both limits, taken now, and the share of the cores that others used meanwhile.
 
     Raises:
         StageFailed: the program that reads memory cannot be compiled.
     """
     command = [sys.executable, "-m", "bench.peers.peak", str(reader(root))]
+    machine, own, started = machine_cpu(), _children_s(), time.perf_counter()
     told = subprocess.run(command, capture_output=True, check=True, text=True).stdout
-    return dict(json.loads(told))
+    all_cores_s = (time.perf_counter() - started) * len(os.sched_getaffinity(0))
+    others_s = (machine_cpu() - machine).busy_s - (_children_s() - own)
+    return {**json.loads(told), "others_share": max(0.0, others_s) / all_cores_s}
+
+
+def _children_s() -> float:
+    """CPU time of this process's children that have ended, theirs included."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def product_gflop_per_s() -> float:

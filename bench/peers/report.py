@@ -144,22 +144,22 @@ def _limits(turns: Sequence[Turn], models: Sequence[str]) -> Iterator[str]:
         "(medians of the rounds' best)."
     )
     yield ""
-    yield (
-        f"| model | server | decode, 1 stream: share of the read rate (target "
-        f"{_percent(DECODE_SHARE)}) | prefill: share of the product's rate (target "
-        f"{_percent(PREFILL_SHARE)}) |"
-    )
-    yield "|---|---|---|---|"
-    for model in models:
-        if WORKLOADS[model] is TINY:  # bound by overhead, far from either limit
-            continue
-        for server in ("triptych", "vllm", "llama.cpp"):
-            found = shares(turns, model, server)
-            if found.decode or found.prefill:
-                yield (
-                    f"| {WORKLOADS[model].title} | {server} | {_ratio(found.decode)} "
-                    f"| {_ratio(found.prefill)} |"
-                )
+    rows = [
+        f"| {WORKLOADS[model].title} | {server} | {_ratio(near.decode)} | {_ratio(near.prefill)} |"
+        for model in models
+        if WORKLOADS[model] is not TINY  # bound by overhead, far from either limit
+        for server in ("triptych", "vllm", "llama.cpp")
+        for near in (shares(turns, model, server),)
+        if near.decode or near.prefill
+    ]
+    if rows:
+        yield (
+            f"| model | server | decode, 1 stream: share of the read rate (target "
+            f"{_percent(DECODE_SHARE)}) | prefill: share of the product's rate (target "
+            f"{_percent(PREFILL_SHARE)}) |"
+        )
+        yield "|---|---|---|---|"
+        yield from rows
     yield ""
 
 

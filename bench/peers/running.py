@@ -148,6 +148,10 @@ class LoadProcess:
             raise PeerFailed(f"the load generator answered {figures!r}")
         return figures
 
+    def cpu_s(self) -> float:
+        """CPU time it has used so far."""
+        return processes.cpu_s(self._process.pid)
+
     def answer(self) -> str:
         """The next line it says."""
         line = self._process.stdout.readline() if self._process.stdout else ""

@@ -86,18 +86,26 @@ def test_no_server_sees_a_prompt_twice(tmp_path):
     assert all(len(task.warm_up) == task.streams for task in tasks)
 
 
-def test_taking_up_a_run_forgets_turns_that_failed(tmp_path):
-    kept = {"model": "dense", "round": 0, "server": "triptych", "cells": {}}
-    failed = {"model": "dense", "round": 0, "server": "vllm", "failure": "it ended"}
-    content = {"commands": ["a command"], "skipped": {}, "turns": [kept, failed]}
+def told(server, *others_shares):
+    cells_told = {str(number): {"others_share": one} for number, one in enumerate(others_shares)}
+    return {"model": "dense", "round": 0, "server": server, "cells": cells_told}
+
+
+def test_taking_up_a_run_forgets_turns_that_failed_or_were_disturbed(tmp_path):
+    quiet = told("triptych", 0.01, 0.02, 0.9)
+    busy = told("vllm", 0.3, 0.02, 0.3)
+    limits = {"model": "dense", "round": 0, "limits": {"others_share": 0.0}}
+    busy_limits = {"model": "dense", "round": 1, "limits": {"others_share": 0.2}}
+    failed = {"model": "dense", "round": 0, "server": "llama.cpp", "failure": "it ended"}
+    content = {"commands": ["a command"], "turns": [quiet, busy, limits, busy_limits, failed]}
     (tmp_path / "peers.json").write_text(json.dumps(content))
 
-    assert command.earlier(tmp_path, resume=True)["turns"] == [kept]
-    assert command.earlier(tmp_path, resume=False)["turns"] == []
+    assert command.earlier(tmp_path, quiet=0.1)["turns"] == [quiet, limits]
+    assert command.earlier(tmp_path, quiet=1.0)["turns"] == [quiet, busy, limits, busy_limits]
 
 
 def test_taking_up_what_never_began_begins_it(tmp_path):
-    assert command.earlier(tmp_path, resume=True) == {"commands": [], "skipped": {}, "turns": []}
+    assert command.earlier(tmp_path, quiet=1.0) == command.nothing()
 
 
 def test_a_page_and_a_picture_are_written_beside_the_figures(tmp_path):

@@ -157,4 +157,7 @@ def test_the_page_shows_figures_ratios_targets_and_what_is_missing():
         "| triptych / vllm | ≤ 0.1x | 0.05 (0.05 to 0.05) | yes |" in page
     )  # start to first token
     assert "triptych / llama.cpp | ≥ 0.95x | not measured | - |" in page
+    assert "Memory is read at 40.0 GB/s" in page
+    decode_share = 2 * DENSE.shape.decode_parameters / 0.020 / 40e9
+    assert f"| dense 466M | triptych | {decode_share:.2f}" in page
     assert "MoE" not in page
