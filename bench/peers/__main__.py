@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +76,11 @@ def prepare(servers: Sequence[Server], models: Sequence[str], root: Path) -> dic
     """Build and convert what the measurement needs; the checkpoints by model.
 
     Raises:
-        StageFailed: a peer cannot be built or installed, or a checkpoint not be converted.
+        StageFailed: a peer cannot be built or installed, a checkpoint not be converted, or the
+            load generator lacks a package.
     """
+    if find_spec("aiohttp") is None and any(one.speech != "triptych" for one in servers):
+        raise StageFailed("aiohttp is not installed; `make peers` installs it")
     checkpoints = {name: ready_checkpoint(WORKLOADS[name], root / "checkpoints") for name in models}
     if any(one.speech == "vllm" for one in servers):
         vllm.Vllm(root).install()

@@ -147,3 +147,12 @@ def test_the_choices_may_stand_below_the_option(monkeypatch):
     monkeypatch.setattr(command.subprocess, "run", lambda *_, **__: Told(says))
 
     assert command.skipped(list(SERVERS.values())) == {}
+
+
+def test_a_missing_package_is_told_before_anything_is_built(monkeypatch, tmp_path):
+    monkeypatch.setattr(command, "find_spec", lambda _name: None)
+
+    with pytest.raises(stages.StageFailed, match="make peers"):
+        command.prepare([SERVERS["vllm"]], [], tmp_path)
+
+    assert command.prepare([SERVERS["triptych"]], [], tmp_path) == {}
