@@ -197,8 +197,9 @@ class ModelLink:
         content = read_frame(place)
         fenced_before = registry.fenced_rows
         self.ask(registry.take(content))
-        self._read_up_to = frame.sequence
-        self._wake.set()
+        if frame.acknowledge:
+            self._read_up_to = frame.sequence
+            self._wake.set()
         metrics.frames.inc()
         metrics.rows.inc(len(content.rows))
         metrics.fenced.inc(registry.fenced_rows - fenced_before)

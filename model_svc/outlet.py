@@ -1,6 +1,7 @@
 """A detokenizer's stream of token frames: through a ring it shares, or inline.
 
-Room is bounded by what is not yet acknowledged. A frame for which there is none is left out and
+Room is bounded by what is not yet acknowledged; a frame asks for that once an eighth of the room has
+been used since the one that last asked. A frame for which there is none is left out and
 remembered as a gap, told when room comes back; the detokenizer then asks for the rows again. The
 engine never waits.
 """
@@ -16,14 +17,16 @@ from model_svc.frame_builder import cut
 from protos import memory_pb2, model_pb2
 from protos.token_frame import TokenFrame, frame_bytes, write_frame
 
-# Frames are cut so that several fit the room there is.
+# Frames are cut so that several fit the room there is. A full room always holds one that asked to be
+# acknowledged: what was used since is less than a frame may take.
 _FRAMES_IN_ROOM = 4
+_ACKNOWLEDGEMENTS_IN_ROOM = 8
 
 
 class Room(Protocol):
     """Where the bytes of unacknowledged frames are."""
 
-    largest: int
+    size: int
     transport: str
 
     def put(self, sequence: int, frame: TokenFrame) -> model_pb2.Frame | None:
@@ -40,7 +43,7 @@ class SharedRoom:
 
     def __init__(self, ring: Ring) -> None:
         self._ring = ring
-        self.largest = len(ring.file.view) // _FRAMES_IN_ROOM
+        self.size = len(ring.file.view)
 
     def put(self, sequence: int, frame: TokenFrame) -> model_pb2.Frame | None:
         size = frame_bytes(len(frame.rows), len(frame.alternatives))
@@ -62,7 +65,7 @@ class InlineRoom:
     def __init__(self, most_bytes: int) -> None:
         self._free = most_bytes
         self._sent: deque[tuple[int, int]] = deque()
-        self.largest = most_bytes // _FRAMES_IN_ROOM
+        self.size = most_bytes
 
     def put(self, sequence: int, frame: TokenFrame) -> model_pb2.Frame | None:
         size = frame_bytes(len(frame.rows), len(frame.alternatives))
@@ -85,6 +88,7 @@ class Outlet:
     def __init__(self, room: Room | None = None) -> None:
         self._room = room
         self._sequence = 0
+        self._used = 0  # bytes, since a frame last asked to be acknowledged
         self._responses: deque[model_pb2.FramesResponse] = deque()
         self._gaps: dict[tuple[int, int, int], None] = {}  # ordered set
         self._wake = asyncio.Event()
@@ -95,12 +99,15 @@ class Outlet:
         if room is None:
             return self._leave_out(frame)
         left_out = 0
-        for part in cut(frame, room.largest):
+        for part in cut(frame, room.size // _FRAMES_IN_ROOM):
             placed = room.put(self._sequence + 1, part)
             if placed is None:
                 left_out += self._leave_out(part)
             else:
                 self._sequence += 1
+                self._used += frame_bytes(len(part.rows), len(part.alternatives))
+                if self._used >= room.size // _ACKNOWLEDGEMENTS_IN_ROOM:
+                    placed.acknowledge, self._used = True, 0
                 self._responses.append(model_pb2.FramesResponse(frame=placed))
         self._wake.set()
         return left_out

@@ -632,10 +632,15 @@ class Frame(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     SPAN_FIELD_NUMBER: _builtins.int
     INLINE_FIELD_NUMBER: _builtins.int
+    ACKNOWLEDGE_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """1 for the first frame of this stream, then one higher each."""
     inline: _builtins.bytes
     """Here."""
+    acknowledge: _builtins.bool
+    """Whether to acknowledge it, and with it those before it: not each, for a message costs more than
+    the room that a frame takes.
+    """
     @_builtins.property
     def span(self) -> _memory_pb2.Span:
         """In the token ring."""
@@ -646,10 +651,11 @@ class Frame(_message.Message):
         sequence: _builtins.int = ...,
         span: _memory_pb2.Span | None = ...,
         inline: _builtins.bytes = ...,
+        acknowledge: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["inline", b"inline", "place", b"place", "span", b"span"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["inline", b"inline", "place", b"place", "sequence", b"sequence", "span", b"span"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledge", b"acknowledge", "inline", b"inline", "place", b"place", "sequence", b"sequence", "span", b"span"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_place: _TypeAlias = _typing.Literal["span", "inline"]  # noqa: Y015
     _WhichOneofArgType_place: _TypeAlias = _typing.Literal["place", b"place"]  # noqa: Y015

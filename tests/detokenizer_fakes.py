@@ -80,7 +80,7 @@ class FakeModel(model_pb2_grpc.ModelServiceServicer):
             self.joined.clear()
             self.left.set()
 
-    async def send(self, frame: TokenFrame) -> None:
+    async def send(self, frame: TokenFrame, *, acknowledge: bool = True) -> None:
         self.sequence += 1
         size = frame_bytes(len(frame.rows), len(frame.alternatives))
         if self.shared:
@@ -93,6 +93,7 @@ class FakeModel(model_pb2_grpc.ModelServiceServicer):
             content = bytearray(size)
             write_frame(frame, memoryview(content))
             sent = model_pb2.Frame(sequence=self.sequence, inline=bytes(content))
+        sent.acknowledge = acknowledge
         await self.say(model_pb2.FramesResponse(frame=sent))
 
     async def say(self, response: model_pb2.FramesResponse) -> None:

@@ -89,6 +89,17 @@ async def test_tokens_become_text_in_shared_memory_and_inline(
     )
 
 
+async def test_only_a_frame_that_asks_is_acknowledged(checkpoint: Path, socket: Path) -> None:
+    async with pipeline(checkpoint, socket) as (model, router, _):
+        await router.register()
+        for position, id_ in enumerate(ids_of(TEXT)):
+            await model.send(frame_of([id_], position), acknowledge=position in (2, 5))
+        await model.acknowledged(3)
+        await model.acknowledged(6)
+        await router.register(handle=HANDLE + 1)
+    assert model.heard.empty()
+
+
 async def test_a_stop_string_ends_a_candidate_and_what_comes_after_is_dropped(
     checkpoint: Path, socket: Path
 ) -> None:

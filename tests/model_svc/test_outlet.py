@@ -4,6 +4,8 @@ import asyncio
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from chassis.ring import Ring
 from chassis.shared_file import SharedFile
@@ -78,6 +80,30 @@ async def test_rows_without_room_become_a_gap_once_room_is_back(room):
 
     assert [missing.handle for missing in gap.requests] == list(range(30 - left_out, 30))
     assert outlet.offer(frame(29, handle=29)) == 0
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=60), st.data())
+async def test_a_full_room_holds_a_frame_that_asks_to_be_acknowledged(sizes, data):
+    room = InlineRoom(512)
+    outlet = Outlet(room)
+    asked = acknowledged = 0
+    for size in sizes:
+        left_out = outlet.offer(frame(*range(size)))
+        sent = [response.frame for response in outlet._responses if response.HasField("frame")]
+        outlet._responses.clear()
+        asked = max([asked, *(one.sequence for one in sent if one.acknowledge)])
+        assert not left_out or asked > acknowledged
+        if asked > acknowledged and data.draw(st.booleans()):
+            acknowledged = asked
+            outlet.acknowledge(asked)
+
+
+async def test_few_frames_ask_to_be_acknowledged():
+    outlet = Outlet(InlineRoom(1 << 20))
+    for position in range(1000):
+        outlet.offer(frame(position))
+
+    assert not any(response.frame.acknowledge for response in outlet._responses)
 
 
 async def test_what_came_before_the_detokenizer_had_joined_becomes_a_gap(room):
