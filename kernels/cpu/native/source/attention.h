@@ -26,6 +26,11 @@ struct attention_arguments {
     char *out; /* [tokens, heads, head_dim] */
 };
 
+/* Memory until the function returns, a cache line's multiple: compilers expect that much of
+ * vectors, and a sanitiser's alloca does not give it. */
+enum { LINE = 64 };
+#define ROOM(bytes) __builtin_alloca_with_align((size_t)(bytes), 8 * LINE)
+
 INLINE int64_t smaller_of(int64_t a, int64_t b) { return a < b ? a : b; }
 INLINE int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 INLINE int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }

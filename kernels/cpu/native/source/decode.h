@@ -5,10 +5,9 @@
  * sequence found is put together by whoever finishes last, in the order of positions. */
 #include "attention.h"
 
-#include <alloca.h>
 #include <stdatomic.h>
 
-enum { TILE = 32, LINE = 64 };
+enum { TILE = 32 };
 
 /* Whether a lane multiplies two bfloat16 at once, of keys and of values. */
 #if defined(HAS_BF16)
@@ -434,9 +433,8 @@ INLINE void attend_range(const struct attention_arguments *a, const int32_t *slo
     struct decode_layout layout = decode_layout_of(a);
     int64_t group = layout.group, heads = past_head - head;
     int64_t bytes = layout.padded * (pairs ? 2 : 4);
-    char *queries = alloca((size_t)(heads * group * bytes));
-    struct tile tile = {alloca((size_t)(TILE * bytes)), alloca((size_t)(4 * group * TILE)),
-                        alloca((size_t)(2 * group * TILE))};
+    char *queries = ROOM(heads * group * bytes);
+    struct tile tile = {ROOM(TILE * bytes), ROOM(4 * group * TILE), ROOM(2 * group * TILE)};
     take_queries(a, token, head * group, heads * group, queries, q_type, pairs);
     clear_state(state, heads * group, layout);
     int64_t offsets[2][TILE], row_bytes = a->head_dim * bytes_of(type);
@@ -461,7 +459,7 @@ INLINE void attend_range(const struct attention_arguments *a, const int32_t *slo
     }
 }
 
-/* A function for each pair of types, whose end gives alloca's memory back. */
+/* A function for each pair of types, whose end gives its room back. */
 #define DEFINE_ATTEND(NAME, Q_TYPE, TYPE)                                                         \
     static void NAME(const struct attention_arguments *a, const int32_t *slots, int64_t count,    \
                      int64_t token, int64_t head, int64_t past_head, float *state) {              \
@@ -508,7 +506,7 @@ static void run_decode(const struct attention_arguments *a, int64_t number, int6
     int64_t queries = (past_head - head) * layout.group, first = head * layout.group;
     int64_t token = a->q_starts[task->chunk], between = a->heads * layout.stride;
     if (task->partial < 0) {
-        float *state = alloca((size_t)(queries * layout.stride) * sizeof *state);
+        float *state = ROOM(4 * queries * layout.stride);
         attend_decode(a, task, head, past_head, state);
         for (int64_t g = 0; g < queries; g++)
             finish_query(a, token, first + g, state + g * layout.stride);

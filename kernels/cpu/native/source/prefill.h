@@ -286,8 +286,8 @@ INLINE void attend_block(const struct attention_arguments *a, const struct atten
     int64_t padded = round_up(a->head_dim, 16);
     /* Queries, sums, maxima, weights and positions of a band. */
     int64_t lanes = (2 * padded + 3) * BAND;
-    float *room = alloca((size_t)(bands * lanes) * sizeof *room);
-    struct band *band = alloca((size_t)bands * sizeof *band);
+    float *room = ROOM(4 * bands * lanes);
+    struct band *band = ROOM(bands * (int64_t)sizeof *band);
     for (int64_t b = 0; b < bands; b++) {
         float *own = room + b * lanes;
         memset(own + padded * BAND, 0, (size_t)(padded * BAND) * sizeof *own);
@@ -300,10 +300,10 @@ INLINE void attend_block(const struct attention_arguments *a, const struct atten
         take_band(a, &band[b], token, position, tokens, b * BAND, head, q_type, pairs);
     }
     struct key_block block = {.padded = padded};
-    block.staged = alloca((size_t)(4 * KEYS * padded));
-    block.values = alloca((size_t)(4 * KEYS * padded));
-    block.scores = alloca(4 * KEYS * BAND);
-    block.products = alloca(4 * KEYS * BAND);
+    block.staged = ROOM(4 * KEYS * padded);
+    block.values = ROOM(4 * KEYS * padded);
+    block.scores = ROOM(4 * KEYS * BAND);
+    block.products = ROOM(4 * KEYS * BAND);
     for (int64_t past = position + tokens; block.first < past; block.first += KEYS) {
         block.count = smaller_of(past - block.first, KEYS);
         take_block(a, &block, slots + block.first, head, type, pairs);
