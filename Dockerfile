@@ -11,6 +11,11 @@ ARG PYTHON=python:3.12-slim-bookworm
 FROM ${PYTHON} AS build
 ARG PIP_ARGS=""
 WORKDIR /source
+# For the CPU device's operations in C; the compiler stays in this stage.
+RUN command -v gcc > /dev/null \
+ || { apt-get update -qq \
+   && apt-get install -qq --yes --no-install-recommends gcc libc6-dev > /dev/null \
+   && rm -rf /var/lib/apt/lists/*; }
 COPY constraints.txt pyproject.toml ./
 # The services' environment is filled from outside, so that the image needs no pip. Dependencies
 # come first and by themselves: a change of our own code leaves their layer as it is.
@@ -25,7 +30,7 @@ RUN python3 -m venv --without-pip /opt/pip \
  && rm -rf torch/include torch/test \
  && find torch/bin -type f ! -name torch_shm_manager -delete \
  && find . -type d -name tests -prune -exec rm -rf {} +
-COPY README.md LICENSE NOTICE ./
+COPY README.md LICENSE NOTICE setup.py ./
 COPY protos protos
 COPY chassis chassis
 COPY kernels kernels

@@ -75,6 +75,7 @@ def _test(engine: Engine) -> None:
     with one.up() as healthy_after_s:
         _say(f"up: all services are healthy after {healthy_after_s:.1f} s")
         _check("stream", partial(checks.stream, one))
+        _check("native code", partial(checks.compiled, one))
         _check("shared memory", partial(checks.shared_memory, one))
         _check("confinement", partial(checks.confined, one))
         _crashes(one)

@@ -27,6 +27,11 @@ with grpc.insecure_channel("unix:/run/triptych/detokenizer.sock") as channel:
     link, = stub.Describe(service_pb2.DescribeRequest(), timeout=10).links
     print(service_pb2.Transport.Name(link.transport))
 """
+_LEVEL = """
+from kernels.cpu.native.library import chosen
+library = chosen().library
+print(library.level if library else "none")
+"""
 _STATUS = """
 from pathlib import Path
 status = dict(line.split(":", 1) for line in Path("/proc/1/status").read_text().splitlines())
@@ -168,10 +173,18 @@ def stopped_well_as_process_1(project: Project) -> str:
 def without_avx512(project: Project) -> str:
     """The model runs with what every x86-64 CPU of the last ten years has."""
     code = "import torch; print(torch.backends.cpu.get_cpu_capability())"
-    capability = project.python("model", code)
-    if "512" in capability:
-        raise Broken(f"PyTorch computes with {capability}")
-    return f"PyTorch computes with {capability}; {stream(project)}"
+    capability, level = project.python("model", code), project.python("model", _LEVEL)
+    if "512" in capability or level != "avx2":
+        raise Broken(f"PyTorch computes with {capability}, our operations with {level}")
+    return f"PyTorch computes with {capability}, our operations with {level}; {stream(project)}"
+
+
+def compiled(project: Project) -> str:
+    """The image has the operations in C, at the level of this CPU."""
+    level = project.python("model", _LEVEL)
+    if level == "none":
+        raise Broken("the operations in C were not built")
+    return f"operations in C, {level}"
 
 
 def nothing_left(projects: Iterable[Project]) -> str:
