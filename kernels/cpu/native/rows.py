@@ -150,25 +150,18 @@ class NativeRows:
         code, keys, values = CODES.get(k.dtype), _heads(k), _heads(v)
         k_cache, v_cache = caches
         shape, strides = k_cache.shape, k_cache.stride()
-        known = (
-            code is not None
-            and keys is not None
-            and values is not None
-            and v.shape == k.shape
-            and shape[1:] == k.shape[1:] == v_cache.shape[1:]
-            and shape[0] == v_cache.shape[0]
-            and strides == v_cache.stride()
-            and strides[2] == 1
-            and _lies_like(slots, torch.int64, k.shape[:1])
-        )
-        if known:
-            pointers = (slots.data_ptr(), k_cache.data_ptr(), v_cache.data_ptr())
-            threads = torch.get_num_threads()
-            sizes = (shape[0], strides[0], strides[1])
-            packed = STORE_KV.pack(code, threads, *keys, *values, *pointers, *sizes, *scales)  # type: ignore[misc]
-            if self._store_kv(packed):
-                raise IndexError(f"slots {slots.tolist()}: the cache has {shape[0]}")
-        return known
+        if code is None or keys is None or values is None or keys[1:4] != values[1:4]:
+            return False
+        alike = shape == v_cache.shape and strides == v_cache.stride() and strides[2] == 1
+        if not (alike and shape[1:] == keys[2:4] and _lies_like(slots, torch.int64, keys[1:2])):
+            return False
+        pointers = (slots.data_ptr(), k_cache.data_ptr(), v_cache.data_ptr())
+        sizes = (shape[0], strides[0], strides[1])
+        threads = torch.get_num_threads()
+        packed = STORE_KV.pack(code, threads, *keys, *values, *pointers, *sizes, *scales)
+        if self._store_kv(packed):
+            raise IndexError(f"slots {slots.tolist()}: the cache has {shape[0]}")
+        return True
 
 
 def _lies_like(
@@ -179,7 +172,8 @@ def _lies_like(
 
 def _heads(heads: torch.Tensor) -> tuple[int, ...] | None:
     """Fill in the C structure `heads`, or None where a head does not lie together."""
+    tokens, count, head_dim = heads.shape
     token_stride, head_stride, stride = heads.stride()
-    if stride != 1 and heads.shape[2] > 1:
+    if stride != 1 and head_dim > 1:
         return None
-    return (heads.data_ptr(), *heads.shape, token_stride, head_stride)
+    return heads.data_ptr(), tokens, count, head_dim, token_stride, head_stride
