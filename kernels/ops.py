@@ -13,6 +13,9 @@ import torch
 
 from kernels.devices import UnsupportedDevice, prepare_triton
 
+UNQUANTISED = "none"
+"""The name of weights that stay as they are."""
+
 FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -208,7 +211,7 @@ class Operations(Protocol):
         ...
 
 
-def operations_for(device: str, dtype: torch.dtype) -> Operations:
+def operations_for(device: str, dtype: torch.dtype, quantize: str = UNQUANTISED) -> Operations:
     """Choose the set of operations for `device`.
 
     Args:
@@ -216,6 +219,8 @@ def operations_for(device: str, dtype: torch.dtype) -> Operations:
             else is in the step; "cuda" for Triton kernels; "interpret" for the same under Triton's
             interpreter, on a CPU; "reference" for the plain oracle, on any device.
         dtype: what the model computes in; the oracle takes float64 too.
+        quantize: how linear layers and experts are packed: "none" as they are, "int8" or "int4"
+            for weights of so many bits, "w8a8" for weights and activations of 8.
 
     Raises:
         UnsupportedDevice: there is no such set here; the message says what to do.
@@ -225,10 +230,11 @@ def operations_for(device: str, dtype: torch.dtype) -> Operations:
         names = ", ".join(str(known).removeprefix("torch.") for known in FLOAT_DTYPES)
         raise UnsupportedDevice(f"device {device!r} cannot compute in {dtype}: use {names}")
     if device == "cpu":
-        from kernels.cpu import exact
-        from kernels.cpu.native.operations import serving
-
-        return exact if dtype == torch.float32 else serving()
+        return _operations_of_cpu(dtype, quantize)
+    if quantize != UNQUANTISED:
+        raise UnsupportedDevice(
+            f"device {device!r} has no quantised weights: quantize none, or run with --device cpu"
+        )
     if device == "reference":
         from kernels import reference
 
@@ -239,3 +245,19 @@ def operations_for(device: str, dtype: torch.dtype) -> Operations:
 
         return operations
     raise UnsupportedDevice(f"unknown device {device!r}: use cpu, cuda or interpret")
+
+
+def _operations_of_cpu(dtype: torch.dtype, quantize: str) -> Operations:
+    from kernels.cpu import exact
+    from kernels.cpu.native.library import chosen
+    from kernels.cpu.native.operations import serving
+    from kernels.cpu.native.quantised import quantised
+    from kernels.cpu.quantised import QUANTISATIONS
+
+    base: Operations = exact if dtype == torch.float32 else serving()
+    if quantize == UNQUANTISED:
+        return base
+    if quantize not in QUANTISATIONS:
+        names = ", ".join((UNQUANTISED, *QUANTISATIONS))
+        raise UnsupportedDevice(f"unknown quantisation {quantize!r}: use {names}")
+    return quantised(base, dtype, QUANTISATIONS[quantize], chosen().library)

@@ -111,7 +111,7 @@ def load(
         checkpoint = open_checkpoint(settings.checkpoint)
         device = choose_device(settings.device)
         dtype = choose_dtype(settings.dtype, checkpoint.dtype, device)
-        ops, memory = operations_for(device, dtype), memory_of(device)
+        ops, memory = operations_for(device, dtype, settings.quantize), memory_of(device)
         slots = choose_slots(
             settings.kv_tokens,
             bytes_per_slot(checkpoint.spec, dtype),
@@ -132,6 +132,7 @@ def load(
             "model": checkpoint.name,
             "device": device,
             "dtype": str(dtype),
+            "quantize": settings.quantize,
             "kv_slots": slots,
             "threads": threads,
         },

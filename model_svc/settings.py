@@ -22,6 +22,7 @@ _LEAST = {
 _KNOWN = {
     "device": ("auto", "cpu", "cuda", "interpret"),
     "dtype": ("auto", "float32", "bfloat16", "float16"),
+    "quantize": ("none", "int8", "int4", "w8a8"),
 }
 
 
@@ -33,6 +34,7 @@ class ModelSettings(ServiceSettings):
         checkpoint: folder in Hugging Face layout, or a hub id.
         device: auto, cpu, cuda or interpret.
         dtype: auto, float32, bfloat16 or float16.
+        quantize: none, int8, int4 or w8a8: what weights are rounded to when they are loaded.
         name: what requests call the model; empty: the folder's name.
         kv_tokens: tokens that the KV pool holds; 0: what memory allows.
         max_batch_tokens: tokens in one engine step; 0: 512.
@@ -49,6 +51,7 @@ class ModelSettings(ServiceSettings):
     checkpoint: str
     device: str = "auto"
     dtype: str = "auto"
+    quantize: str = "none"
     name: str = ""
     kv_tokens: int = 0
     max_batch_tokens: int = 0

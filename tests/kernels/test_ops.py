@@ -52,3 +52,14 @@ def test_unknown_device_is_named() -> None:
 def test_dtype_that_is_not_computed_in_is_refused(device: str, dtype: torch.dtype) -> None:
     with pytest.raises(UnsupportedDevice, match=r"int8|float64"):
         operations_for(device, dtype)
+
+
+@pytest.mark.parametrize("device", ["reference", "cuda", "interpret"])
+def test_quantised_weights_are_refused_where_there_are_none(device: str) -> None:
+    with pytest.raises(UnsupportedDevice, match=rf"{device}.*--device cpu"):
+        operations_for(device, torch.float32, "int8")
+
+
+def test_an_unknown_quantisation_is_refused_with_those_there_are() -> None:
+    with pytest.raises(UnsupportedDevice, match="'int3': use none, int8, int4, w8a8"):
+        operations_for("cpu", torch.float32, "int3")

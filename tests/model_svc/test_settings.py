@@ -19,6 +19,7 @@ NEEDED = {"TRIPTYCH_MODEL_LISTEN": "127.0.0.1:0", "TRIPTYCH_MODEL_CHECKPOINT": "
         ("RING_KIB", "3"),
         ("DEVICE", "abacus"),
         ("DTYPE", "float7"),
+        ("QUANTIZE", "int3"),
         ("LOG_FORMAT", "poem"),
     ],
 )

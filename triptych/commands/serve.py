@@ -24,11 +24,18 @@ _Model = Annotated[
 ]
 _DEVICE = "Where the model computes; today: cpu. [default: auto]"
 _DTYPE = "What it computes in. [default: auto, the checkpoint's where the CPU can]"
+_QUANTIZE = (
+    "Round weights as they are loaded, on a CPU: to 8 or 4 bits, or weights and activations to 8. "
+    "[default: none]"
+)
 _Device = Annotated[
     str | None, typer.Option("--device", metavar="auto|cpu|cuda|interpret", help=_DEVICE)
 ]
 _Dtype = Annotated[
     str | None, typer.Option("--dtype", metavar="auto|float32|bfloat16|float16", help=_DTYPE)
+]
+_Quantize = Annotated[
+    str | None, typer.Option("--quantize", metavar="none|int8|int4|w8a8", help=_QUANTIZE)
 ]
 _Listen = Annotated[
     str, typer.Option("--listen", metavar="HOST:PORT", help="Port 0 picks a free one.")
@@ -79,6 +86,7 @@ def serve(  # noqa: PLR0913  (one parameter an option)
     model: _Model,
     device: _Device = None,
     dtype: _Dtype = None,
+    quantize: _Quantize = None,
     listen: _Listen = addresses.PUBLIC,
     kv_tokens: _KvTokens = None,
     max_batch_tokens: _MaxBatchTokens = None,
@@ -110,6 +118,7 @@ def serve(  # noqa: PLR0913  (one parameter an option)
             name=name,
             device=device,
             dtype=dtype,
+            quantize=quantize,
             kv_tokens=kv_tokens,
             max_batch_tokens=max_batch_tokens,
             replicas=replicas,

@@ -45,6 +45,7 @@ class Deployment:
         name: the model's name in requests; None: the folder's.
         device: `auto`, `cpu`, `cuda` or `interpret`.
         dtype: `auto`, `float32`, `bfloat16` or `float16`.
+        quantize: `none`, `int8`, `int4` or `w8a8`.
         kv_tokens: KV slots of each replica; None: as many as fit.
         max_batch_tokens: token budget of a step; None: as the device does best.
         replicas: how many models, each with a detokenizer.
@@ -59,6 +60,7 @@ class Deployment:
     name: str | None = None
     device: str | None = None
     dtype: str | None = None
+    quantize: str | None = None
     kv_tokens: int | None = None
     max_batch_tokens: int | None = None
     replicas: int = 1
@@ -200,6 +202,7 @@ def _choices(service: str, deployment: Deployment) -> dict[str, str]:
         "NAME": deployment.name,
         "DEVICE": deployment.device,
         "DTYPE": deployment.dtype,
+        "QUANTIZE": deployment.quantize,
         "KV_TOKENS": deployment.kv_tokens,
         "MAX_BATCH_TOKENS": deployment.max_batch_tokens,
     }

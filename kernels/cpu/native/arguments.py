@@ -29,6 +29,10 @@ STORE_KV = struct.Struct(f"=2q {_HEADS} {_HEADS} 3q 3q 4q")
 STEP = struct.Struct("=2q 2q 3q 5q d q")
 LAYER = struct.Struct("=3q 2q 3q 4q q")
 
+# source/quantise.h and source/activations.h
+PACK_WEIGHTS = struct.Struct("=2q 4q 3q")
+MULTIPLY_QUANTISED = struct.Struct("=2q 3q 3q 3q q 2q")
+
 SIZES = {
     "rms_norm": RMS_NORM.size,
     "norm_heads": NORM_HEADS.size,
@@ -37,5 +41,7 @@ SIZES = {
     "store_kv": STORE_KV.size,
     "plan_attention": STEP.size + LAYER.size,
     "attention": STEP.size + LAYER.size,
+    "pack_weights": PACK_WEIGHTS.size,
+    "multiply_quantised": MULTIPLY_QUANTISED.size,
 }
 """Bytes that each function takes."""

@@ -21,14 +21,19 @@ def library() -> Path | None:
 
 
 @cache
-def native(level: str) -> NativeOperations:
-    """The compiled operations at `level`, or skip where they cannot run."""
+def loaded(level: str) -> Library:
+    """The compiled functions at `level`, or skip where they cannot run."""
     path = library()
     if path is None:
         pytest.skip("the native operations were not built: is there a C compiler?")
     if level not in supported(path):
         pytest.skip(f"this processor does not support {level}")
-    return NativeOperations(Library(path, level))
+    return Library(path, level)
+
+
+@cache
+def native(level: str) -> NativeOperations:
+    return NativeOperations(loaded(level))
 
 
 @pytest.fixture(params=["torch", *LEVELS])
@@ -39,3 +44,8 @@ def operations(request: pytest.FixtureRequest) -> Operations:
 @pytest.fixture(params=LEVELS)
 def native_operations(request: pytest.FixtureRequest) -> NativeOperations:
     return native(request.param)
+
+
+@pytest.fixture(params=LEVELS)
+def native_library(request: pytest.FixtureRequest) -> Library:
+    return loaded(request.param)

@@ -4,3 +4,5 @@
 #include "experts.h"
 
 #include "plan.h"
+
+#include "products.h"

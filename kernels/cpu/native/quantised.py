@@ -1,0 +1,112 @@
+"""Linear layers of 8 or 4 bits a weight, in C.
+
+Products are sums of whole numbers, so a token's results do not depend on what else is in the step.
+Invariant: no pointer is passed on before dtype, shape and strides are known to be right.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from kernels.cpu.native.arguments import CODES, MULTIPLY_QUANTISED, PACK_WEIGHTS
+from kernels.cpu.native.library import Library
+from kernels.cpu.quantised import GROUP, Quantisation, QuantisedOperations, pack_rounded
+from kernels.ops import Linear, Operations
+
+BLOCK_OUTPUTS = 16
+"""Outputs that lie together; as in source/quantise.h."""
+
+TASK_OUTPUTS = 2 * BLOCK_OUTPUTS
+"""Outputs are filled up to a multiple of this."""
+
+
+class QuantisedLinear:
+    """A linear layer; see `kernels.ops.Linear`.
+
+    Attributes:
+        packed: the levels of all weights, bytes in the order in which they are read.
+        scales: [outputs] float32 of 8 bits; of 4, [blocks, groups, outputs of a block] bfloat16.
+    """
+
+    def __init__(
+        self,
+        library: Library,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        quantisation: Quantisation,
+    ) -> None:
+        """Quantise `weight` [outputs, inputs] with an optional `bias` [outputs].
+
+        Raises:
+            ValueError: the weights are none of the dtypes that are computed in.
+        """
+        if weight.dtype not in CODES or weight.dim() != 2:
+            raise ValueError(f"weights {tuple(weight.shape)} {weight.dtype}: expected rows")
+        self._multiply = library.function("multiply_quantised")
+        self._bytes = quantisation.activation_bytes
+        weight = weight.contiguous()
+        outputs, self._inputs = weight.shape
+        bits = quantisation.weight_bits
+        blocks = -(-outputs // TASK_OUTPUTS) * 2
+        groups = -(-self._inputs // GROUP)
+        size = blocks * BLOCK_OUTPUTS * groups * GROUP * bits // 8
+        self.packed = torch.empty(size, dtype=torch.uint8)
+        if bits == 8:
+            self.scales = torch.empty(blocks * BLOCK_OUTPUTS)
+        else:
+            self.scales = torch.empty(blocks, groups, BLOCK_OUTPUTS, dtype=torch.bfloat16)
+        scales = self.scales.data_ptr()
+        library.function("pack_weights")(
+            PACK_WEIGHTS.pack(
+                *(CODES[weight.dtype], torch.get_num_threads()),
+                *(weight.data_ptr(), outputs, self._inputs, bits),
+                *(self.packed.data_ptr(), scales if bits == 8 else 0, scales if bits == 4 else 0),
+            )
+        )
+        self._bias = None if bias is None else bias.float().contiguous()
+        self._outputs = outputs
+        self._of_layer = (
+            *(self._inputs, outputs, bits, self.packed.data_ptr(), scales),
+            *(0 if self._bias is None else self._bias.data_ptr(), self._bytes),
+        )
+
+    def __call__(self, x: torch.Tensor, /) -> torch.Tensor:
+        """[tokens, inputs] to [tokens, outputs].
+
+        Raises:
+            ValueError: the rows are not such as the layer takes.
+        """
+        tokens, inputs = x.shape
+        if inputs != self._inputs or x.dtype not in CODES:
+            raise ValueError(f"rows {tuple(x.shape)} {x.dtype}: expected {self._inputs} wide")
+        if x.stride(1) != 1:
+            x = x.contiguous()
+        out = torch.empty((tokens, self._outputs), dtype=x.dtype)
+        own = (CODES[x.dtype], torch.get_num_threads(), x.data_ptr(), tokens, x.stride(0))
+        result = out.data_ptr()
+        size = self._multiply(MULTIPLY_QUANTISED.pack(*own, *self._of_layer, result, 0))
+        workspace = torch.empty(size, dtype=torch.uint8)
+        at = workspace.data_ptr()
+        self._multiply(MULTIPLY_QUANTISED.pack(*own, *self._of_layer, result, at))
+        return out
+
+
+def quantised(
+    base: Operations, dtype: torch.dtype, quantisation: Quantisation, library: Library | None
+) -> Operations:
+    """The operations of `base` with quantised weights.
+
+    Args:
+        base: the set that serves `dtype` on this CPU.
+        dtype: what the model computes in.
+        quantisation: of linear layers and experts.
+        library: what multiplies; None where PyTorch does, which saves neither memory nor time.
+    """
+
+    def pack_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
+        if library is None:
+            return pack_rounded(weight, bias, quantisation, base.pack_linear)
+        return QuantisedLinear(library, weight, bias, quantisation)
+
+    routing = torch.float64 if dtype == torch.float32 else torch.float32
+    return QuantisedOperations(base, pack_linear, routing)
