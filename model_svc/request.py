@@ -111,6 +111,13 @@ class Candidate:
         sampling = self.request.spec.sampling
         return Draw(sampling, len(self.output), self.index, self._history)
 
+    def token(self, position: int) -> int:
+        """Its prompt or output id at `position`."""
+        after_prompt = position - len(self.request.spec.prompt)
+        if after_prompt < 0:
+            return int(self.request.spec.prompt[position])
+        return self.output[after_prompt]
+
     def tokens(self, start: int, count: int) -> npt.NDArray[np.int32]:
         """Its prompt and output ids from position `start` on, [count]."""
         prompt = self.request.spec.prompt

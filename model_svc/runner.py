@@ -75,7 +75,7 @@ class Runner:
         chunks = plan.chunks
         counts = np.fromiter((chunk.count for chunk in chunks), np.int32, len(chunks))
         batch = Batch.build(
-            np.concatenate([candidates[c.sequence].tokens(c.start, c.count) for c in chunks]),
+            _token_ids(chunks, candidates),
             np.fromiter((chunk.sequence.row for chunk in chunks), np.int32, len(chunks)),
             np.fromiter((chunk.start for chunk in chunks), np.int32, len(chunks)),
             counts,
@@ -135,3 +135,16 @@ class Runner:
             rows = zip(tokens.tolist(), logprobs.tolist(), alternatives, strict=True)
             for position, (token, logprob, others) in enumerate(rows, start + 1):
                 yield OutputRow(position, token, logprob, PROMPT, others)
+
+
+def _token_ids(
+    chunks: Sequence[Chunk], candidates: Mapping[Scheduled, Candidate]
+) -> npt.NDArray[np.int32]:
+    """The chunks' tokens, end to end. Arrays of one token each would cost more than the tokens."""
+    single = [candidates[c.sequence].token(c.start) for c in chunks if c.count == 1]
+    longer = [c for c in chunks if c.count > 1]
+    if not longer:
+        return np.array(single, np.int32)
+    if not single:
+        return np.concatenate([candidates[c.sequence].tokens(c.start, c.count) for c in longer])
+    return np.concatenate([candidates[c.sequence].tokens(c.start, c.count) for c in chunks])

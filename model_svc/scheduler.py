@@ -147,7 +147,7 @@ class Scheduler:
         preempted = self._make_room()
         decodes = [sequence for sequence in self._running if sequence.pending == 1]
         prompts = [sequence for sequence in self._running if sequence.pending > 1]
-        chunks = [self._chunk(sequence, 1) for sequence in decodes]
+        chunks = self._decodes(decodes)
         budget = self._budget - len(chunks)
         for sequence in prompts:
             count = min(sequence.pending, budget, self._pool.free_slots)
@@ -159,6 +159,18 @@ class Scheduler:
             chunks.append(self._chunk(started, count))
             budget -= count
         return Plan(chunks, preempted)
+
+    def _decodes(self, sequences: list[Sequence]) -> list[Chunk]:
+        """Chunks of one token each; all slots are taken at once, for there may be many."""
+        rows = [sequence.row for sequence in sequences]
+        starts = [sequence.computed for sequence in sequences]
+        self.slot_table[rows, starts] = self._pool.take(len(sequences))
+        for sequence in sequences:
+            sequence.computed += 1
+        return [
+            Chunk(sequence, start, 1, (sequence, *self._fork(sequence)))
+            for sequence, start in zip(sequences, starts, strict=True)
+        ]
 
     def _chunk(self, sequence: Sequence, count: int) -> Chunk:
         start = sequence.computed
