@@ -9,8 +9,8 @@ from chassis.server import main
 # Read by torch's OpenMP when it is loaded. Threads that spin while they wait for the next product
 # take the cores from the other processes; on a busy machine that made steps five times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# Weights and cache in pages of 2 MiB, where the system gives them to who asks: a step of 8 sequences
-# took 0.7 times as long, since memory is then read ahead across more than 4 KiB.
+# Weights and cache in pages of 2 MiB, where the system gives them to who asks: a step of 8
+# sequences took 0.7 times as long, since memory is then read ahead across more than 4 KiB.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 from model_svc.mount import mount

@@ -1,7 +1,7 @@
 """A detokenizer's stream of token frames: through a ring it shares, or inline.
 
-Room is bounded by what is not yet acknowledged; a frame asks for that once an eighth of the room has
-been used since the one that last asked. A frame for which there is none is left out and
+Room is bounded by what is not yet acknowledged; a frame asks for that once an eighth of the room
+has been used since the one that last asked. A frame for which there is none is left out and
 remembered as a gap, told when room comes back; the detokenizer then asks for the rows again. The
 engine never waits.
 """
@@ -17,8 +17,8 @@ from model_svc.frame_builder import cut
 from protos import memory_pb2, model_pb2
 from protos.token_frame import TokenFrame, frame_bytes, write_frame
 
-# Frames are cut so that several fit the room there is. A full room always holds one that asked to be
-# acknowledged: what was used since is less than a frame may take.
+# Frames are cut so that several fit the room there is. A full room always holds one that asked to
+# be acknowledged: what was used since is less than a frame may take.
 _FRAMES_IN_ROOM = 4
 _ACKNOWLEDGEMENTS_IN_ROOM = 8
 
