@@ -22,13 +22,15 @@ from bench.machine import describe
 from kernels import cpu
 from kernels.cpu.native.library import chosen
 from kernels.cpu.native.operations import NativeOperations
-from kernels.ops import AttentionChunks, AttentionShape, Operations
+from kernels.ops import AttentionChunks, AttentionShape, Operations, Routing
 
 LAYERS = 24
 HIDDEN = 1280
 INTERMEDIATE = 3584
 SHAPE = AttentionShape(heads=20, kv_heads=4, head_dim=64, scale=64**-0.5)
 DTYPE = torch.bfloat16
+COPIES = 6
+"""Layers of a kind, so that none finds its weights in the cache."""
 _READ_BYTES = 1 << 28
 _PRODUCT = (512, 2048, 2048)
 
@@ -113,6 +115,44 @@ def row_cases(ours: Operations, tokens: int) -> Iterator[Case]:
     yield case("silu_mul", lambda ops: lambda: ops.silu_mul(gate_up))
 
 
+def product_case(ours: Operations, tokens: int, inputs: int, outputs: int) -> Case:
+    """A product whose weights come from memory, unless a whole small model stays in the cache."""
+    copies = COPIES if inputs >= HIDDEN else 1
+    x = torch.randn(tokens, inputs, dtype=DTYPE)
+    weights = [torch.randn(outputs, inputs, dtype=DTYPE) for _ in range(copies)]
+
+    def multiply(operations: Operations) -> Timed:
+        layers = [operations.pack_linear(weight, None) for weight in weights]
+        return lambda: [layer(x) for layer in layers]
+
+    name = f"product {inputs} x {outputs}, {tokens} tokens"
+    return Case(
+        name, multiply(ours), multiply(cpu), limit_flops=2.0 * tokens * inputs * outputs * copies
+    )
+
+
+def experts_case(ours: Operations, tokens: int, hidden: int, intermediate: int) -> Case:
+    """Eight experts, two a token; layers as for products."""
+    copies = COPIES if hidden >= 1024 else 1
+    x, routing = torch.randn(tokens, hidden, dtype=DTYPE), Routing(top_k=2, renormalise=True)
+    layers = [
+        (
+            torch.randn(8, hidden, dtype=DTYPE),
+            torch.randn(8, 2 * intermediate, hidden, dtype=DTYPE) / hidden**0.5,
+            torch.randn(8, hidden, intermediate, dtype=DTYPE) / intermediate**0.5,
+        )
+        for _ in range(copies)
+    ]
+
+    def compute(operations: Operations) -> Timed:
+        packed = [operations.pack_experts(*layer, routing) for layer in layers]
+        return lambda: [operations.moe(x, experts) for experts in packed]
+
+    name = f"experts {hidden} x {intermediate}, {tokens} tokens"
+    flops = 2.0 * 3 * 2 * tokens * hidden * intermediate * copies
+    return Case(name, compute(ours), compute(cpu), limit_flops=flops)
+
+
 def products_of_a_step(ours: Operations, tokens: int) -> Timed:
     """The four products of every layer, each with weights of its own."""
     sizes = [
@@ -145,7 +185,7 @@ def measure(case: Case, rounds: int) -> str:
     """A line of the table."""
     limit, share_of_case, name = limit_of(case)
     ours, theirs, *at_limit = median_times([case.ours, case.theirs, *limit], rounds)
-    line = f"{case.name:24} {ours * 1e3:9.3f} ms   PyTorch's x {theirs / ours:5.2f}"
+    line = f"{case.name:32} {ours * 1e3:9.3f} ms   PyTorch's x {theirs / ours:5.2f}"
     return line + "".join(f"   {s * share_of_case / ours:4.0%} of {name}" for s in at_limit)
 
 
@@ -189,6 +229,11 @@ def every_case(ours: Operations) -> Iterator[Case]:
     for streams, length in ((1, 512), (8, 512), (32, 160), (32, 512), (1, 8192)):
         name = f"decode, {streams} x {length}"
         yield attention_case(name, ours, [1] * streams, [length] * streams)
+    for tokens in (1, 8, 32, 512):
+        for inputs, outputs in ((256, 1280), (HIDDEN, 2 * INTERMEDIATE), (INTERMEDIATE, HIDDEN)):
+            yield product_case(ours, tokens, inputs, outputs)
+        for hidden, intermediate in ((256, 96), (1024, 1792)):
+            yield experts_case(ours, tokens, hidden, intermediate)
     yield attention_case("prompt, 512", ours, [512], [512])
     yield attention_case("prompt, 512 after 3584", ours, [512], [4096])
     yield attention_case("prompts, 8 x 64", ours, [64] * 8, [64] * 8)
