@@ -82,42 +82,37 @@ class Runner:
             self._slot_table,
         ).on(self._device)
         self._threads.apply(plan.tokens)
-        hidden = self._decoder.forward(batch, self._kv)
-        ends: list[int] = np.cumsum(counts).tolist()
-        drawn_for, drawn = self._draw(hidden, chunks, ends, candidates)
-        prompt_rows = [
-            (owner, list(self._score(hidden[end - chunk.count : end], owner, chunk)))
-            for chunk, end in zip(chunks, ends, strict=True)
+        owners = [[o for s in chunk.draws if (o := candidates[s]).may_draw] for chunk in chunks]
+        drawing = [number for number, own in enumerate(owners) if own]
+        scored = [
+            (owner, chunk, end)
+            for chunk, end in zip(chunks, np.cumsum(counts).tolist(), strict=True)
             if (owner := candidates[chunk.sequence]).request.wants_scores_from(chunk.start)
         ]
-        return StepResult(drawn_for, drawn, prompt_rows)
+        finals = None
+        if scored or drawing != list(range(plan.tokens)):
+            # Of a step that draws nothing one row is computed to the end all the same.
+            finals = batch.finals(drawing or [0])
+        hidden = self._decoder.forward(batch, self._kv, None if scored else finals)
+        rows = [
+            (owner, list(self._score(hidden[end - chunk.count : end], owner, chunk)))
+            for owner, chunk, end in scored
+        ]
+        if scored and finals is not None:
+            hidden = hidden.index_select(0, finals.rows)
+        drawn = self._draw(hidden, [own for own in owners if own])
+        return StepResult([owner for own in owners for owner in own], drawn, rows)
 
-    def _draw(
-        self,
-        hidden: torch.Tensor,
-        chunks: Sequence[Chunk],
-        ends: Sequence[int],
-        candidates: Mapping[Scheduled, Candidate],
-    ) -> tuple[list[Candidate], Drawn | None]:
-        """Draw the next token of each sequence that a chunk completes."""
-        last_rows: list[int] = []
-        logit_rows: list[int] = []
-        drawn_for: list[Candidate] = []
-        for chunk, end in zip(chunks, ends, strict=True):
-            owners = [owner for s in chunk.draws if (owner := candidates[s]).may_draw]
-            if not owners:
-                continue
-            logit_rows += [len(last_rows)] * len(owners)
-            last_rows.append(end - 1)
-            drawn_for += owners
-        if not drawn_for:
-            return [], None
-        if len(last_rows) < len(hidden):
-            hidden = hidden[torch.tensor(last_rows)]
+    def _draw(self, hidden: torch.Tensor, owners: Sequence[Sequence[Candidate]]) -> Drawn | None:
+        """Draw the next token of each sequence, those of `owners[i]` from row `i` of `hidden`."""
+        if not owners:
+            return None
         logits = self._decoder.logits(hidden)
-        if len(logit_rows) > len(last_rows):
+        draws = [owner.draw for own in owners for owner in own]
+        if len(draws) > len(owners):
+            logit_rows = [row for row, own in enumerate(owners) for _ in own]
             logits = logits[torch.tensor(logit_rows)]
-        return drawn_for, self._sampler.draw(logits, [owner.draw for owner in drawn_for])
+        return self._sampler.draw(logits, draws)
 
     def _score(self, hidden: torch.Tensor, owner: Candidate, chunk: Chunk) -> Iterator[OutputRow]:
         """Score the prompt tokens that follow those of the chunk."""

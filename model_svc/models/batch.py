@@ -5,6 +5,7 @@ Invariant: every tensor of a batch describes the same tokens in the same order.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,6 +13,16 @@ import numpy.typing as npt
 import torch
 
 from kernels.ops import AttentionChunks
+
+
+@dataclass(frozen=True, slots=True)
+class Finals:
+    """The last tokens of some of a batch's chunks."""
+
+    rows: torch.Tensor
+    """[finals] int64, among the batch's tokens."""
+    attention: AttentionChunks
+    """Each by itself, over its whole sequence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,3 +99,17 @@ class Batch:
                 kv_lengths=chunks.kv_lengths.to(device),
             ),
         )
+
+    def finals(self, numbers: Sequence[int]) -> Finals:
+        """The last tokens of the chunks so numbered, one at least."""
+        chunks = self.attention
+        chosen = torch.tensor(numbers, device=chunks.rows.device)
+        attention = replace(
+            chunks,
+            rows=chunks.rows[chosen],
+            q_starts=torch.arange(len(numbers) + 1, device=chosen.device),
+            kv_lengths=chunks.kv_lengths[chosen],
+            num_decodes=len(numbers),
+            num_tokens=len(numbers),
+        )
+        return Finals(chunks.q_starts[chosen + 1] - 1, attention)

@@ -7,14 +7,14 @@ families is made in the constructors.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from kernels.ops import Linear, Operations
 from model_svc.kv_cache import KvCache
-from model_svc.models.batch import Batch
+from model_svc.models.batch import Batch, Finals
 from model_svc.models.rotary import rope_table
 from model_svc.models.spec import DecoderSpec
 
@@ -86,11 +86,18 @@ class Decoder:
         self._layers = [_Layer(spec, layer, ops) for layer in weights.layers]
 
     @torch.inference_mode()
-    def forward(self, batch: Batch, kv: KvCache) -> torch.Tensor:
+    def forward(self, batch: Batch, kv: KvCache, finals: Finals | None = None) -> torch.Tensor:
         """Run one step; the tokens' keys and values are in `kv` afterwards.
 
+        Args:
+            batch: what to compute.
+            kv: of the batch's sequences.
+            finals: the tokens that a result is wanted for; None for all. The last layer spares
+                the others all but their keys and values.
+
         Returns:
-            [tokens, hidden] in the decoder's dtype, after the final norm: what `logits` takes.
+            [tokens or finals, hidden] in the decoder's dtype, after the final norm: what `logits`
+            takes.
         """
         ops = self._ops
         step = _Step(
@@ -99,8 +106,12 @@ class Decoder:
             plan=ops.plan_attention(batch.attention, self._shape, self._dtype),
         )
         x, residual = ops.embedding(batch.token_ids, self._embedding), None
-        for layer, k_cache, v_cache in zip(self._layers, kv.k, kv.v, strict=True):
+        for layer, k_cache, v_cache in zip(self._layers[:-1], kv.k, kv.v, strict=False):
             x, residual = layer.run(x, residual, step, k_cache, v_cache)
+        if finals is not None:
+            plan = ops.plan_attention(finals.attention, self._shape, self._dtype)
+            step = replace(step, plan=plan, only=finals.rows)
+        x, residual = self._layers[-1].run(x, residual, step, kv.k[-1], kv.v[-1])
         return ops.rms_norm(x, self._final_norm, self.spec.norm_eps, residual)[0]
 
     @torch.inference_mode()
@@ -116,6 +127,8 @@ class _Step:
     angles: Any
     slots: torch.Tensor
     plan: Any
+    only: torch.Tensor | None = None
+    """Rows that attention and what follows are computed for, as `plan` has them; None for all."""
 
 
 class _Layer:
@@ -148,6 +161,8 @@ class _Layer:
         ops.rope(rotated, step.angles)
         q, k, v = heads.split_with_sizes(self._split, dim=1)
         ops.store_kv(k, v, step.slots, k_cache, v_cache)
+        if step.only is not None:
+            q, residual = q.index_select(0, step.only), residual.index_select(0, step.only)
         x = weights.output(ops.attention(q, k_cache, v_cache, step.plan).flatten(1))
         x, residual = ops.rms_norm(x, weights.mlp_norm, self._eps, residual)
         return self._mlp(x), residual

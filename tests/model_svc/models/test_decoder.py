@@ -60,6 +60,37 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.parametrize("device", ["cpu", "reference"])
+@pytest.mark.parametrize("family", ["llama", "qwen3", "mixtral"])
+def test_the_last_layer_may_leave_out_rows_that_nobody_wants(
+    family: str, device: str, tmp_path: Path
+) -> None:
+    checkpoint = read_checkpoint(write_checkpoint(tmp_path, family))
+    ops = operations_for(device, torch.float32)
+    weights = load_weights(checkpoint, ops, torch.float32)
+    decoder = Decoder(checkpoint.spec, weights, ops, torch.float32)
+    whole, part = (KvCache(checkpoint.spec, 96, torch.float32) for _ in range(2))
+    table = np.random.default_rng(0).permutation(96).astype(np.int32).reshape(4, 24)
+    finals = [0, 2, 3]
+    for starts, counts in (([0, 0, 0, 0], [1, 20, 7, 9]), ([1, 20, 7, 9], [1, 1, 5, 2])):
+        lasts = np.cumsum(counts)[finals] - 1
+        ids = np.arange(sum(counts)) % checkpoint.spec.vocab_size
+        batch = Batch.build(ids, np.arange(4), np.array(starts), np.array(counts), table)
+
+        got = decoder.forward(batch, part, batch.finals(finals))
+
+        torch.testing.assert_close(got, decoder.forward(batch, whole)[lasts], rtol=1e-5, atol=1e-5)
+        if device == "cpu":  # exact, whatever else is in the step
+            assert torch.equal(got, decoder.forward(batch, whole)[lasts])
+        slots = [
+            table[row, : start + count]
+            for row, (start, count) in enumerate(zip(starts, counts, strict=True))
+        ]
+        own = torch.from_numpy(np.concatenate(slots)).long()
+        for mine, theirs in zip(part.k + part.v, whole.k + whole.v, strict=True):
+            torch.testing.assert_close(mine[own], theirs[own], rtol=1e-5, atol=1e-5)
+
+
 class Driver:
     """Runs sequences through a decoder chunk by chunk, in slots that are permuted and poisoned."""
 
