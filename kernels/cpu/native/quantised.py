@@ -13,11 +13,8 @@ from kernels.cpu.native.library import Library
 from kernels.cpu.quantised import GROUP, Quantisation, QuantisedOperations, pack_rounded
 from kernels.ops import Linear, Operations
 
-BLOCK_OUTPUTS = 16
+STRIP = 32
 """Outputs that lie together; as in source/quantise.h."""
-
-TASK_OUTPUTS = 2 * BLOCK_OUTPUTS
-"""Outputs are filled up to a multiple of this."""
 
 
 class QuantisedLinear:
@@ -25,7 +22,7 @@ class QuantisedLinear:
 
     Attributes:
         packed: the levels of all weights, bytes in the order in which they are read.
-        scales: [outputs] float32 of 8 bits; of 4, [blocks, groups, outputs of a block] bfloat16.
+        scales: [strips, 32] float32 of 8 bits; of 4, [strips, groups, 32] bfloat16.
     """
 
     def __init__(
@@ -47,14 +44,13 @@ class QuantisedLinear:
         weight = weight.contiguous()
         outputs, self._inputs = weight.shape
         bits = quantisation.weight_bits
-        blocks = -(-outputs // TASK_OUTPUTS) * 2
-        groups = -(-self._inputs // GROUP)
-        size = blocks * BLOCK_OUTPUTS * groups * GROUP * bits // 8
+        strips, groups = -(-outputs // STRIP), -(-self._inputs // GROUP)
+        size = strips * STRIP * groups * GROUP * bits // 8
         self.packed = torch.empty(size, dtype=torch.uint8)
         if bits == 8:
-            self.scales = torch.empty(blocks * BLOCK_OUTPUTS)
+            self.scales = torch.empty(strips, STRIP)
         else:
-            self.scales = torch.empty(blocks, groups, BLOCK_OUTPUTS, dtype=torch.bfloat16)
+            self.scales = torch.empty(strips, groups, STRIP, dtype=torch.bfloat16)
         scales = self.scales.data_ptr()
         library.function("pack_weights")(
             PACK_WEIGHTS.pack(

@@ -5,16 +5,16 @@
 
 #include "product_parts.h"
 
-/* Outputs of a task: two blocks of 16. */
-enum { PAIR_OF_BLOCKS = 2 };
+/* Vectors that hold a strip's outputs. */
+enum { HALVES = 2 };
 
 /* As many tokens at once as registers hold sums of, by the digits of an activation. */
 enum { MOST_OF_ONE_DIGIT = 12, MOST_OF_TWO = 6 };
 /* How far ahead of use weights are fetched, in bytes. */
-enum { AHEAD = 2048 };
+enum { AHEAD = 4096 };
 
 struct vnni_sums {
-    __m512i digit[2][PAIR_OF_BLOCKS]; /* of the lower digit, then of the upper */
+    __m512i digit[2][HALVES]; /* of the lower digit, then of the upper */
 };
 
 /* Not the intrinsic: compilers keep moving the sums from register to register around it. */
@@ -30,24 +30,23 @@ INLINE void add_unit(const char *codes, const __m512i *weights, const int digits
         memcpy(&quad, codes + (digits - 1 - digit) * QUAD, sizeof quad);
         __m512i x = _mm512_set1_epi32(quad);
 #pragma GCC unroll 2
-        for (int i = 0; i < PAIR_OF_BLOCKS; i++)
+        for (int i = 0; i < HALVES; i++)
             add_bytes(&sums->digit[digit][i], weights[i], x);
     }
 }
 
 /* Tokens `token` to `token + tokens - 1`; what is const is a constant wherever this is used. */
-INLINE void multiply_tokens(const struct product_arguments *a, int64_t pair, int64_t token,
+INLINE void multiply_tokens(const struct product_arguments *a, int64_t strip, int64_t token,
                             const int tokens, const int64_t bits, const int digits) {
     int64_t padded = padded_inputs(a->inputs), blocks = blocks_of(a), stride = bytes_per_token(a);
-    const uint8_t *from[PAIR_OF_BLOCKS];
-    vf totals[MOST_OF_ONE_DIGIT][PAIR_OF_BLOCKS];
+    const uint8_t *from = strip_of(a, strip);
+    vf totals[MOST_OF_ONE_DIGIT][HALVES];
     const char *codes = codes_of(a, token);
     const char *factors = (const char *)factors_of(a, token);
     const char *offsets = (const char *)offsets_of(a, token);
     const __m512i low = _mm512_set1_epi8(15);
     const __m512i table = _mm512_xor_si512(
         _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)levels)), _mm512_set1_epi8(-128));
-    for (int i = 0; i < PAIR_OF_BLOCKS; i++) from[i] = block_of_weights(a, 2 * pair + i);
     for (int t = 0; t < tokens; t++) totals[t][0] = totals[t][1] = splat(0);
     for (int64_t block = 0; block < blocks; block++) {
         struct vnni_sums sums[MOST_OF_ONE_DIGIT];
@@ -56,7 +55,7 @@ INLINE void multiply_tokens(const struct product_arguments *a, int64_t pair, int
         if (bits == 4) units = GROUP / QUAD;
 #pragma GCC unroll 12
         for (int t = 0; t < tokens; t++)
-            for (int i = 0; i < PAIR_OF_BLOCKS; i++) {
+            for (int i = 0; i < HALVES; i++) {
                 int32_t offset;
                 memcpy(&offset, offsets + t * stride + 4 * block, sizeof offset);
                 sums[t].digit[0][i] = _mm512_set1_epi32(offset);
@@ -65,16 +64,16 @@ INLINE void multiply_tokens(const struct product_arguments *a, int64_t pair, int
         if (bits == 4) {
 #pragma GCC unroll 4
             for (int64_t unit = 0; unit < GROUP / QUAD; unit += 2) {
-                __m512i even[PAIR_OF_BLOCKS], odd[PAIR_OF_BLOCKS];
+                __m512i even[HALVES], odd[HALVES];
 #pragma GCC unroll 2
-                for (int i = 0; i < PAIR_OF_BLOCKS; i++) {
-                    __m512i both = _mm512_loadu_si512(from[i]);
-                    _mm_prefetch((const char *)from[i] + AHEAD, _MM_HINT_T0);
+                for (int i = 0; i < HALVES; i++) {
+                    __m512i both = _mm512_loadu_si512(from + i * UNIT / 2);
+                    _mm_prefetch((const char *)from + i * UNIT / 2 + AHEAD, _MM_HINT_T0);
                     even[i] = _mm512_shuffle_epi8(table, _mm512_and_si512(both, low));
                     odd[i] = _mm512_shuffle_epi8(
                         table, _mm512_and_si512(_mm512_srli_epi16(both, 4), low));
-                    from[i] += UNIT;
                 }
+                from += UNIT;
 #pragma GCC unroll 12
                 for (int t = 0; t < tokens; t++) {
                     const char *x = codes + t * stride + unit * QUAD * digits;
@@ -84,13 +83,13 @@ INLINE void multiply_tokens(const struct product_arguments *a, int64_t pair, int
             }
         } else {
             for (int64_t unit = 0; unit < units; unit++) {
-                __m512i weights[PAIR_OF_BLOCKS];
+                __m512i weights[HALVES];
 #pragma GCC unroll 2
-                for (int i = 0; i < PAIR_OF_BLOCKS; i++) {
-                    weights[i] = _mm512_loadu_si512(from[i]);
-                    _mm_prefetch((const char *)from[i] + AHEAD, _MM_HINT_T0);
-                    from[i] += UNIT;
+                for (int i = 0; i < HALVES; i++) {
+                    weights[i] = _mm512_loadu_si512(from + i * UNIT / 2);
+                    _mm_prefetch((const char *)from + i * UNIT / 2 + AHEAD, _MM_HINT_T0);
                 }
+                from += UNIT;
 #pragma GCC unroll 12
                 for (int t = 0; t < tokens; t++)
                     add_unit(codes + t * stride + unit * QUAD * digits, weights, digits, &sums[t]);
@@ -100,30 +99,29 @@ INLINE void multiply_tokens(const struct product_arguments *a, int64_t pair, int
 #pragma GCC unroll 12
         for (int t = 0; t < tokens; t++)
 #pragma GCC unroll 2
-            for (int i = 0; i < PAIR_OF_BLOCKS; i++) {
+            for (int i = 0; i < HALVES; i++) {
                 __m512i whole = sums[t].digit[0][i];
                 if (digits == 2)
                     whole = _mm512_add_epi32(whole, _mm512_slli_epi32(sums[t].digit[1][i], 8));
                 float factor;
                 memcpy(&factor, factors + t * stride + 4 * block, sizeof factor);
                 vf scale = splat(factor);
-                if (bits == 4) scale *= scales_of(a, 2 * pair + i, block, 0, 4);
+                if (bits == 4) scale *= scales_of(a, strip, block, i * W, 4);
                 totals[t][i] += (vf)_mm512_cvtepi32_ps(whole) * scale;
             }
     }
-    for (int t = 0; t < tokens; t++)
-        for (int i = 0; i < PAIR_OF_BLOCKS; i++) {
-            float sums[OUTPUTS];
-            store(sums, 0, totals[t][i], F32);
-            finish(a, token + t, 2 * pair + i, sums);
-        }
+    for (int t = 0; t < tokens; t++) {
+        float sums[STRIP];
+        for (int i = 0; i < HALVES; i++) store(sums, i * W, totals[t][i], F32);
+        finish(a, token + t, strip, sums);
+    }
 }
 
-INLINE void multiply_some(const struct product_arguments *a, int64_t pair, int64_t token,
+INLINE void multiply_some(const struct product_arguments *a, int64_t strip, int64_t token,
                           int64_t tokens, const int64_t bits, const int digits) {
 #define TOKENS(count)                                                                             \
     case count:                                                                                   \
-        multiply_tokens(a, pair, token, count, bits, digits);                                     \
+        multiply_tokens(a, strip, token, count, bits, digits);                                     \
         return;
     switch (tokens) {
         TOKENS(1) TOKENS(2) TOKENS(3) TOKENS(4) TOKENS(5) TOKENS(6)
@@ -135,13 +133,13 @@ INLINE void multiply_some(const struct product_arguments *a, int64_t pair, int64
 #undef TOKENS
 }
 
-INLINE void multiply_blocks(const struct product_arguments *a, int64_t pair,
+INLINE void multiply_strip(const struct product_arguments *a, int64_t strip,
                                     const int64_t bits, const int digits) {
     const int64_t most = digits == 2 ? MOST_OF_TWO : MOST_OF_ONE_DIGIT;
     for (int64_t token = 0; token < a->tokens;) {
         int64_t left = a->tokens - token, tiles = (left + most - 1) / most;
         int64_t tokens = (left + tiles - 1) / tiles;
-        multiply_some(a, pair, token, tokens, bits, digits);
+        multiply_some(a, strip, token, tokens, bits, digits);
         token += tokens;
     }
 }

@@ -1,7 +1,8 @@
 /* Products by the instruction that adds up two products of 16-bit numbers in each lane, for
  * processors that cannot multiply bytes without losing the highest bits of a sum.
  *
- * A lane is half of an output's quads: PARTS vectors make the sums of 16 outputs. */
+ * A lane is half of an output's quads. Sixteen outputs of a strip are computed at a time: PARTS
+ * vectors make their sums. */
 #pragma once
 
 #include "product_parts.h"
@@ -10,7 +11,7 @@ typedef uint8_t vub __attribute__((vector_size(2 * W)));
 typedef int16_t vs __attribute__((vector_size(4 * W)));
 
 /* As many tokens at once as registers hold sums of, and as many as have totals at once. */
-enum { PARTS = UNIT / (2 * W), TOKENS_AT_ONCE = W / 4, TOTALS_AT_ONCE = 32 };
+enum { OUTPUTS = 16, PARTS = OUTPUTS * QUAD / (2 * W), TOKENS_AT_ONCE = W / 4, TOTALS_AT_ONCE = 32 };
 
 INLINE vi multiply_pairs(vs x, vs y) {
 #if defined(HAS_AVX512)
@@ -30,10 +31,10 @@ INLINE vi multiply_pairs(vs x, vs y) {
 #endif
 }
 
-/* One group of 4 bits as units of 8. */
+/* One group of 4 bits as units of 8, of the sixteen outputs at whose place `packed` begins. */
 INLINE void unpack_group(const uint8_t *packed, uint8_t *units) {
     for (int64_t unit = 0; unit < GROUP / QUAD; unit += 2, packed += UNIT)
-        for (int i = 0; i < UNIT; i++) {
+        for (int i = 0; i < OUTPUTS * QUAD; i++) {
             units[unit * UNIT + i] = (uint8_t)(levels[packed[i] & 15] + OFFSET);
             units[(unit + 1) * UNIT + i] = (uint8_t)(levels[packed[i] >> 4] + OFFSET);
         }
@@ -73,57 +74,58 @@ INLINE void sum_units(const uint8_t *weights, int64_t units, const char *codes, 
     }
 }
 
-INLINE void add_block(const struct product_arguments *a, int64_t outputs, int64_t token,
+INLINE void add_block(const struct product_arguments *a, int64_t output, int64_t token,
                       int64_t block, const int tokens, const uint8_t *weights, int64_t units,
-                      float (*totals)[OUTPUTS]) {
+                      float (*totals)[STRIP]) {
     int32_t sums[TOKENS_AT_ONCE][OUTPUTS];
     const char *codes = codes_of(a, token) + block * block_size(a) * 2;
     sum_units(weights, units, codes, bytes_per_token(a), tokens, sums);
     for (int t = 0; t < tokens; t++) {
         float factor = factors_of(a, token + t)[block];
         int32_t offset = offsets_of(a, token + t)[block];
-        for (int64_t lane = 0; lane < OUTPUTS; lane += W) {
+        for (int64_t i = 0; i < OUTPUTS; i += W) {
+            int64_t lane = output % STRIP + i;
             vi whole;
-            memcpy(&whole, sums[t] + lane, sizeof whole);
+            memcpy(&whole, sums[t] + i, sizeof whole);
             vf scale = splat(factor), total = load(totals[t], lane, F32);
-            if (a->bits == 4) scale *= scales_of(a, outputs, block, lane, 4);
+            if (a->bits == 4) scale *= scales_of(a, output / STRIP, block, lane, 4);
             total += __builtin_convertvector(whole + offset, vf) * scale;
             store(totals[t], lane, total, F32);
         }
     }
 }
 
-/* Sixteen outputs of up to TOTALS_AT_ONCE tokens. */
-INLINE void multiply_block(const struct product_arguments *a, int64_t outputs, int64_t token,
-                           int64_t tokens, const int64_t bits) {
-    const uint8_t *weights = block_of_weights(a, outputs);
+/* A strip's outputs of up to TOTALS_AT_ONCE tokens. */
+INLINE void multiply_some(const struct product_arguments *a, int64_t strip, int64_t token,
+                          int64_t tokens, const int64_t bits) {
     int64_t padded = padded_inputs(a->inputs), size = bits == 4 ? GROUP : BLOCK;
-    float totals[TOTALS_AT_ONCE][OUTPUTS];
+    float totals[TOTALS_AT_ONCE][STRIP];
     memset(totals, 0, sizeof totals);
-    for (int64_t block = 0; block * size < padded; block++) {
-        uint8_t unpacked[GROUP * OUTPUTS];
-        int64_t inputs = padded - block * size < size ? padded - block * size : size;
-        const uint8_t *units = weights + block * size * OUTPUTS;
-        if (bits == 4) {
-            unpack_group(weights + block * GROUP / 2 * OUTPUTS, unpacked);
-            units = unpacked;
+    for (int64_t half = 0; half < STRIP; half += OUTPUTS)
+        for (int64_t block = 0; block * size < padded; block++) {
+            uint8_t unpacked[GROUP / QUAD * UNIT];
+            int64_t left = padded - block * size, inputs = left < size ? left : size;
+            const uint8_t *units = strip_of(a, strip) + block * size * STRIP * bits / 8;
+            units += half * QUAD;
+            if (bits == 4) {
+                unpack_group(units, unpacked);
+                units = unpacked;
+            }
+            int64_t t = 0, output = strip * STRIP + half;
+            for (; t + TOKENS_AT_ONCE <= tokens; t += TOKENS_AT_ONCE)
+                add_block(a, output, token + t, block, TOKENS_AT_ONCE, units, inputs / QUAD,
+                          totals + t);
+            for (; t < tokens; t++)
+                add_block(a, output, token + t, block, 1, units, inputs / QUAD, totals + t);
         }
-        int64_t t = 0;
-        for (; t + TOKENS_AT_ONCE <= tokens; t += TOKENS_AT_ONCE)
-            add_block(a, outputs, token + t, block, TOKENS_AT_ONCE, units, inputs / QUAD,
-                      totals + t);
-        for (; t < tokens; t++)
-            add_block(a, outputs, token + t, block, 1, units, inputs / QUAD, totals + t);
-    }
-    for (int64_t t = 0; t < tokens; t++) finish(a, token + t, outputs, totals[t]);
+    for (int64_t t = 0; t < tokens; t++) finish(a, token + t, strip, totals[t]);
 }
 
-INLINE void multiply_blocks(const struct product_arguments *a, int64_t pair, const int64_t bits,
-                            const int digits) {
+INLINE void multiply_strip(const struct product_arguments *a, int64_t strip, const int64_t bits,
+                           const int digits) {
     (void)digits;
     for (int64_t token = 0; token < a->tokens; token += TOTALS_AT_ONCE) {
         int64_t left = a->tokens - token, tokens = left < TOTALS_AT_ONCE ? left : TOTALS_AT_ONCE;
-        multiply_block(a, 2 * pair, token, tokens, bits);
-        multiply_block(a, 2 * pair + 1, token, tokens, bits);
+        multiply_some(a, strip, token, tokens, bits);
     }
 }

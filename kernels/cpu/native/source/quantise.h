@@ -2,9 +2,9 @@
  *
  * A weight is a level times a scale. Of 8 bits, levels are -127 to 127 and each output has a scale;
  * of 4, they are the sixteen below and every 32 inputs of an output have one. Levels are kept with
- * 128 added, as processors multiply unsigned by signed bytes. Sixteen outputs lie together: four
- * inputs of the first, the same four of the second, and so on; then the next four inputs. Of 4 bits,
- * a byte's low half belongs to one such unit and its high half to the next.
+ * 128 added, as processors multiply unsigned by signed bytes. The 32 outputs of a strip lie
+ * together: four inputs of the first, the same four of the second, and so on; then the next four
+ * inputs. Of 4 bits, a byte's low half belongs to one such unit and its high half to the next.
  *
  * Activations get a scale for each token and block of inputs, so that a token's numbers depend on
  * that token alone. Of 16 bits, a number is 256 times its upper digit plus its lower one, both
@@ -13,7 +13,7 @@
 
 #include "vectors.h"
 
-enum { OUTPUTS = 16, QUAD = 4, UNIT = OUTPUTS * QUAD, GROUP = 32, BLOCK = 128, OFFSET = 128 };
+enum { STRIP = 32, QUAD = 4, UNIT = STRIP * QUAD, GROUP = 32, BLOCK = 128, OFFSET = 128 };
 enum { LEVELS = 16, GREATEST = 127, GREATEST_OF_TWO_DIGITS = 127 * 256 + 127 };
 
 /* Lloyd and Max's quantiser for groups of 32 normally distributed numbers, each divided by minus
@@ -32,9 +32,9 @@ struct pack_arguments {
     int64_t dtype, threads;
     const char *weight; /* [outputs, inputs] */
     int64_t outputs, inputs, bits;
-    uint8_t *packed; /* [outputs / 16, padded / 4, 16, 4] of 8 bits, [.., padded / 8, ..] of 4 */
-    float *row_scales;      /* [outputs], of 8 bits; outputs are padded */
-    uint16_t *group_scales; /* [outputs / 16, padded / 32, 16] bfloat16, of 4 bits */
+    uint8_t *packed; /* [strips, padded / 4, 32, 4] of 8 bits, [strips, padded / 8, 32, 4] of 4 */
+    float *row_scales;      /* [strips, 32], of 8 bits */
+    uint16_t *group_scales; /* [strips, padded / 32, 32] bfloat16, of 4 bits */
 };
 
 INLINE int64_t padded_inputs(int64_t inputs) { return (inputs + GROUP - 1) / GROUP * GROUP; }
@@ -137,11 +137,11 @@ INLINE void pack_group(const char *row, int64_t first, int64_t inputs, uint8_t *
     }
 }
 
-INLINE void pack_typed(const struct pack_arguments *a, int64_t block, enum dtype type) {
+INLINE void pack_typed(const struct pack_arguments *a, int64_t strip, enum dtype type) {
     int64_t padded = padded_inputs(a->inputs), groups = padded / GROUP;
-    uint8_t *packed = a->packed + block * OUTPUTS * padded * a->bits / 8;
-    for (int64_t i = 0; i < OUTPUTS; i++) {
-        int64_t output = block * OUTPUTS + i, inputs = output < a->outputs ? a->inputs : 0;
+    uint8_t *packed = a->packed + strip * STRIP * padded * a->bits / 8;
+    for (int64_t i = 0; i < STRIP; i++) {
+        int64_t output = strip * STRIP + i, inputs = output < a->outputs ? a->inputs : 0;
         const char *row = a->weight + (inputs ? output * inputs * bytes_of(type) : 0);
         uint8_t *to = packed + i * QUAD;
         if (a->bits == 8) {
@@ -151,19 +151,18 @@ INLINE void pack_typed(const struct pack_arguments *a, int64_t block, enum dtype
             continue;
         }
         for (int64_t group = 0; group < groups; group++)
-            pack_group(row, group * GROUP, inputs, to + group * GROUP / 2 * OUTPUTS,
-                       a->group_scales + (block * groups + group) * OUTPUTS + i, type);
+            pack_group(row, group * GROUP, inputs, to + group * GROUP / 2 * STRIP,
+                       a->group_scales + (strip * groups + group) * STRIP + i, type);
     }
 }
 
-static void pack_block(const void *arguments, int64_t block) {
+static void pack_strip(const void *arguments, int64_t strip) {
     const struct pack_arguments *a = arguments;
-    BY_TYPE(pack_typed, a->dtype, a, block);
+    BY_TYPE(pack_typed, a->dtype, a, strip);
 }
 
 TAKES(pack_weights, struct pack_arguments);
-/* Packs whole pairs of blocks, empty outputs at the end. */
+/* The last strip is filled up with empty outputs. */
 EXPORTED void AT_LEVEL(pack_weights)(const struct pack_arguments *a) {
-    int64_t blocks = (a->outputs + 2 * OUTPUTS - 1) / (2 * OUTPUTS) * 2;
-    run_tasks(pack_block, a, blocks, 1, a->threads);
+    run_tasks(pack_strip, a, (a->outputs + STRIP - 1) / STRIP, 1, a->threads);
 }

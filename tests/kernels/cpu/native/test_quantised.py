@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from kernels.cpu.native.library import Library
-from kernels.cpu.native.quantised import BLOCK_OUTPUTS, QuantisedLinear
+from kernels.cpu.native.quantised import STRIP, QuantisedLinear
 from kernels.cpu.quantised import (
     GROUP,
     LEVELS,
@@ -33,12 +33,12 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
 def held(layer: QuantisedLinear, outputs: int, inputs: int) -> torch.Tensor:
     """The weights that a layer holds: [outputs, inputs] float64."""
     padded = -(-inputs // GROUP) * GROUP
-    if layer.scales.dim() == 1:
-        units = layer.packed.view(-1, padded // 4, BLOCK_OUTPUTS, 4)
+    if layer.scales.dim() == 2:
+        units = layer.packed.view(-1, padded // 4, STRIP, 4)
         levels = units.permute(0, 2, 1, 3).reshape(-1, padded).double() - 128
-        return (levels * layer.scales.double()[:, None])[:outputs, :inputs]
-    both = layer.packed.view(-1, padded // 8, BLOCK_OUTPUTS, 4)
-    units = torch.stack((both & 15, both >> 4), 2).view(-1, padded // 4, BLOCK_OUTPUTS, 4)
+        return (levels * layer.scales.double().view(-1, 1))[:outputs, :inputs]
+    both = layer.packed.view(-1, padded // 8, STRIP, 4)
+    units = torch.stack((both & 15, both >> 4), 2).view(-1, padded // 4, STRIP, 4)
     indices = units.permute(0, 2, 1, 3).reshape(-1, padded).long()
     scales = layer.scales.double().permute(0, 2, 1).reshape(-1, padded // GROUP)
     levels = torch.tensor(LEVELS, dtype=torch.float64)[indices]

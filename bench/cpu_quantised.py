@@ -1,0 +1,144 @@
+"""Time quantised weights beside whole ones on a CPU: products by themselves, and steps of a model.
+
+`python -m bench.cpu_quantised` prints ratios of one run: forms are timed in turn, and medians are
+compared, since other processes come and go. The model is the dense one of 466 million random
+parameters, computed by the decoder that serves, without the services around it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bench.machine import describe
+from bench.random_checkpoint import DecoderShape, write_checkpoint
+from kernels.cpu.native.library import chosen
+from kernels.cpu.quantised import QUANTISATIONS
+from kernels.ops import UNQUANTISED, Operations, operations_for
+from model_svc.checkpoint import Checkpoint, read_checkpoint
+from model_svc.kv_cache import KvCache
+from model_svc.models.batch import Batch
+from model_svc.models.decoder import Decoder
+from model_svc.weights import load_weights
+
+DTYPE = torch.bfloat16
+DENSE = DecoderShape(
+    layers=24, hidden=1280, heads=20, kv_heads=4, head_dim=64, intermediate=3584, vocabulary=32000
+)
+SHAPES = ((7168, 1280), (1280, 3584))
+TOKENS = (1, 8, 32, 512)
+CONTEXT = 128
+_COLD_WEIGHTS = 80_000_000  # numbers that the caches do not hold
+
+Timed = Callable[[], object]
+
+
+def ratios(calls: Mapping[str, Timed], rounds: int) -> str:
+    """Call all in turn, `rounds` times; a line of the first one's time over each other's.
+
+    Each ratio is the median of those of the rounds, with the middle half of them in brackets.
+    """
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds + 1):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - start)
+    (first, whole), *others = ((name, own[1:]) for name, own in times.items())
+    parts = [f"{first} {statistics.median(whole) * 1e3:8.2f} ms"]
+    for name, own in others:
+        low, middle, high = statistics.quantiles(
+            [a / b for a, b in zip(whole, own, strict=True)], n=4
+        )
+        parts.append(f"{name} x {middle:4.2f} ({low:4.2f}-{high:4.2f})")
+    return "   ".join(parts)
+
+
+def sets_of_operations() -> dict[str, Operations]:
+    """The whole weights' operations first."""
+    names = (UNQUANTISED, *QUANTISATIONS)
+    return {
+        "bfloat16" if name == UNQUANTISED else name: operations_for("cpu", DTYPE, name)
+        for name in names
+    }
+
+
+def product_lines(rounds: int) -> Iterator[str]:
+    """Each shape, for each number of tokens; weights come from memory, not from caches."""
+    sets = sets_of_operations()
+    for outputs, inputs in SHAPES:
+        copies = max(1, _COLD_WEIGHTS // (outputs * inputs))
+        layers = {
+            name: [
+                ops.pack_linear(torch.randn(outputs, inputs, dtype=DTYPE), None)
+                for _ in range(copies)
+            ]
+            for name, ops in sets.items()
+        }
+        for tokens in TOKENS:
+            x = torch.randn(tokens, inputs, dtype=DTYPE)
+            calls = {
+                name: lambda own=own, x=x: [layer(x) for layer in own]
+                for name, own in layers.items()
+            }
+            yield f"{copies} x {outputs} x {inputs}, {tokens:3} tokens   {ratios(calls, rounds)}"
+
+
+def step(decoder: Decoder, kv: KvCache, counts: Sequence[int], cached: int) -> Timed:
+    """A step of sequences that have so many tokens cached, and its logits; one chunk each."""
+    rows, starts = np.arange(len(counts)), np.full(len(counts), cached)
+    longest = cached + max(counts)
+    table = np.random.default_rng(0).permutation(len(counts) * longest).astype(np.int32)
+    ids = np.arange(sum(counts)) % 1000
+    batch = Batch.build(ids, rows, starts, np.array(counts), table.reshape(len(counts), longest))
+    last = torch.tensor(counts).cumsum(0) - 1
+    return lambda: decoder.logits(decoder.forward(batch, kv)[last])
+
+
+def model_lines(checkpoint: Checkpoint, rounds: int) -> Iterator[str]:
+    """Decode steps of 1 and 8 streams, and a prompt."""
+    decoders = {}
+    for name, ops in sets_of_operations().items():
+        start = time.perf_counter()
+        weights = load_weights(checkpoint, ops, DTYPE)
+        decoders[name] = Decoder(checkpoint.spec, weights, ops, DTYPE)
+        yield f"{name}: loaded in {time.perf_counter() - start:.1f} s"
+    kv = KvCache(checkpoint.spec, 8 * (CONTEXT + 1), DTYPE)
+    for name, counts, cached in (
+        ("1 stream", [1], CONTEXT),
+        ("8 streams", [1] * 8, CONTEXT),
+        ("a prompt of 512", [512], 0),
+    ):
+        calls = {form: step(decoder, kv, counts, cached) for form, decoder in decoders.items()}
+        yield f"step of {name}   {ratios(calls, rounds)}"
+
+
+def main() -> None:
+    """Print the lines."""
+    parser = argparse.ArgumentParser(prog="python -m bench.cpu_quantised", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=15, help="times that each is called")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    library = chosen().library
+    level = chosen().why_not if library is None else library.level
+    load = os.getloadavg()[0]
+    print(f"{describe()}, {level}, {arguments.threads} threads, load {load:.1f}")
+    for line in product_lines(arguments.rounds):
+        print(line, flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        write_checkpoint(Path(folder), DENSE)
+        for line in model_lines(read_checkpoint(Path(folder)), arguments.rounds):
+            print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
