@@ -18,7 +18,11 @@ FLAGS = [
     *("-std=gnu11", "-g", "-O0", "-fPIC", "-Wno-psabi", "-fvisibility=hidden"),
     *("-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"),
 ]
-TESTS = ["tests/kernels/cpu/native/test_attention.py", "tests/kernels/cpu/test_rows.py"]
+TESTS = [
+    "tests/kernels/cpu/native/test_attention.py",
+    "tests/kernels/cpu/native/test_quantised.py",
+    "tests/kernels/cpu/test_rows.py",
+]
 
 
 def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
