@@ -12,7 +12,7 @@ from setuptools import Extension, setup
 
 SOURCES = Path("kernels/cpu/native/source")
 # Not -ffast-math: -inf and NaN have to stay what they are.
-FLAGS = "-std=gnu11 -O3 -fno-math-errno -fno-trapping-math -ffp-contract=fast -fvisibility=hidden"
+FLAGS = "-std=gnu11 -O3 -g0 -fno-math-errno -fno-trapping-math -ffp-contract=fast"
 
 setup(
     ext_modules=[
@@ -20,7 +20,7 @@ setup(
             "kernels.cpu.native._library",
             sources=sorted(str(path) for path in SOURCES.glob("*.c")),
             depends=sorted(str(path) for path in SOURCES.glob("*.h")),
-            extra_compile_args=[*FLAGS.split(), "-Wno-psabi"],
+            extra_compile_args=[*FLAGS.split(), "-fvisibility=hidden", "-Wno-psabi"],
             optional=True,
         )
     ]

@@ -29,6 +29,10 @@ STORE_KV = struct.Struct(f"=2q {_HEADS} {_HEADS} 3q 3q 4q")
 STEP = struct.Struct("=2q 2q 3q 5q d q")
 LAYER = struct.Struct("=3q 2q 3q 4q q")
 
+# source/linear.h and source/experts.h
+LINEAR = struct.Struct("=q 3q 3q 2q")
+EXPERTS = struct.Struct("=q 2q 5q 3q q 8q")
+
 # source/quantise.h and source/activations.h
 PACK_WEIGHTS = struct.Struct("=2q 4q 3q")
 MULTIPLY_QUANTISED = struct.Struct("=2q 3q 3q 3q q 2q")
@@ -44,4 +48,10 @@ SIZES = {
     "pack_weights": PACK_WEIGHTS.size,
     "multiply_quantised": MULTIPLY_QUANTISED.size,
 }
-"""Bytes that each function takes."""
+"""Bytes that each function takes, of those that every level has."""
+
+PRODUCT_LEVEL = "avx512_bf16"
+"""The level that has products of bfloat16 besides."""
+
+PRODUCT_SIZES = {"linear": LINEAR.size, "experts": EXPERTS.size}
+"""Bytes that these take."""

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from kernels.cpu.native.arguments import SIZES
+from kernels.cpu.native.arguments import PRODUCT_LEVEL, PRODUCT_SIZES, SIZES
 from kernels.devices import UnsupportedDevice
 
 LEVELS = ("portable", "avx2", "avx512", "avx512_bf16")
@@ -48,7 +48,7 @@ class Library:
         if level not in supported(path):
             raise ValueError(f"this processor does not support {level}")
         self.level = level
-        for name, size in SIZES.items():
+        for name, size in (SIZES | (PRODUCT_SIZES if level == PRODUCT_LEVEL else {})).items():
             try:
                 built = ctypes.c_int64.in_dll(self._loaded, f"{name}_size_{level}").value
             except ValueError:

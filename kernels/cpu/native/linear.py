@@ -7,26 +7,21 @@ is passed on before dtype, shape and strides are known to be right.
 
 from __future__ import annotations
 
-import struct
 from itertools import accumulate
 from typing import NamedTuple
 
 import torch
 from torch.nn import functional
 
+from kernels.cpu.native.arguments import EXPERTS, LINEAR
 from kernels.cpu.native.library import Function
 from kernels.ops import Routing
-
-LEVEL = "avx512_bf16"
-"""The level of instructions that has these products."""
 
 VECTOR = 16
 PANEL = 2 * VECTOR
 """Outputs whose weights lie together; as in source/linear.h."""
 
-_LINEAR = struct.Struct("=q 3q 3q 2q").pack
 _SCRATCH = ("weights", "chosen", "starts", "hit", "tokens_of", "weights_of", "gated", "sums")
-_EXPERTS = struct.Struct("=q 2q 5q 3q q 8q").pack
 
 
 def packable(weight: torch.Tensor) -> bool:
@@ -82,7 +77,7 @@ class PackedLinear:
             x = x.contiguous()
         out = torch.empty((rows, self._outputs), dtype=torch.bfloat16)
         own = (torch.get_num_threads(), x.data_ptr(), rows, x.stride(0))
-        self._multiply(_LINEAR(*own, *self._of_layer, out.data_ptr()))
+        self._multiply(LINEAR.pack(*own, *self._of_layer, out.data_ptr()))
         return out
 
 
@@ -144,7 +139,7 @@ class NativeExperts:
         shape = (tokens, hidden, sizes.experts, self._top_k, self._renormalise)
         pointers = (x.data_ptr(), out.data_ptr())
         self._compute(
-            _EXPERTS(
+            EXPERTS.pack(
                 torch.get_num_threads(), *pointers, *shape,
                 *self._packed, sizes.intermediate, *places,
             )

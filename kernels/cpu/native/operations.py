@@ -9,9 +9,10 @@ import torch
 
 from kernels import cpu
 from kernels.cpu import experts, linear
+from kernels.cpu.native.arguments import PRODUCT_LEVEL
 from kernels.cpu.native.attention import NativeAttention
 from kernels.cpu.native.library import Library, chosen
-from kernels.cpu.native.linear import LEVEL, NativeExperts, PackedLinear, packable
+from kernels.cpu.native.linear import NativeExperts, PackedLinear, packable
 from kernels.cpu.native.rows import NativeRows
 from kernels.cpu.rows import embedding
 from kernels.ops import Linear, Operations, Routing
@@ -28,7 +29,7 @@ class NativeOperations(NativeRows, NativeAttention):
         NativeAttention.__init__(self, library)
         self.level = library.level
         self._products = None
-        if library.level == LEVEL:
+        if library.level == PRODUCT_LEVEL:
             self._products = library.function("linear"), library.function("experts")
 
     def pack_linear(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:

@@ -151,6 +151,7 @@ static void down_task(const void *arguments, int64_t panel) {
         }
 }
 
+TAKES(experts, struct experts_arguments);
 EXPORTED void AT_LEVEL(experts)(const struct experts_arguments *a) {
     int64_t tiles = (a->tokens + TILE_ROWS - 1) / TILE_ROWS, rows = a->tokens * a->top_k;
     int64_t panels = (a->hidden + PANEL - 1) / PANEL;

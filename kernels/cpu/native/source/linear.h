@@ -141,6 +141,7 @@ INLINE int64_t threads_for(int64_t rows, int64_t inputs, int64_t outputs, int64_
     return products < ALONE_PRODUCTS ? 1 : threads;
 }
 
+TAKES(linear, struct linear_arguments);
 EXPORTED void AT_LEVEL(linear)(const struct linear_arguments *a) {
     int64_t panels = (a->outputs + PANEL - 1) / PANEL;
     if (a->rows == 0) return;

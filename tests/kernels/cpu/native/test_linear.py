@@ -9,7 +9,8 @@ import torch
 from kernel_checks import assert_near
 
 from kernels import reference
-from kernels.cpu.native.linear import LEVEL, PackedLinear
+from kernels.cpu.native.arguments import PRODUCT_LEVEL
+from kernels.cpu.native.linear import PackedLinear
 from kernels.cpu.native.operations import NativeOperations
 from kernels.ops import Routing
 
@@ -27,7 +28,7 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
 
 
 # At the other levels PyTorch's products serve.
-pytestmark = pytest.mark.parametrize("native_operations", [LEVEL], indirect=True)
+pytestmark = pytest.mark.parametrize("native_operations", [PRODUCT_LEVEL], indirect=True)
 
 
 @pytest.fixture

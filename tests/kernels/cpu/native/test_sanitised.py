@@ -20,6 +20,7 @@ FLAGS = [
 ]
 TESTS = [
     "tests/kernels/cpu/native/test_attention.py",
+    "tests/kernels/cpu/native/test_linear.py",
     "tests/kernels/cpu/native/test_quantised.py",
     "tests/kernels/cpu/test_rows.py",
 ]
