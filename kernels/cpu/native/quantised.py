@@ -65,6 +65,11 @@ class QuantisedLinear:
             *(self._inputs, outputs, bits, self.packed.data_ptr(), scales),
             *(0 if self._bias is None else self._bias.data_ptr(), self._bytes),
         )
+        # Without a workspace the function tells how large it has to be.
+        one_token = (CODES[weight.dtype], 1, 0, 1, 0)
+        self._token_bytes = self._multiply(
+            MULTIPLY_QUANTISED.pack(*one_token, *self._of_layer, 0, 0)
+        )
 
     def __call__(self, x: torch.Tensor, /) -> torch.Tensor:
         """[tokens, inputs] to [tokens, outputs].
@@ -79,11 +84,10 @@ class QuantisedLinear:
             x = x.contiguous()
         out = torch.empty((tokens, self._outputs), dtype=x.dtype)
         own = (CODES[x.dtype], torch.get_num_threads(), x.data_ptr(), tokens, x.stride(0))
-        result = out.data_ptr()
-        size = self._multiply(MULTIPLY_QUANTISED.pack(*own, *self._of_layer, result, 0))
-        workspace = torch.empty(size, dtype=torch.uint8)
-        at = workspace.data_ptr()
-        self._multiply(MULTIPLY_QUANTISED.pack(*own, *self._of_layer, result, at))
+        if tokens:
+            workspace = torch.empty(tokens * self._token_bytes, dtype=torch.uint8)
+            results = (out.data_ptr(), workspace.data_ptr())
+            self._multiply(MULTIPLY_QUANTISED.pack(*own, *self._of_layer, *results))
         return out
 
 

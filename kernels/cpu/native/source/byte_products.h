@@ -62,6 +62,8 @@ INLINE void multiply_tokens(const struct product_arguments *a, int64_t strip, in
                 sums[t].digit[1][i] = _mm512_setzero_si512();
             }
         if (bits == 4) {
+            const uint8_t *scale = (const uint8_t *)a->scales + (strip * blocks + block) * 2 * STRIP;
+            _mm_prefetch((const char *)scale + AHEAD / GROUP * 4, _MM_HINT_T0);
 #pragma GCC unroll 4
             for (int64_t unit = 0; unit < GROUP / QUAD; unit += 2) {
                 __m512i even[HALVES], odd[HALVES];

@@ -24,7 +24,7 @@ static void multiply_task(const void *arguments, int64_t strip) {
 enum { ALONE_BYTE_PRODUCTS = 1 << 19 };
 /* Where few tokens wait for weights, a thread takes strips that lie together, as they are fetched
  * ahead of their use. */
-enum { TOKENS_THAT_WAIT = 16, STRIPS_TOGETHER = 4, TASKS_PER_THREAD = 4 };
+enum { TOKENS_THAT_WAIT = 16, STRIPS_TOGETHER = 4, TASKS_PER_THREAD = 16 };
 
 TAKES(multiply_quantised, struct product_arguments);
 /* Returns the bytes that the workspace has to have; multiplies, if it is given. */
