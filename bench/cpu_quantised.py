@@ -1,8 +1,10 @@
 """Time quantised weights beside whole ones on a CPU: products by themselves, and steps of a model.
 
-`python -m bench.cpu_quantised` prints ratios of one run: forms are timed in turn, and medians are
-compared, since other processes come and go. The model is the dense one of 466 million random
-parameters, computed by the decoder that serves, without the services around it.
+`python -m bench.cpu_quantised` prints ratios of one run and writes bench/results/cpu_quantised.md.
+Forms are timed in turn, and medians are compared, since other processes come and go. The model is
+the dense one of 466 million random parameters, computed by the decoder that serves, without the
+services around it. Memory is asked for in large pages, and threads wait as the model's process has
+them do. Invariant: all forms get the same inputs in the same rounds.
 """
 
 from __future__ import annotations
@@ -13,9 +15,15 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import date
 from pathlib import Path
 
 import numpy as np
+
+# As model_svc does, before torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
 import torch
 
 from bench.machine import describe
@@ -29,6 +37,7 @@ from model_svc.models.batch import Batch
 from model_svc.models.decoder import Decoder
 from model_svc.weights import load_weights
 
+RESULTS = Path(__file__).resolve().parent / "results" / "cpu_quantised.md"
 DTYPE = torch.bfloat16
 DENSE = DecoderShape(
     layers=24, hidden=1280, heads=20, kv_heads=4, head_dim=64, intermediate=3584, vocabulary=32000
@@ -122,22 +131,49 @@ def model_lines(checkpoint: Checkpoint, rounds: int) -> Iterator[str]:
 
 
 def main() -> None:
-    """Print the lines."""
+    """Print the lines and keep them."""
     parser = argparse.ArgumentParser(prog="python -m bench.cpu_quantised", description=__doc__)
     parser.add_argument("--rounds", type=int, default=15, help="times that each is called")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--out", type=Path, default=RESULTS, metavar="FILE")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     library = chosen().library
     level = chosen().why_not if library is None else library.level
     load = os.getloadavg()[0]
-    print(f"{describe()}, {level}, {arguments.threads} threads, load {load:.1f}")
-    for line in product_lines(arguments.rounds):
+    machine = f"{describe()}, {level}, {arguments.threads} threads, load {load:.1f}"
+    lines = []
+    for line in every_line(arguments.rounds):
         print(line, flush=True)
+        lines.append(line)
+    arguments.out.write_text(page(machine, lines), encoding="utf-8")
+
+
+def every_line(rounds: int) -> Iterator[str]:
+    """What is measured: products, then steps of a model."""
+    yield from product_lines(rounds)
     with tempfile.TemporaryDirectory() as folder:
         write_checkpoint(Path(folder), DENSE)
-        for line in model_lines(read_checkpoint(Path(folder)), arguments.rounds):
-            print(line, flush=True)
+        yield from model_lines(read_checkpoint(Path(folder)), rounds)
+
+
+def page(machine: str, lines: Sequence[str]) -> str:
+    """The page of results."""
+    return "\n".join(
+        [
+            "# Quantised weights on a CPU",
+            "",
+            f"{date.today()}, {machine}; `python -m bench.cpu_quantised`.",
+            "Ratios to bfloat16 in the same rounds, medians with the middle half in brackets.",
+            "Steps are the decoder's alone, of a dense model of 466 million random parameters,",
+            "with 128 tokens cached. The machine is shared with other work.",
+            "",
+            "```",
+            *lines,
+            "```",
+            "",
+        ]
+    )
 
 
 if __name__ == "__main__":
