@@ -73,19 +73,45 @@ INLINE void pack_row(const char *row, int64_t inputs, uint8_t *to, float *scale,
     }
 }
 
+/* The index of the nearest level to each number, and the level. */
+INLINE vi nearest_of(vf x, vf *level) {
+    float between[LEVELS] = {0};
+    for (int j = 0; j + 1 < LEVELS; j++)
+        between[j] = 0.5f * (float)(levels[j] + levels[j + 1]);
+#if defined(HAS_AVX512)
+    __m512 bounds = _mm512_loadu_ps(between);
+    __m512i index = _mm512_setzero_si512();
+#pragma GCC unroll 4
+    for (int step = LEVELS / 2; step > 0; step /= 2) {
+        __m512i upper = _mm512_add_epi32(index, _mm512_set1_epi32(step));
+        __m512i last = _mm512_add_epi32(index, _mm512_set1_epi32(step - 1));
+        __m512 bound = _mm512_permutexvar_ps(last, bounds);
+        index = _mm512_mask_mov_epi32(
+            index, _mm512_cmp_ps_mask((__m512)x, bound, _CMP_GT_OQ), upper);
+    }
+    __m512i all = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)levels));
+    *level = (vf)_mm512_permutexvar_ps(index, _mm512_cvtepi32_ps(all));
+    return (vi)index;
+#else
+    vi index = {0};
+    *level = splat(levels[0]);
+    for (int j = 0; j + 1 < LEVELS; j++) {
+        vi above = x > splat(between[j]);
+        index -= above;
+        *level += (vf)((vi)splat((float)(levels[j + 1] - levels[j])) & above);
+    }
+    return index;
+#endif
+}
+
 /* Finds the nearest levels; returns the products that tell how well they fit: x with level, level
  * with level. */
 INLINE void find_levels(const float *x, float factor, int32_t *nearest, float *mixed,
                         float *squared) {
     vf with_x = {0}, with_itself = {0};
     for (int64_t i = 0; i < GROUP; i += W) {
-        vf own = load(x, i, F32), scaled = own * factor, level = splat(levels[0]);
-        vi index = {0};
-        for (int j = 0; j + 1 < LEVELS; j++) {
-            vi above = scaled > splat(0.5f * (float)(levels[j] + levels[j + 1]));
-            index -= above;
-            level += (vf)((vi)splat((float)(levels[j + 1] - levels[j])) & above);
-        }
+        vf own = load(x, i, F32), level;
+        vi index = nearest_of(own * factor, &level);
         memcpy(nearest + i, &index, sizeof index);
         with_x += own * level;
         with_itself += level * level;
@@ -97,9 +123,15 @@ INLINE void find_levels(const float *x, float factor, int32_t *nearest, float *m
 /* Returns the scale with which levels come nearest to x, and those levels. The first guess puts the
  * number of greatest magnitude at either end; a least-squares fit to the levels found follows. */
 INLINE float fit_group(const float *x, int32_t *best) {
-    float top = 0, best_gain = -1, best_scale = 0;
-    for (int i = 0; i < GROUP; i++)
-        if (__builtin_fabsf(x[i]) > __builtin_fabsf(top)) top = x[i];
+    float best_gain = -1, best_scale = 0;
+    vf above = {0}, below = {0};
+    for (int64_t i = 0; i < GROUP; i += W) {
+        vf own = load(x, i, F32);
+        above = larger(own, above);
+        below = larger(-own, below);
+    }
+    float greatest = largest_of(above), least = -largest_of(below);
+    float top = greatest >= -least ? greatest : least;
     for (int i = 0; i < GROUP; i++) best[i] = LEVELS / 2;
     float poison = poison_of((const char *)x, 0, GROUP, F32);
     if (poison != 0 || __builtin_fabsf(top) < LEAST) return poison;
@@ -130,11 +162,9 @@ INLINE void pack_group(const char *row, int64_t first, int64_t inputs, uint8_t *
         store(x, i, at < inputs ? load_within(row, at, inputs, type) : (vf){0}, F32);
     }
     store_some(scale, 0, 1, splat(fit_group(x, best)), BF16);
-    for (int64_t i = 0; i < GROUP; i++) {
-        int64_t unit = i / QUAD;
-        uint8_t *byte = to + unit / 2 * UNIT + i % QUAD;
-        *byte = (uint8_t)(unit % 2 ? *byte | best[i] << 4 : best[i]);
-    }
+    for (int64_t i = 0; i < GROUP; i += 2 * QUAD, to += UNIT)
+        for (int64_t j = 0; j < QUAD; j++)
+            to[j] = (uint8_t)(best[i + j] | best[i + QUAD + j] << 4);
 }
 
 INLINE void pack_typed(const struct pack_arguments *a, int64_t strip, enum dtype type) {
