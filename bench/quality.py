@@ -23,7 +23,7 @@ from torch.nn import functional
 from bench.machine import describe
 from kernels.cpu.native.library import chosen
 from kernels.cpu.quantised import QUANTISATIONS
-from kernels.ops import UNQUANTISED, operations_for
+from kernels.ops import KV_AS_COMPUTED, UNQUANTISED, operations_for
 from model_svc.checkpoint import Checkpoint, open_checkpoint
 from model_svc.kv_cache import KvCache
 from model_svc.models.batch import Batch
@@ -45,18 +45,22 @@ class Form:
 
     dtype: torch.dtype
     quantize: str = UNQUANTISED
+    kv_dtype: str = KV_AS_COMPUTED
 
     @property
     def name(self) -> str:
         """As the page calls it."""
-        dtype = str(self.dtype).removeprefix("torch.")
-        return dtype if self.quantize == UNQUANTISED else f"{self.quantize}, {dtype}"
+        parts = [] if self.quantize == UNQUANTISED else [self.quantize]
+        parts.append(str(self.dtype).removeprefix("torch."))
+        return ", ".join(parts + [f"KV {self.kv_dtype}"] * (self.kv_dtype != KV_AS_COMPUTED))
 
 
 FORMS = (
     Form(torch.float32),
     Form(torch.bfloat16),
     *(Form(torch.bfloat16, name) for name in QUANTISATIONS),
+    Form(torch.bfloat16, kv_dtype="int8"),
+    Form(torch.bfloat16, "int4", "int8"),
 )
 
 
@@ -91,12 +95,13 @@ def held_out(checkpoint: Checkpoint, length: int) -> Text:
 
 def score(checkpoint: Checkpoint, form: Form, text: Text) -> Score:
     """Compute the text in one form, each window without what came before it."""
-    ops = operations_for("cpu", form.dtype, form.quantize)
+    ops = operations_for("cpu", form.dtype, form.quantize, form.kv_dtype)
     weights = load_weights(checkpoint, ops, form.dtype)
     decoder = Decoder(checkpoint.spec, weights, ops, form.dtype)
     length = text.inputs.shape[1]
     table = np.arange(WINDOWS_AT_ONCE * length, dtype=np.int32).reshape(WINDOWS_AT_ONCE, length)
-    kv = KvCache(checkpoint.spec, table.size, form.dtype)
+    kept = form.dtype if form.kv_dtype == KV_AS_COMPUTED else torch.int8
+    kv = KvCache(checkpoint.spec, table.size, kept)
     nats, likeliest = 0.0, []
     batches = (torch.split(windows, WINDOWS_AT_ONCE) for windows in (text.inputs, text.targets))
     for inputs, targets in zip(*batches, strict=True):

@@ -33,3 +33,13 @@ class KvScales:
     """[slots, kv_heads] float16."""
     v: torch.Tensor
     """[slots, kv_heads] float16."""
+
+
+@dataclass(frozen=True, slots=True)
+class Int8Rows:
+    """The keys, or the values, of one layer of a quantised cache."""
+
+    rows: torch.Tensor
+    """[slots, kv_heads, head_dim] int8."""
+    scales: torch.Tensor
+    """[slots, kv_heads] float16."""

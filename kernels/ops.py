@@ -16,6 +16,9 @@ from kernels.devices import UnsupportedDevice, prepare_triton
 UNQUANTISED = "none"
 """The name of weights that stay as they are."""
 
+KV_AS_COMPUTED = "auto"
+"""The name of caches in the dtype that the model computes in."""
+
 FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -159,15 +162,15 @@ class Operations(Protocol):
         k: torch.Tensor,
         v: torch.Tensor,
         slots: torch.Tensor,
-        k_cache: torch.Tensor,
-        v_cache: torch.Tensor,
+        k_cache: Any,
+        v_cache: Any,
     ) -> None:
         """Write row `i` of `k` and `v` into cache row `slots[i]`, in place.
 
         Args:
             k, v: [tokens, kv_heads, head_dim], any strides.
             slots: [tokens] int64, distinct.
-            k_cache, v_cache: [slots, kv_heads, head_dim].
+            k_cache, v_cache: [slots, kv_heads, head_dim]; `Int8Rows` where the cache has int8.
         """
         ...
 
@@ -177,14 +180,12 @@ class Operations(Protocol):
         """Work out once per step what `attention` needs in every layer."""
         ...
 
-    def attention(
-        self, q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, plan: Any
-    ) -> torch.Tensor:
+    def attention(self, q: torch.Tensor, k_cache: Any, v_cache: Any, plan: Any) -> torch.Tensor:
         """Causal attention of every chunk over its sequence's slots.
 
         Args:
             q: [tokens, heads, head_dim], any strides.
-            k_cache, v_cache: [slots, kv_heads, head_dim], the step's own tokens already stored.
+            k_cache, v_cache: as `store_kv` takes them, the step's own tokens already stored.
             plan: what `plan_attention` gave for this step.
 
         Returns:
@@ -211,7 +212,9 @@ class Operations(Protocol):
         ...
 
 
-def operations_for(device: str, dtype: torch.dtype, quantize: str = UNQUANTISED) -> Operations:
+def operations_for(
+    device: str, dtype: torch.dtype, quantize: str = UNQUANTISED, kv_dtype: str = KV_AS_COMPUTED
+) -> Operations:
     """Choose the set of operations for `device`.
 
     Args:
@@ -221,6 +224,7 @@ def operations_for(device: str, dtype: torch.dtype, quantize: str = UNQUANTISED)
         dtype: what the model computes in; the oracle takes float64 too.
         quantize: how linear layers and experts are packed: "none" as they are, "int8" or "int4"
             for weights of so many bits, "w8a8" for weights and activations of 8.
+        kv_dtype: of the caches: "auto" for `dtype`, "int8" for `Int8Rows`.
 
     Raises:
         UnsupportedDevice: there is no such set here; the message says what to do.
@@ -230,7 +234,11 @@ def operations_for(device: str, dtype: torch.dtype, quantize: str = UNQUANTISED)
         names = ", ".join(str(known).removeprefix("torch.") for known in FLOAT_DTYPES)
         raise UnsupportedDevice(f"device {device!r} cannot compute in {dtype}: use {names}")
     if device == "cpu":
-        return _operations_of_cpu(dtype, quantize)
+        return _operations_of_cpu(dtype, quantize, kv_dtype)
+    if kv_dtype != KV_AS_COMPUTED:
+        raise UnsupportedDevice(
+            f"device {device!r} has no {kv_dtype} KV cache: KV dtype auto, or run with --device cpu"
+        )
     if quantize != UNQUANTISED:
         raise UnsupportedDevice(
             f"device {device!r} has no quantised weights: quantize none, or run with --device cpu"
@@ -247,14 +255,17 @@ def operations_for(device: str, dtype: torch.dtype, quantize: str = UNQUANTISED)
     raise UnsupportedDevice(f"unknown device {device!r}: use cpu, cuda or interpret")
 
 
-def _operations_of_cpu(dtype: torch.dtype, quantize: str) -> Operations:
+def _operations_of_cpu(dtype: torch.dtype, quantize: str, kv_dtype: str) -> Operations:
     from kernels.cpu import exact
+    from kernels.cpu.native.int8_cache import serving_int8_caches
     from kernels.cpu.native.library import chosen
     from kernels.cpu.native.operations import serving
     from kernels.cpu.native.quantised import quantised
     from kernels.cpu.quantised import QUANTISATIONS
 
     base: Operations = exact if dtype == torch.float32 else serving()
+    if kv_dtype != KV_AS_COMPUTED:
+        base = serving_int8_caches(dtype)
     if quantize == UNQUANTISED:
         return base
     if quantize not in QUANTISATIONS:

@@ -6,8 +6,11 @@ is not known here, and slots that belong to none may hold anything.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
+from kernels.attention_options import Int8Rows
 from model_svc.models.spec import DecoderSpec
 
 
@@ -17,7 +20,7 @@ class KvCache:
     Attributes:
         slots: how many tokens fit.
         device: where they are.
-        k, v: one [slots, kv_heads, head_dim] tensor per layer.
+        k, v: one [slots, kv_heads, head_dim] tensor per layer; `Int8Rows` of int8.
     """
 
     def __init__(
@@ -31,11 +34,19 @@ class KvCache:
         self.slots = slots
         self.device = torch.device(device)
         self.bytes_per_slot = bytes_per_slot(spec, dtype)
-        # Not filled: pages of a CPU's memory are then taken only as slots are first used.
-        self.k = [torch.empty(shape, dtype=dtype, device=device) for _ in range(spec.layers)]
-        self.v = [torch.empty(shape, dtype=dtype, device=device) for _ in range(spec.layers)]
+
+        def rows() -> Any:
+            # Not filled: pages of a CPU's memory are then taken only as slots are first used.
+            held = torch.empty(shape, dtype=dtype, device=device)
+            if dtype != torch.int8:
+                return held
+            return Int8Rows(held, torch.empty(shape[:2], dtype=torch.float16, device=device))
+
+        self.k: list[Any] = [rows() for _ in range(spec.layers)]
+        self.v: list[Any] = [rows() for _ in range(spec.layers)]
 
 
 def bytes_per_slot(spec: DecoderSpec, dtype: torch.dtype) -> int:
-    """Bytes that one token's K and V take in all layers together."""
-    return 2 * spec.layers * spec.kv_heads * spec.head_dim * dtype.itemsize
+    """Bytes that one token's K and V take in all layers together, scales of int8 included."""
+    scale = torch.float16.itemsize if dtype == torch.int8 else 0
+    return 2 * spec.layers * spec.kv_heads * (spec.head_dim * dtype.itemsize + scale)

@@ -111,10 +111,12 @@ def load(
         checkpoint = open_checkpoint(settings.checkpoint)
         device = choose_device(settings.device)
         dtype = choose_dtype(settings.dtype, checkpoint.dtype, device)
-        ops, memory = operations_for(device, dtype, settings.quantize), memory_of(device)
+        ops = operations_for(device, dtype, settings.quantize, settings.kv_dtype)
+        memory = memory_of(device)
+        kv_dtype = torch.int8 if settings.kv_dtype == "int8" else dtype
         slots = choose_slots(
             settings.kv_tokens,
-            bytes_per_slot(checkpoint.spec, dtype),
+            bytes_per_slot(checkpoint.spec, kv_dtype),
             available_bytes(memory),
             sharers=settings.models_here,
         )
@@ -122,7 +124,7 @@ def load(
     except (CheckpointError, UnsupportedDevice) as error:
         raise StartError(str(error)) from error
     decoder = Decoder(checkpoint.spec, weights, ops, dtype)
-    kv = KvCache(checkpoint.spec, slots, dtype, memory)
+    kv = KvCache(checkpoint.spec, slots, kv_dtype, memory)
     sampler = make_sampler(device, checkpoint.spec.vocab_size)
     if device == "cpu" and dtype != torch.float32 and chosen().why_not:
         log.warning("PyTorch's operations serve, slower", extra={"reason": chosen().why_not})
@@ -133,6 +135,7 @@ def load(
             "device": device,
             "dtype": str(dtype),
             "quantize": settings.quantize,
+            "kv_dtype": str(kv_dtype),
             "kv_slots": slots,
             "threads": threads,
         },

@@ -23,6 +23,7 @@ _KNOWN = {
     "device": ("auto", "cpu", "cuda", "interpret"),
     "dtype": ("auto", "float32", "bfloat16", "float16"),
     "quantize": ("none", "int8", "int4", "w8a8"),
+    "kv_dtype": ("auto", "int8"),
 }
 
 
@@ -35,6 +36,7 @@ class ModelSettings(ServiceSettings):
         device: auto, cpu, cuda or interpret.
         dtype: auto, float32, bfloat16 or float16.
         quantize: none, int8, int4 or w8a8: what weights are rounded to when they are loaded.
+        kv_dtype: auto or int8: what keys and values are kept in; auto: what is computed in.
         name: what requests call the model; empty: the folder's name.
         kv_tokens: tokens that the KV pool holds; 0: what memory allows.
         max_batch_tokens: tokens in one engine step; 0: 512.
@@ -52,6 +54,7 @@ class ModelSettings(ServiceSettings):
     device: str = "auto"
     dtype: str = "auto"
     quantize: str = "none"
+    kv_dtype: str = "auto"
     name: str = ""
     kv_tokens: int = 0
     max_batch_tokens: int = 0

@@ -63,3 +63,9 @@ def test_quantised_weights_are_refused_where_there_are_none(device: str) -> None
 def test_an_unknown_quantisation_is_refused_with_those_there_are() -> None:
     with pytest.raises(UnsupportedDevice, match="'int3': use none, int8, int4, w8a8"):
         operations_for("cpu", torch.float32, "int3")
+
+
+@pytest.mark.parametrize("device", ["reference", "cuda", "interpret"])
+def test_int8_caches_are_refused_where_there_are_none(device: str) -> None:
+    with pytest.raises(UnsupportedDevice, match=rf"{device}.*--device cpu"):
+        operations_for(device, torch.bfloat16, kv_dtype="int8")

@@ -20,6 +20,7 @@ NEEDED = {"TRIPTYCH_MODEL_LISTEN": "127.0.0.1:0", "TRIPTYCH_MODEL_CHECKPOINT": "
         ("DEVICE", "abacus"),
         ("DTYPE", "float7"),
         ("QUANTIZE", "int3"),
+        ("KV_DTYPE", "int3"),
         ("LOG_FORMAT", "poem"),
     ],
 )

@@ -37,6 +37,14 @@ _Dtype = Annotated[
 _Quantize = Annotated[
     str | None, typer.Option("--quantize", metavar="none|int8|int4|w8a8", help=_QUANTIZE)
 ]
+_KvDtype = Annotated[
+    str | None,
+    typer.Option(
+        "--kv-dtype",
+        metavar="auto|int8",
+        help="What keys and values are kept in, on a CPU. [default: auto, what is computed in]",
+    ),
+]
 _Listen = Annotated[
     str, typer.Option("--listen", metavar="HOST:PORT", help="Port 0 picks a free one.")
 ]
@@ -87,6 +95,7 @@ def serve(  # noqa: PLR0913  (one parameter an option)
     device: _Device = None,
     dtype: _Dtype = None,
     quantize: _Quantize = None,
+    kv_dtype: _KvDtype = None,
     listen: _Listen = addresses.PUBLIC,
     kv_tokens: _KvTokens = None,
     max_batch_tokens: _MaxBatchTokens = None,
@@ -119,6 +128,7 @@ def serve(  # noqa: PLR0913  (one parameter an option)
             device=device,
             dtype=dtype,
             quantize=quantize,
+            kv_dtype=kv_dtype,
             kv_tokens=kv_tokens,
             max_batch_tokens=max_batch_tokens,
             replicas=replicas,

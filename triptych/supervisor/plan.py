@@ -46,6 +46,7 @@ class Deployment:
         device: `auto`, `cpu`, `cuda` or `interpret`.
         dtype: `auto`, `float32`, `bfloat16` or `float16`.
         quantize: `none`, `int8`, `int4` or `w8a8`.
+        kv_dtype: `auto` or `int8`.
         kv_tokens: KV slots of each replica; None: as many as fit.
         max_batch_tokens: token budget of a step; None: as the device does best.
         replicas: how many models, each with a detokenizer.
@@ -61,6 +62,7 @@ class Deployment:
     device: str | None = None
     dtype: str | None = None
     quantize: str | None = None
+    kv_dtype: str | None = None
     kv_tokens: int | None = None
     max_batch_tokens: int | None = None
     replicas: int = 1
@@ -203,6 +205,7 @@ def _choices(service: str, deployment: Deployment) -> dict[str, str]:
         "DEVICE": deployment.device,
         "DTYPE": deployment.dtype,
         "QUANTIZE": deployment.quantize,
+        "KV_DTYPE": deployment.kv_dtype,
         "KV_TOKENS": deployment.kv_tokens,
         "MAX_BATCH_TOKENS": deployment.max_batch_tokens,
     }

@@ -35,7 +35,11 @@ def oracle(name: str) -> Operations:
 
 
 def continued(
-    folder: Path, ops: Operations, dtype: torch.dtype, following: list[int] | None = None
+    folder: Path,
+    ops: Operations,
+    dtype: torch.dtype,
+    following: list[int] | None = None,
+    kept: torch.dtype | None = None,
 ) -> tuple[list[int], torch.Tensor]:
     """The likeliest tokens after the prompt, one step each, and the logits they came from.
 
@@ -44,10 +48,11 @@ def continued(
         ops: that compute it.
         dtype: in which.
         following: what to go on with, in place of the likeliest.
+        kept: dtype of the KV cache, where it is another.
     """
     checkpoint = read_checkpoint(folder)
     decoder = Decoder(checkpoint.spec, load_weights(checkpoint, ops, dtype), ops, dtype)
-    kv, table = KvCache(checkpoint.spec, 64, dtype), np.arange(64, dtype=np.int32)[None]
+    kv, table = KvCache(checkpoint.spec, 64, kept or dtype), np.arange(64, dtype=np.int32)[None]
     ids, start, tokens, rows = PROMPT, 0, [], []
     for step in range(TOKENS):
         one, count = np.zeros(1, np.int64), np.array([len(ids)])
@@ -81,6 +86,18 @@ def test_bfloat16_stays_near(tmp_path: Path, name: str) -> None:
 
     ops = operations_for("cpu", torch.bfloat16, name)
     _, got = continued(folder, ops, torch.bfloat16, tokens)
+
+    assert (got - want).norm() / want.norm() < 6e-2
+
+
+def test_an_int8_cache_stays_near(tmp_path: Path) -> None:
+    if chosen().library is None:
+        pytest.skip(chosen().why_not)
+    folder = write_checkpoint(tmp_path, "llama", "bfloat16")
+    tokens, want = continued(folder, reference, torch.float64)
+
+    ops = operations_for("cpu", torch.bfloat16, kv_dtype="int8")
+    _, got = continued(folder, ops, torch.bfloat16, tokens, torch.int8)
 
     assert (got - want).norm() / want.norm() < 6e-2
 

@@ -69,7 +69,10 @@ def test_what_was_not_said_is_left_to_the_service_but_for_the_name():
     model = told("model")
 
     assert model["NAME"] == "demo"
-    assert not {"DEVICE", "DTYPE", "QUANTIZE", "KV_TOKENS", "MAX_BATCH_TOKENS"} & model.keys()
+    assert (
+        not {"DEVICE", "DTYPE", "QUANTIZE", "KV_DTYPE", "KV_TOKENS", "MAX_BATCH_TOKENS"}
+        & model.keys()
+    )
 
 
 def test_an_option_wins_over_the_operators_variable_which_wins_over_a_default():
@@ -79,6 +82,7 @@ def test_an_option_wins_over_the_operators_variable_which_wins_over_a_default():
         device="cpu",
         dtype="float32",
         quantize="int4",
+        kv_dtype="int8",
         kv_tokens=64,
     )
     environment = {
@@ -92,6 +96,7 @@ def test_an_option_wins_over_the_operators_variable_which_wins_over_a_default():
 
     assert model["DEVICE"] == "cpu"
     assert model["QUANTIZE"] == "int4"
+    assert model["KV_DTYPE"] == "int8"
     assert model["KV_TOKENS"] == "64"
     assert model["NAME"] == "mine"
     assert model["THREADS"] == "1"

@@ -18,7 +18,7 @@ enum { BAND = 2 * W, BANDS = 4, KEYS = 64, ROWS_AT_ONCE = W == 16 ? 8 : 4 };
 #define INTERLEAVE_UPPER 2, 6, 3, 7
 #endif
 
-/* Makes W rows of W lanes into columns: each round moves one bit of a lane's number to its row's. */
+/* Makes W rows of W lanes into columns: a round moves a bit of a lane's number to its row's. */
 INLINE void transpose(vf x[W]) {
     _Pragma("GCC unroll 4") for (int round = 1; round < W; round *= 2) {
         vf next[W];
@@ -74,7 +74,8 @@ INLINE void score_keys(const struct key_block *block, int64_t from, const struct
     const char *keys[ROWS_AT_ONCE];
     _Pragma("GCC unroll 8") for (int k = 0; k < ROWS_AT_ONCE; k++) keys[k] = block->keys[from + k];
     for (int64_t i = 0; i < numbers; i++) {
-        vf left = load(band->queries, i * BAND, F32), right = load(band->queries, i * BAND + W, F32);
+        vf left = load(band->queries, i * BAND, F32);
+        vf right = load(band->queries, i * BAND + W, F32);
         _Pragma("GCC unroll 8") for (int k = 0; k < ROWS_AT_ONCE; k++) {
             sums[k][0] = multiply_lanes(sums[k][0], left, keys[k] + 4 * i, pairs);
             sums[k][1] = multiply_lanes(sums[k][1], right, keys[k] + 4 * i, pairs);

@@ -37,7 +37,7 @@ static void take_tasks(void *pointer) {
 void run_tasks(task_function work, const void *arguments, int64_t tasks, int64_t grain,
                int64_t threads) {
     struct shared_work shared = {work, arguments, tasks, grain, 0};
-    /* Always torch's own number of threads: another would have OpenMP end some and start them anew. */
+    /* Always torch's own number: for another, OpenMP would end threads and start them anew. */
     if (threads > 1 && tasks > grain && parallel != NULL)
         parallel(take_tasks, &shared, (unsigned)threads, 0);
     else
