@@ -11,21 +11,19 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-import grpc
 from grpc import aio
 
 from bench.peers.event_stream import EventStream
 from bench.peers.http_requests import HTTP_SPEECHES, HttpSpeech
-from protos import generation_pb2 as pb
 from triptych.client import Options
 from triptych.client.connection import CHANNEL_OPTIONS
 from triptych.client.requests import generate_request
 from triptych.load.measures import RequestTimes
+from triptych.load.streams import TimedStreams
 
 if TYPE_CHECKING:
     import aiohttp
 
-_GENERATE = "/triptych.v1.GenerationService/GenerateStream"
 _GIVE_UP_S = 900.0
 
 
@@ -66,30 +64,11 @@ class TriptychSender:
     """Speaks gRPC; replies but the last of a stream are not decoded."""
 
     def __init__(self, channel: aio.Channel) -> None:
-        self._call: aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(_GENERATE)
+        self._streams = TimedStreams(channel, _GIVE_UP_S)
 
     async def send(self, prompt: str, output_tokens: int) -> Answer:
         options = Options(temperature=0.0, max_tokens=output_tokens, ignore_eos=True)
-        wire = generate_request(prompt, options).SerializeToString()
-        started = last = time.perf_counter()
-        first: float | None = None
-        messages = 0
-        reply = b""
-        call = self._call(wire, timeout=_GIVE_UP_S)
-        try:
-            async for message in call:
-                last = time.perf_counter()
-                first = first or last
-                messages += 1
-                reply = message
-        except grpc.RpcError:
-            failure = (await call.code()).name
-            return _failed(failure, messages, last - started)
-        finally:
-            call.cancel()
-        usage = pb.GenerateStreamResponse.FromString(reply).usage
-        ttft_s = (first or last) - started
-        times = RequestTimes(usage.completion_tokens, messages, ttft_s, last - started)
+        times, usage = await self._streams.time(generate_request(prompt, options))
         return Answer(times, usage.prompt_tokens)
 
 

@@ -1,8 +1,4 @@
-"""Send requests, in a closed loop or as they were recorded, and time their messages.
-
-The client shares the machine with what it measures, so replies are not decoded but for the last
-one of a stream, which tells the tokens used.
-"""
+"""Send requests, in a closed loop or as they were recorded, and time their messages."""
 
 from __future__ import annotations
 
@@ -11,17 +7,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-import grpc
 from grpc import aio
 
-from protos import generation_pb2 as pb
 from triptych.client import Options
 from triptych.client.requests import generate_request
 from triptych.load.measures import Figures, RequestTimes, summarise
 from triptych.load.prompts import Prompts
+from triptych.load.streams import TimedStreams
 from triptych.load.traces import Arrival
 
-_METHOD = "/triptych.v1.GenerationService/GenerateStream"
 _GIVE_UP_S = 600.0
 
 OnDone = Callable[[], None]
@@ -40,7 +34,7 @@ class Sender:
     """Sends jobs over one channel, all with the same options but for their lengths."""
 
     def __init__(self, channel: aio.Channel, prompts: Prompts, options: Options) -> None:
-        self._call: aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(_METHOD)
+        self._streams = TimedStreams(channel, _GIVE_UP_S)
         self._prompts = prompts
         self._options = options
 
@@ -49,25 +43,7 @@ class Sender:
         request = generate_request(self._prompts.cut(job.number, job.prompt_tokens), self._options)
         request.stop.max_tokens = job.output_tokens
         request.stop.ignore_eos = True
-        wire = request.SerializeToString()
-        started = last = time.perf_counter()
-        first: float | None = None
-        messages = 0
-        reply = b""
-        call = self._call(wire, timeout=_GIVE_UP_S)
-        try:
-            async for message in call:
-                last = time.perf_counter()
-                first = first or last
-                messages += 1
-                reply = message
-        except grpc.RpcError:
-            failure = (await call.code()).name
-            return RequestTimes(0, messages, (first or last) - started, last - started, failure)
-        finally:
-            call.cancel()
-        tokens = pb.GenerateStreamResponse.FromString(reply).usage.completion_tokens
-        return RequestTimes(tokens, messages, (first or last) - started, last - started)
+        return (await self._streams.time(request))[0]
 
 
 async def closed_loop(
