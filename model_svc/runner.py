@@ -136,10 +136,6 @@ def _token_ids(
     chunks: Sequence[Chunk], candidates: Mapping[Scheduled, Candidate]
 ) -> npt.NDArray[np.int32]:
     """The chunks' tokens, end to end. Arrays of one token each would cost more than the tokens."""
-    single = [candidates[c.sequence].token(c.start) for c in chunks if c.count == 1]
-    longer = [c for c in chunks if c.count > 1]
-    if not longer:
-        return np.array(single, np.int32)
-    if not single:
-        return np.concatenate([candidates[c.sequence].tokens(c.start, c.count) for c in longer])
+    if all(chunk.count == 1 for chunk in chunks):
+        return np.array([candidates[c.sequence].token(c.start) for c in chunks], np.int32)
     return np.concatenate([candidates[c.sequence].tokens(c.start, c.count) for c in chunks])
