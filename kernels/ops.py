@@ -6,6 +6,7 @@ Models are written against `Operations` alone; a module of functions (`kernels.r
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -76,6 +77,26 @@ class AttentionChunks:
     """`q_starts[-1]`, where the host knows it; what needs it asks the device otherwise."""
 
 
+class Captured(Protocol):
+    """A computation that can be run again without the code that made it."""
+
+    def replay(self) -> torch.Tensor:
+        """Compute with what the tensors that are read hold now.
+
+        Returns:
+            The result, whose memory the next capture or replay of the same operations may use.
+
+        Raises:
+            Outgrown: sequences have become too long for the memory set aside; capture anew.
+            IndexError: a token, position or slot does not exist.
+        """
+        ...
+
+
+class Outgrown(Exception):
+    """A captured computation has too little memory for what it was given."""
+
+
 class Operations(Protocol):
     """What a model is made of. Floating tensors of one call share one dtype unless said."""
 
@@ -101,8 +122,24 @@ class Operations(Protocol):
         """
         ...
 
+    def capture(self, compute: Callable[[], torch.Tensor]) -> Captured | None:
+        """Take down what `compute` would compute; nothing is computed before it is replayed.
+
+        Args:
+            compute: calls these operations, layers and experts packed by them and nothing else but
+                views; what it reads must stay where it is for as long as it is replayed.
+
+        Returns:
+            None where this set, or its layers, compute at once.
+        """
+        ...
+
     def embedding(self, token_ids: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
         """Rows of `table` [vocab, hidden] for `token_ids` [tokens] int64: [tokens, hidden]."""
+        ...
+
+    def take_rows(self, x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """Rows of `x` [tokens, ...], of any strides, so numbered [taken] int64: [taken, ...]."""
         ...
 
     def rms_norm(

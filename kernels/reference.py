@@ -12,7 +12,25 @@ from functools import partial
 import torch
 from torch.nn import functional
 
+from kernels.eager import capture, take_rows
 from kernels.ops import AttentionChunks, AttentionShape, Linear, Routing
+
+__all__ = [
+    "attention",
+    "capture",
+    "embedding",
+    "moe",
+    "norm_heads",
+    "pack_experts",
+    "pack_linear",
+    "plan_attention",
+    "rms_norm",
+    "rope",
+    "rope_angles",
+    "silu_mul",
+    "store_kv",
+    "take_rows",
+]
 
 
 @dataclass(frozen=True, slots=True)

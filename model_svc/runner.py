@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from model_svc.captured_steps import CapturedSteps
 from model_svc.kv_cache import KvCache
 from model_svc.models.batch import Batch
 from model_svc.models.decoder import Decoder
@@ -66,6 +67,7 @@ class Runner:
         self._threads = threads
         self._decoder = decoder
         self._kv = kv
+        self._steps = CapturedSteps(decoder, kv)
         self._slot_table = slot_table
         self._sampler = sampler
         self._device = kv.device
@@ -93,21 +95,23 @@ class Runner:
         if scored or drawing != list(range(plan.tokens)):
             # Of a step that draws nothing one row is computed to the end all the same.
             finals = batch.finals(drawing or [0])
-        hidden = self._decoder.forward(batch, self._kv, None if scored else finals)
-        rows = [
-            (owner, list(self._score(hidden[end - chunk.count : end], owner, chunk)))
-            for owner, chunk, end in scored
-        ]
+        rows = []
         if scored and finals is not None:
-            hidden = hidden.index_select(0, finals.rows)
-        drawn = self._draw(hidden, [own for own in owners if own])
+            hidden = self._decoder.forward(batch, self._kv)
+            rows = [
+                (owner, list(self._score(hidden[end - chunk.count : end], owner, chunk)))
+                for owner, chunk, end in scored
+            ]
+            logits = self._decoder.logits(hidden.index_select(0, finals.rows))
+        else:
+            logits = self._steps.logits(batch, finals)
+        drawn = self._draw(logits, [own for own in owners if own])
         return StepResult([owner for own in owners for owner in own], drawn, rows)
 
-    def _draw(self, hidden: torch.Tensor, owners: Sequence[Sequence[Candidate]]) -> Drawn | None:
-        """Draw the next token of each sequence, those of `owners[i]` from row `i` of `hidden`."""
+    def _draw(self, logits: torch.Tensor, owners: Sequence[Sequence[Candidate]]) -> Drawn | None:
+        """Draw the next token of each sequence, those of `owners[i]` from row `i` of `logits`."""
         if not owners:
             return None
-        logits = self._decoder.logits(hidden)
         draws = [owner.draw for own in owners for owner in own]
         if len(draws) > len(owners):
             logit_rows = [row for row, own in enumerate(owners) for _ in own]

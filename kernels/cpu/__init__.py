@@ -8,9 +8,11 @@ from kernels.cpu.attention import attention, plan_attention
 from kernels.cpu.experts import moe, pack_experts
 from kernels.cpu.linear import pack_linear
 from kernels.cpu.rows import embedding, norm_heads, rms_norm, rope, rope_angles, silu_mul, store_kv
+from kernels.eager import capture, take_rows
 
 __all__ = [
     "attention",
+    "capture",
     "embedding",
     "moe",
     "norm_heads",
@@ -22,4 +24,5 @@ __all__ = [
     "rope_angles",
     "silu_mul",
     "store_kv",
+    "take_rows",
 ]

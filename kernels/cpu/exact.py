@@ -18,10 +18,12 @@ from kernels.cpu.attention import AttentionPlan, attend_parts, plan_chunks
 from kernels.cpu.experts import PackedExperts, moe
 from kernels.cpu.linear import pack_linear as pack_product
 from kernels.cpu.rows import embedding, rope_angles, rotate, store_kv
+from kernels.eager import capture, take_rows
 from kernels.ops import AttentionChunks, AttentionShape, Linear, Routing
 
 __all__ = [
     "attention",
+    "capture",
     "embedding",
     "moe",
     "norm_heads",
@@ -33,6 +35,7 @@ __all__ = [
     "rope_angles",
     "silu_mul",
     "store_kv",
+    "take_rows",
 ]
 
 # The step size for which the form of the experts is chosen, once for all steps.

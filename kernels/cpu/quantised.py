@@ -62,7 +62,9 @@ class QuantisedOperations:
             routing: in which the softmax over the scores of experts is taken.
         """
         self.pack_linear = pack_linear
+        self.capture = base.capture
         self.embedding = base.embedding
+        self.take_rows = base.take_rows
         self.rms_norm = base.rms_norm
         self.norm_heads = base.norm_heads
         self.rope_angles = base.rope_angles

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 
+from kernels.eager import capture, take_rows
 from kernels.ops import AttentionChunks, AttentionShape
 from kernels.reference import moe, pack_experts, pack_linear
 from kernels.triton import rope as rotary
@@ -23,6 +24,7 @@ from kernels.triton.store_kv import store_kv
 
 __all__ = [
     "attention",
+    "capture",
     "embedding",
     "moe",
     "norm_heads",
@@ -34,6 +36,7 @@ __all__ = [
     "rope_angles",
     "silu_mul",
     "store_kv",
+    "take_rows",
 ]
 
 # Where nothing runs side by side, a decode is split only to show that it can be.

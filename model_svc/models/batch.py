@@ -100,6 +100,30 @@ class Batch:
             ),
         )
 
+    def with_own_numbers(self) -> Batch:
+        """The same batch in memory of its own, but for the slot table."""
+        chunks = self.attention
+        return Batch(
+            token_ids=self.token_ids.clone(),
+            positions=self.positions.clone(),
+            slots=self.slots.clone(),
+            attention=replace(
+                chunks,
+                rows=chunks.rows.clone(),
+                q_starts=chunks.q_starts.clone(),
+                kv_lengths=chunks.kv_lengths.clone(),
+            ),
+        )
+
+    def take_numbers_of(self, other: Batch) -> None:
+        """Become `other`, which has as many tokens and chunks and the same slot table."""
+        self.token_ids.copy_(other.token_ids)
+        self.positions.copy_(other.positions)
+        self.slots.copy_(other.slots)
+        self.attention.rows.copy_(other.attention.rows)
+        self.attention.q_starts.copy_(other.attention.q_starts)
+        self.attention.kv_lengths.copy_(other.attention.kv_lengths)
+
     def finals(self, numbers: Sequence[int]) -> Finals:
         """The last tokens of the chunks so numbered, one at least."""
         chunks = self.attention

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from kernels.ops import Linear, Operations
+from kernels.ops import Captured, Linear, Operations
 from model_svc.kv_cache import KvCache
 from model_svc.models.batch import Batch, Finals
 from model_svc.models.rotary import rope_table
@@ -115,6 +115,15 @@ class Decoder:
         return ops.rms_norm(x, self._final_norm, self.spec.norm_eps, residual)[0]
 
     @torch.inference_mode()
+    def capture(self, batch: Batch, kv: KvCache, finals: Finals | None) -> Captured | None:
+        """Take down `forward` and `logits`, these in the decoder's dtype: see `Operations.capture`.
+
+        Args:
+            batch, kv, finals: as `forward` takes them; a replay reads what they hold then.
+        """
+        return self._ops.capture(lambda: self._output_head(self.forward(batch, kv, finals)))
+
+    @torch.inference_mode()
     def logits(self, hidden_rows: torch.Tensor) -> torch.Tensor:
         """Score the vocabulary: [rows, hidden] to [rows, vocab] float32."""
         return self._output_head(hidden_rows).float()
@@ -162,7 +171,7 @@ class _Layer:
         q, k, v = heads.split_with_sizes(self._split, dim=1)
         ops.store_kv(k, v, step.slots, k_cache, v_cache)
         if step.only is not None:
-            q, residual = q.index_select(0, step.only), residual.index_select(0, step.only)
+            q, residual = ops.take_rows(q, step.only), ops.take_rows(residual, step.only)
         x = weights.output(ops.attention(q, k_cache, v_cache, step.plan).flatten(1))
         x, residual = ops.rms_norm(x, weights.mlp_norm, self._eps, residual)
         return self._mlp(x), residual

@@ -24,9 +24,10 @@ NORM_HEADS = struct.Struct(f"=2q {_HEADS} q d")
 ROPE = struct.Struct(f"=2q {_HEADS} q")
 SILU_MUL = struct.Struct("=2q 2q 2q")
 STORE_KV = struct.Struct(f"=2q {_HEADS} {_HEADS} 3q 3q 4q")
+TAKE_ROWS = struct.Struct("=q 3q 2q 2q")
 
 # source/attention.h, in two parts: of the step and of the layer
-STEP = struct.Struct("=2q 2q 3q 5q d q")
+STEP = struct.Struct("=2q 2q 3q 5q d 2q")
 LAYER = struct.Struct("=3q 2q 3q 4q q")
 
 # source/linear.h and source/experts.h
@@ -37,12 +38,17 @@ EXPERTS = struct.Struct("=q 2q 5q 3q q 8q")
 PACK_WEIGHTS = struct.Struct("=2q 4q 3q")
 MULTIPLY_QUANTISED = struct.Struct("=2q 3q 3q 3q q 2q")
 
+# source/calls.c
+CALL = struct.Struct("=2q")
+RUN_CALLS = struct.Struct("=3q")
+
 SIZES = {
     "rms_norm": RMS_NORM.size,
     "norm_heads": NORM_HEADS.size,
     "rope": ROPE.size,
     "silu_mul": SILU_MUL.size,
     "store_kv": STORE_KV.size,
+    "take_rows": TAKE_ROWS.size,
     "plan_attention": STEP.size + LAYER.size,
     "attention": STEP.size + LAYER.size,
     "pack_weights": PACK_WEIGHTS.size,

@@ -11,12 +11,15 @@ import torch
 
 from kernels.attention_options import AttentionOptions, KvScales
 from kernels.cpu.native.arguments import CODES, INT8, LAYER, STEP
-from kernels.cpu.native.library import Library
+from kernels.cpu.native.calls import Calls
 from kernels.devices import UnsupportedDevice
 from kernels.ops import AttentionChunks, AttentionShape
 
 _PLAIN = AttentionOptions()
 _NO_SCALES = (0, 0, 0, 0)
+
+GROWTH = 2
+"""How much larger a captured step's workspace is than its sequences need at first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +37,12 @@ class NativePlan:
 class NativeAttention:
     """Attention; see `Operations`."""
 
-    def __init__(self, library: Library) -> None:
-        """Take the functions of `library`."""
-        self._plan = library.function("plan_attention")
-        self._attention = library.function("attention")
+    def __init__(self, calls: Calls) -> None:
+        """Compute by `calls`."""
+        self._calls = calls
+        self._measure_plan = calls.library.function("plan_attention")
+        self._plan = calls.function("plan_attention")
+        self._attention = calls.function("attention")
 
     def plan_attention(
         self,
@@ -71,8 +76,11 @@ class NativeAttention:
             *(shape.heads, shape.kv_heads, shape.head_dim, shape.scale),
         )
         nothing = bytes(LAYER.size)
-        workspace = torch.empty(self._plan(STEP.pack(*step, 0) + nothing), dtype=torch.uint8)
-        packed = STEP.pack(*step, workspace.data_ptr())
+        size = self._measure_plan(STEP.pack(*step, 0, 0) + nothing)
+        if self._calls.capturing:
+            size *= GROWTH
+        workspace = self._calls.empty((size,), torch.uint8)
+        packed = STEP.pack(*step, workspace.data_ptr(), size)
         self._plan(packed + nothing)
         return NativePlan(chunks, shape, dtype, workspace, packed)
 
@@ -105,7 +113,7 @@ class NativeAttention:
                 f"q {tuple(q.shape)} {q.dtype}, caches {tuple(k_cache.shape)} by {strides} "
                 f"{stored}: expected {plan.dtype} rows of {shape}"
             )
-        out = torch.empty(q.shape, dtype=q.dtype)
+        out = self._calls.empty(q.shape, q.dtype)
         layer = LAYER.pack(
             *(q.data_ptr(), q_strides[0], q_strides[1], k_cache.data_ptr(), v_cache.data_ptr()),
             *(CODES[q.dtype] if scales is None else INT8, strides[0], strides[1]),

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from kernels.cpu.native.arguments import PRODUCT_LEVEL, PRODUCT_SIZES, SIZES
+from kernels.cpu.native.arguments import PRODUCT_LEVEL, PRODUCT_SIZES, RUN_CALLS, SIZES
 from kernels.devices import UnsupportedDevice
 
 LEVELS = ("portable", "avx2", "avx512", "avx512_bf16")
@@ -48,9 +48,11 @@ class Library:
         if level not in supported(path):
             raise ValueError(f"this processor does not support {level}")
         self.level = level
-        for name, size in (SIZES | (PRODUCT_SIZES if level == PRODUCT_LEVEL else {})).items():
+        sizes = SIZES | (PRODUCT_SIZES if level == PRODUCT_LEVEL else {})
+        expected = {f"{name}_size_{level}": size for name, size in sizes.items()}
+        for symbol, size in (expected | {"run_calls_size": RUN_CALLS.size}).items():
             try:
-                built = ctypes.c_int64.in_dll(self._loaded, f"{name}_size_{level}").value
+                built = ctypes.c_int64.in_dll(self._loaded, symbol).value
             except ValueError:
                 built = 0
             if built != size:
@@ -61,7 +63,20 @@ class Library:
 
     def function(self, name: str) -> Function:
         """The function called `name`, at this level."""
-        found: Function = self._loaded[f"{name}_{self.level}"]
+        return self._symbol(f"{name}_{self.level}")
+
+    def address(self, name: str) -> int:
+        """Where the same function lies."""
+        function = self._loaded[f"{name}_{self.level}"]
+        return ctypes.cast(function, ctypes.c_void_p).value or 0
+
+    @property
+    def run_calls(self) -> Function:
+        """The function that runs others; see source/calls.c."""
+        return self._symbol("run_calls")
+
+    def _symbol(self, symbol: str) -> Function:
+        found: Function = self._loaded[symbol]
         # A bytes object is passed as the address of what it holds; OpenMP's threads read it, and
         # the caller keeps it until they are done.
         found.argtypes = [ctypes.c_char_p]  # type: ignore[attr-defined]

@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional
 
 from kernels.cpu.native.arguments import EXPERTS, LINEAR
-from kernels.cpu.native.library import Function
+from kernels.cpu.native.calls import Calls
 from kernels.ops import Routing
 
 VECTOR = 16
@@ -53,9 +53,10 @@ def pack_gated(gate_up: torch.Tensor) -> torch.Tensor:
 class PackedLinear:
     """A linear layer; see `kernels.ops.Linear`."""
 
-    def __init__(self, multiply: Function, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+    def __init__(self, calls: Calls, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         """Pack `weight` [outputs, inputs] with an optional `bias` [outputs]."""
-        self._multiply = multiply
+        self._calls = calls
+        self._multiply = calls.function("linear")
         self._outputs, self._inputs = weight.shape
         self._weights = pack(weight)
         self._bias: torch.Tensor | None = None
@@ -74,8 +75,9 @@ class PackedLinear:
         if inputs != self._inputs or x.dtype != torch.bfloat16:
             raise ValueError(f"rows {tuple(x.shape)} {x.dtype}: expected bfloat16 {self._inputs}")
         if x.stride(1) != 1:
+            self._calls.compute_otherwise()
             x = x.contiguous()
-        out = torch.empty((rows, self._outputs), dtype=torch.bfloat16)
+        out = self._calls.empty((rows, self._outputs), torch.bfloat16)
         own = (torch.get_num_threads(), x.data_ptr(), rows, x.stride(0))
         self._multiply(LINEAR.pack(*own, *self._of_layer, out.data_ptr()))
         return out
@@ -95,13 +97,14 @@ class NativeExperts:
 
     def __init__(
         self,
-        compute: Function,
+        calls: Calls,
         weights: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
         sizes: ExpertSizes,
         routing: Routing,
     ) -> None:
         """Compute with packed `weights` of router, gates and ups, and down projections."""
-        self._compute = compute
+        self._calls = calls
+        self._compute = calls.function("experts")
         self._weights = weights
         self._sizes = sizes
         self._top_k = routing.top_k
@@ -111,7 +114,7 @@ class NativeExperts:
     @classmethod
     def pack(
         cls,
-        compute: Function,
+        calls: Calls,
         router: torch.Tensor,
         gate_up: torch.Tensor,
         down: torch.Tensor,
@@ -125,34 +128,38 @@ class NativeExperts:
             torch.stack([pack_gated(own) for own in gate_up]),
             torch.stack([pack(own) for own in filled]),
         )
-        return cls(compute, weights, ExpertSizes(experts, hidden, filled.shape[2]), routing)
+        return cls(calls, weights, ExpertSizes(experts, hidden, filled.shape[2]), routing)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """See `Operations.moe`."""
         sizes = self._sizes
-        x = x.contiguous()
+        if not x.is_contiguous():
+            self._calls.compute_otherwise()
+            x = x.contiguous()
         tokens, hidden = x.shape
         if hidden != sizes.hidden or x.dtype != torch.bfloat16:
             raise ValueError(f"rows {tuple(x.shape)} {x.dtype}: expected bfloat16 {sizes.hidden}")
-        out = torch.empty_like(x)
-        scratch, places = _scratch(tokens, tokens * self._top_k, sizes)
+        out = self._calls.empty(x.shape, x.dtype)
+        bytes_of = _scratch(tokens, tokens * self._top_k, sizes)
+        scratch = self._calls.empty((sum(bytes_of.values()),), torch.uint8)
+        ends = accumulate(bytes_of.values(), initial=scratch.data_ptr())
+        place = dict(zip(bytes_of, ends, strict=False))
         shape = (tokens, hidden, sizes.experts, self._top_k, self._renormalise)
         pointers = (x.data_ptr(), out.data_ptr())
         self._compute(
             EXPERTS.pack(
                 torch.get_num_threads(), *pointers, *shape,
-                *self._packed, sizes.intermediate, *places,
+                *self._packed, sizes.intermediate, *(place[name] for name in _SCRATCH),
             )
         )  # fmt: skip
-        del scratch  # not before the call has ended
         return out
 
 
-def _scratch(tokens: int, rows: int, sizes: ExpertSizes) -> tuple[torch.Tensor, list[int]]:
-    """Memory for one call, and where in it each array of source/experts.h lies."""
+def _scratch(tokens: int, rows: int, sizes: ExpertSizes) -> dict[str, int]:
+    """How many bytes each array of source/experts.h takes in one call."""
     panels = -(-sizes.hidden // PANEL)
     # Widest numbers first, so that all are aligned.
-    bytes_of = {
+    return {
         "chosen": 8 * rows,
         "starts": 8 * (sizes.experts + 1),
         "hit": 8 * sizes.experts,
@@ -162,7 +169,3 @@ def _scratch(tokens: int, rows: int, sizes: ExpertSizes) -> tuple[torch.Tensor, 
         "weights_of": 4 * rows,
         "gated": 2 * rows * sizes.intermediate,
     }
-    scratch = torch.empty(sum(bytes_of.values()), dtype=torch.uint8)
-    ends = accumulate(bytes_of.values(), initial=scratch.data_ptr())
-    place = dict(zip(bytes_of, ends, strict=False))
-    return scratch, [place[name] for name in _SCRATCH]

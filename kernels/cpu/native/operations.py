@@ -5,45 +5,51 @@ Invariant: where the compiled library is missing, the set in plain PyTorch serve
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from kernels import cpu
 from kernels.cpu import experts, linear
 from kernels.cpu.native.arguments import PRODUCT_LEVEL
 from kernels.cpu.native.attention import NativeAttention
+from kernels.cpu.native.calls import Calls, CapturedCalls
 from kernels.cpu.native.library import Library, chosen
 from kernels.cpu.native.linear import NativeExperts, PackedLinear, packable
 from kernels.cpu.native.rows import NativeRows
-from kernels.cpu.rows import embedding
 from kernels.ops import Linear, Operations, Routing
 
 
 class NativeOperations(NativeRows, NativeAttention):
     """The operations in C, and those in PyTorch that gain nothing by it."""
 
-    embedding = staticmethod(embedding)
-
     def __init__(self, library: Library) -> None:
         """Take the functions of `library`."""
-        NativeRows.__init__(self, library)
-        NativeAttention.__init__(self, library)
+        self.calls = Calls(library)
+        NativeRows.__init__(self, self.calls)
+        NativeAttention.__init__(self, self.calls)
         self.level = library.level
-        self._products = None
-        if library.level == PRODUCT_LEVEL:
-            self._products = library.function("linear"), library.function("experts")
+        self._multiplies = library.level == PRODUCT_LEVEL
+        self._all_ours = True
+
+    def capture(self, compute: Callable[[], torch.Tensor]) -> CapturedCalls | None:
+        """See `Operations.capture`."""
+        return self.calls.capture(compute) if self._all_ours else None
 
     def pack_linear(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
         """See `Operations.pack_linear`."""
-        if self._products is None or not packable(weight):
-            return linear.pack_linear(weight, bias)
-        return PackedLinear(self._products[0], weight, bias)
+        if self._multiplies and packable(weight):
+            return PackedLinear(self.calls, weight, bias)
+        self._all_ours = False
+        return linear.pack_linear(weight, bias)
 
     def pack_experts(
         self, router: torch.Tensor, gate_up: torch.Tensor, down: torch.Tensor, routing: Routing
     ) -> NativeExperts | experts.PackedExperts:
         """See `Operations.pack_experts`."""
-        if self._products is not None and packable(gate_up):
-            return NativeExperts.pack(self._products[1], router, gate_up, down, routing)
+        if self._multiplies and packable(gate_up):
+            return NativeExperts.pack(self.calls, router, gate_up, down, routing)
+        self._all_ours = False
         arithmetic = experts.Arithmetic(self.pack_linear, self.silu_mul, torch.float32)
         steps = range(1, experts.MOST_TOKENS + 1)
         return experts.pack(router, gate_up, down, routing, arithmetic, steps)

@@ -9,7 +9,9 @@ from __future__ import annotations
 import torch
 
 from kernels.cpu.native.arguments import CODES, MULTIPLY_QUANTISED, PACK_WEIGHTS
+from kernels.cpu.native.calls import Calls
 from kernels.cpu.native.library import Library
+from kernels.cpu.native.operations import NativeOperations
 from kernels.cpu.quantised import GROUP, Quantisation, QuantisedOperations, pack_rounded
 from kernels.ops import Linear, Operations
 
@@ -27,7 +29,7 @@ class QuantisedLinear:
 
     def __init__(
         self,
-        library: Library,
+        calls: Calls,
         weight: torch.Tensor,
         bias: torch.Tensor | None,
         quantisation: Quantisation,
@@ -39,7 +41,8 @@ class QuantisedLinear:
         """
         if weight.dtype not in CODES or weight.dim() != 2:
             raise ValueError(f"weights {tuple(weight.shape)} {weight.dtype}: expected rows")
-        self._multiply = library.function("multiply_quantised")
+        self._calls = calls
+        self._multiply = calls.function("multiply_quantised")
         self._bytes = quantisation.activation_bytes
         weight = weight.contiguous()
         outputs, self._inputs = weight.shape
@@ -52,7 +55,7 @@ class QuantisedLinear:
         else:
             self.scales = torch.empty(strips, groups, STRIP, dtype=torch.bfloat16)
         scales = self.scales.data_ptr()
-        library.function("pack_weights")(
+        calls.library.function("pack_weights")(
             PACK_WEIGHTS.pack(
                 *(CODES[weight.dtype], torch.get_num_threads()),
                 *(weight.data_ptr(), outputs, self._inputs, bits),
@@ -81,11 +84,12 @@ class QuantisedLinear:
         if inputs != self._inputs or x.dtype not in CODES:
             raise ValueError(f"rows {tuple(x.shape)} {x.dtype}: expected {self._inputs} wide")
         if x.stride(1) != 1:
+            self._calls.compute_otherwise()
             x = x.contiguous()
-        out = torch.empty((tokens, self._outputs), dtype=x.dtype)
+        out = self._calls.empty((tokens, self._outputs), x.dtype)
         own = (CODES[x.dtype], torch.get_num_threads(), x.data_ptr(), tokens, x.stride(0))
         if tokens:
-            workspace = torch.empty(tokens * self._token_bytes, dtype=torch.uint8)
+            workspace = self._calls.empty((tokens * self._token_bytes,), torch.uint8)
             results = (out.data_ptr(), workspace.data_ptr())
             self._multiply(MULTIPLY_QUANTISED.pack(*own, *self._of_layer, *results))
         return out
@@ -103,10 +107,14 @@ def quantised(
         library: what multiplies; None where PyTorch does, which saves neither memory nor time.
     """
 
+    calls = base.calls if isinstance(base, NativeOperations) else None
+    if calls is None and library is not None:
+        calls = Calls(library)
+
     def pack_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
-        if library is None:
+        if calls is None:
             return pack_rounded(weight, bias, quantisation, base.pack_linear)
-        return QuantisedLinear(library, weight, bias, quantisation)
+        return QuantisedLinear(calls, weight, bias, quantisation)
 
     routing = torch.float64 if dtype == torch.float32 else torch.float32
     return QuantisedOperations(base, pack_linear, routing)

@@ -10,20 +10,53 @@ import torch
 
 from kernels.attention_options import KvScales
 from kernels.cpu import rows
-from kernels.cpu.native.arguments import CODES, NORM_HEADS, RMS_NORM, ROPE, SILU_MUL, STORE_KV
-from kernels.cpu.native.library import Library
+from kernels.cpu.native.arguments import (
+    CODES,
+    NORM_HEADS,
+    RMS_NORM,
+    ROPE,
+    SILU_MUL,
+    STORE_KV,
+    TAKE_ROWS,
+)
+from kernels.cpu.native.calls import Calls
 
 
 class NativeRows:
     """The operations on rows; see `Operations`."""
 
-    def __init__(self, library: Library) -> None:
-        """Take the functions of `library`."""
-        self._rms_norm = library.function("rms_norm")
-        self._norm_heads = library.function("norm_heads")
-        self._rope = library.function("rope")
-        self._silu_mul = library.function("silu_mul")
-        self._store_kv = library.function("store_kv")
+    def __init__(self, calls: Calls) -> None:
+        """Compute by `calls`."""
+        self._calls = calls
+        self._take_rows = calls.function("take_rows")
+        self._rms_norm = calls.function("rms_norm")
+        self._norm_heads = calls.function("norm_heads")
+        self._rope = calls.function("rope")
+        self._silu_mul = calls.function("silu_mul")
+        self._store_kv = calls.function("store_kv")
+
+    def take_rows(self, x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """See `Operations.take_rows`.
+
+        Raises:
+            IndexError: there is no such row.
+        """
+        together = x[:1].is_contiguous()
+        if not (together and _lies_like(rows, torch.int64, rows.shape[:1])):
+            self._calls.compute_otherwise()
+            return x.index_select(0, rows)
+        out = self._calls.empty((rows.shape[0], *x.shape[1:]), x.dtype)
+        row_bytes = x[:1].numel() * x.element_size()
+        table = (x.data_ptr(), x.shape[0], x.stride(0) * x.element_size())
+        results = (out.data_ptr(), rows.shape[0], row_bytes)
+        packed = TAKE_ROWS.pack(torch.get_num_threads(), *table, rows.data_ptr(), *results)
+        if self._take_rows(packed):
+            raise IndexError(f"rows {rows.tolist()}: there are {x.shape[0]}")
+        return out
+
+    def embedding(self, token_ids: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+        """See `Operations.embedding`."""
+        return self.take_rows(table, token_ids)
 
     def rms_norm(
         self,
@@ -41,9 +74,10 @@ class NativeRows:
             and (residual is None or _lies_like(residual, x.dtype, (tokens, hidden)))
         )
         if not known:
+            self._calls.compute_otherwise()
             return rows.rms_norm(x, weight, eps, residual)
         if residual is None:
-            out, added, total = torch.empty_like(x), 0, x
+            out, added, total = self._calls.empty(x.shape, x.dtype), 0, x
         else:
             out, added, total = x, residual.data_ptr(), residual
         threads = torch.get_num_threads()
@@ -55,6 +89,7 @@ class NativeRows:
         """See `Operations.norm_heads`."""
         code, own = CODES.get(heads.dtype), _heads(heads)
         if code is None or own is None or not _lies_like(weight, heads.dtype, heads.shape[1:]):
+            self._calls.compute_otherwise()
             rows.norm_heads(heads, weight, eps)
         else:
             threads = torch.get_num_threads()
@@ -62,13 +97,14 @@ class NativeRows:
 
     def rope_angles(self, table: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """See `Operations.rope_angles`: [tokens, head_dim] float32, cosines then sines."""
-        return table.index_select(0, positions)
+        return self.take_rows(table, positions)
 
     def rope(self, heads: torch.Tensor, angles: torch.Tensor) -> None:
         """See `Operations.rope`."""
         code, own = CODES.get(heads.dtype), _heads(heads)
         tokens, _, head_dim = heads.shape
         if code is None or own is None or head_dim % 2:
+            self._calls.compute_otherwise()
             cos, sin = angles.unsqueeze(1).chunk(2, dim=-1)
             rows.rope(heads, (torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)))
         elif not _lies_like(angles, torch.float32, (tokens, head_dim)):
@@ -81,8 +117,9 @@ class NativeRows:
         code = CODES.get(gate_up.dtype)
         tokens, both = gate_up.shape
         if code is None or both % 2 or not gate_up.is_contiguous():
+            self._calls.compute_otherwise()
             return rows.silu_mul(gate_up)
-        out = torch.empty((tokens, both // 2), dtype=gate_up.dtype)
+        out = self._calls.empty((tokens, both // 2), gate_up.dtype)
         pointers = gate_up.data_ptr(), out.data_ptr()
         self._silu_mul(SILU_MUL.pack(code, torch.get_num_threads(), *pointers, tokens, both // 2))
         return out
@@ -102,6 +139,7 @@ class NativeRows:
         """
         same = k.dtype == v.dtype == k_cache.dtype == v_cache.dtype
         if not (same and self._stored(k, v, slots, (k_cache, v_cache), (0, 0, 0, 0))):
+            self._calls.compute_otherwise()
             rows.store_kv(k, v, slots, k_cache, v_cache)
 
     def store_kv_int8(

@@ -16,6 +16,7 @@ struct attention_arguments {
     int64_t chunks, decodes, heads, kv_heads, head_dim;
     double scale;
     char *workspace;
+    int64_t workspace_bytes;
     /* Of the layer; strides in elements. */
     const char *q;
     int64_t q_token_stride, q_head_stride;

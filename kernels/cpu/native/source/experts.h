@@ -152,7 +152,7 @@ static void down_task(const void *arguments, int64_t panel) {
 }
 
 TAKES(experts, struct experts_arguments);
-EXPORTED void AT_LEVEL(experts)(const struct experts_arguments *a) {
+EXPORTED int64_t AT_LEVEL(experts)(const struct experts_arguments *a) {
     int64_t tiles = (a->tokens + TILE_ROWS - 1) / TILE_ROWS, rows = a->tokens * a->top_k;
     int64_t panels = (a->hidden + PANEL - 1) / PANEL;
     run_tasks(route_task, a, tiles, 1,
@@ -162,6 +162,7 @@ EXPORTED void AT_LEVEL(experts)(const struct experts_arguments *a) {
     int64_t threads = threads_for(rows, a->hidden, a->intermediate, a->threads);
     run_tasks(gate_task, a, hit * (a->intermediate / W), 1, threads);
     run_tasks(down_task, a, panels, 1, threads);
+    return 0;
 }
 
 #endif

@@ -138,16 +138,17 @@ static void linear_task(const void *arguments, int64_t task) {
 /* Threads for a product of so many rows, inputs and outputs; few rows wait for weights. */
 INLINE int64_t threads_for(int64_t rows, int64_t inputs, int64_t outputs, int64_t threads) {
     int64_t products = (rows < TILE_ROWS / 2 ? TILE_ROWS / 2 : rows) * inputs * outputs;
-    return products < ALONE_PRODUCTS ? 1 : threads;
+    return threads_worth(products, ALONE_PRODUCTS, threads);
 }
 
 TAKES(linear, struct linear_arguments);
-EXPORTED void AT_LEVEL(linear)(const struct linear_arguments *a) {
+EXPORTED int64_t AT_LEVEL(linear)(const struct linear_arguments *a) {
     int64_t panels = (a->outputs + PANEL - 1) / PANEL;
-    if (a->rows == 0) return;
+    if (a->rows == 0) return 0;
     int64_t block = block_of(a->rows, a->inputs), blocks = (a->rows + block - 1) / block;
     int64_t threads = threads_for(a->rows, a->inputs, a->outputs, a->threads);
     run_tasks(linear_task, a, panels * blocks, 1, threads);
+    return 0;
 }
 
 #endif

@@ -29,3 +29,9 @@ void run_tasks(task_function work, const void *arguments, int64_t tasks, int64_t
 /* The same over rows of `elements` numbers each: alone where they are few. */
 void run_rows(task_function work, const void *arguments, int64_t rows, int64_t elements,
               int64_t threads);
+
+/* `threads` for so much work, or one where it is less than what waking another is worth. */
+int64_t threads_worth(int64_t work, int64_t least, int64_t threads);
+
+/* Runs `function(argument)` on the caller's thread, with others awake for the tasks that it runs. */
+void run_in_team(void (*function)(void *), void *argument, int64_t threads);

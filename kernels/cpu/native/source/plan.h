@@ -48,10 +48,12 @@ static void cut_decodes(const struct attention_arguments *a, struct attention_ta
 }
 
 TAKES(plan_attention, struct attention_arguments);
-/* Returns the bytes that the workspace has to have; fills it, if it is given. */
+/* Returns the bytes that the workspace has to have, and fills it, if it is given; -1 where it is
+ * too small. */
 EXPORTED int64_t AT_LEVEL(plan_attention)(const struct attention_arguments *a) {
     struct attention_plan plan = measure_plan(a);
     if (a->workspace == NULL) return plan.bytes;
+    if (a->workspace_bytes < plan.bytes) return -1;
     memcpy(a->workspace, &plan, sizeof plan);
     memset(a->workspace + plan.finished_at, 0, (size_t)(plan.partials_at - plan.finished_at));
     cut_decodes(a, cut_prompts(a, tasks_of(a)));
@@ -69,8 +71,9 @@ static void run_attention_task(const void *arguments, int64_t number) {
 }
 
 TAKES(attention, struct attention_arguments);
-EXPORTED void AT_LEVEL(attention)(const struct attention_arguments *a) {
+EXPORTED int64_t AT_LEVEL(attention)(const struct attention_arguments *a) {
     const struct attention_plan *plan = (const struct attention_plan *)a->workspace;
     int64_t tasks = plan->prefill_tasks * a->kv_heads + plan->decode_tasks * plan->parts;
     run_tasks(run_attention_task, a, tasks, 1, a->threads);
+    return 0;
 }

@@ -36,6 +36,6 @@ EXPORTED int64_t AT_LEVEL(multiply_quantised)(const struct product_arguments *a)
     int64_t many = strips >= STRIPS_TOGETHER * TASKS_PER_THREAD * a->threads;
     run_rows(quantise_token, a, a->tokens, a->inputs, a->threads);
     run_tasks(multiply_task, a, strips, few && many ? STRIPS_TOGETHER : 1,
-              products < ALONE_BYTE_PRODUCTS ? 1 : a->threads);
+              threads_worth(products, ALONE_BYTE_PRODUCTS, a->threads));
     return 0;
 }

@@ -193,6 +193,7 @@ static void pack_strip(const void *arguments, int64_t strip) {
 
 TAKES(pack_weights, struct pack_arguments);
 /* The last strip is filled up with empty outputs. */
-EXPORTED void AT_LEVEL(pack_weights)(const struct pack_arguments *a) {
+EXPORTED int64_t AT_LEVEL(pack_weights)(const struct pack_arguments *a) {
     run_tasks(pack_strip, a, (a->outputs + STRIP - 1) / STRIP, 1, a->threads);
+    return 0;
 }

@@ -45,8 +45,9 @@ static void rms_norm_row(const void *arguments, int64_t row) {
 }
 
 TAKES(rms_norm, struct rms_norm_arguments);
-EXPORTED void AT_LEVEL(rms_norm)(const struct rms_norm_arguments *a) {
+EXPORTED int64_t AT_LEVEL(rms_norm)(const struct rms_norm_arguments *a) {
     run_rows(rms_norm_row, a, a->tokens, a->hidden, a->threads);
+    return 0;
 }
 
 /* Heads of a [tokens, heads, head_dim] tensor; strides in elements, dimensions lie together. */
@@ -91,8 +92,9 @@ static void norm_heads_row(const void *arguments, int64_t token) {
 }
 
 TAKES(norm_heads, struct norm_heads_arguments);
-EXPORTED void AT_LEVEL(norm_heads)(const struct norm_heads_arguments *a) {
+EXPORTED int64_t AT_LEVEL(norm_heads)(const struct norm_heads_arguments *a) {
     run_rows(norm_heads_row, a, a->x.tokens, a->x.heads * a->x.head_dim, a->threads);
+    return 0;
 }
 
 struct rope_arguments {
@@ -121,8 +123,9 @@ static void rope_row(const void *arguments, int64_t token) {
 }
 
 TAKES(rope, struct rope_arguments);
-EXPORTED void AT_LEVEL(rope)(const struct rope_arguments *a) {
+EXPORTED int64_t AT_LEVEL(rope)(const struct rope_arguments *a) {
     run_rows(rope_row, a, a->x.tokens, a->x.heads * a->x.head_dim, a->threads);
+    return 0;
 }
 
 struct silu_mul_arguments {
@@ -151,8 +154,9 @@ static void silu_mul_row(const void *arguments, int64_t row) {
 }
 
 TAKES(silu_mul, struct silu_mul_arguments);
-EXPORTED void AT_LEVEL(silu_mul)(const struct silu_mul_arguments *a) {
+EXPORTED int64_t AT_LEVEL(silu_mul)(const struct silu_mul_arguments *a) {
     run_rows(silu_mul_row, a, a->tokens, 2 * a->intermediate, a->threads);
+    return 0;
 }
 
 struct store_kv_arguments {
@@ -219,5 +223,29 @@ EXPORTED int64_t AT_LEVEL(store_kv)(const struct store_kv_arguments *a) {
     for (int64_t token = 0; token < a->k.tokens; token++)
         if (a->slots[token] < 0 || a->slots[token] >= a->slots_there) return -1;
     run_rows(store_kv_row, a, a->k.tokens, 2 * a->k.heads * a->k.head_dim, a->threads);
+    return 0;
+}
+
+struct take_rows_arguments {
+    int64_t threads;
+    const char *table;
+    int64_t table_rows, stride; /* the stride in bytes */
+    const int64_t *numbers;     /* [rows] */
+    char *out;                  /* [rows, row_bytes] */
+    int64_t rows, row_bytes;
+};
+
+static void take_row(const void *arguments, int64_t row) {
+    const struct take_rows_arguments *a = arguments;
+    memcpy(a->out + row * a->row_bytes, a->table + a->numbers[row] * a->stride,
+           (size_t)a->row_bytes);
+}
+
+TAKES(take_rows, struct take_rows_arguments);
+/* Returns 0, or -1 and writes nothing where the table has no such row. */
+EXPORTED int64_t AT_LEVEL(take_rows)(const struct take_rows_arguments *a) {
+    for (int64_t row = 0; row < a->rows; row++)
+        if (a->numbers[row] < 0 || a->numbers[row] >= a->table_rows) return -1;
+    run_rows(take_row, a, a->rows, a->row_bytes, a->threads);
     return 0;
 }

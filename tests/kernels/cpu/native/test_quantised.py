@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from kernels.cpu.native.library import Library
+from kernels.cpu.native.calls import Calls
 from kernels.cpu.native.quantised import STRIP, QuantisedLinear
 from kernels.cpu.quantised import (
     GROUP,
@@ -55,8 +56,8 @@ def test_weights_are_rounded_as_pytorch_rounds_them(
     native_library: Library, shape: tuple[int, int], dtype: torch.dtype
 ) -> None:
     weight = torch.randn(shape).to(dtype)
-    of_8 = QuantisedLinear(native_library, weight, None, QUANTISATIONS["int8"])
-    of_4 = QuantisedLinear(native_library, weight, None, QUANTISATIONS["int4"])
+    of_8 = QuantisedLinear(Calls(native_library), weight, None, QUANTISATIONS["int8"])
+    of_4 = QuantisedLinear(Calls(native_library), weight, None, QUANTISATIONS["int4"])
 
     assert distance(held(of_8, *shape), round_to_int8(weight.float()).double()) < 1e-3
     # A number between two levels may fall to either.
@@ -72,7 +73,7 @@ def test_equals_a_plain_layer_of_the_weights_held(
 ) -> None:
     outputs, inputs = shape
     weight, bias = torch.randn(shape).to(dtype), torch.randn(outputs).to(dtype)
-    layer = QuantisedLinear(native_library, weight, bias, QUANTISATIONS[name])
+    layer = QuantisedLinear(Calls(native_library), weight, bias, QUANTISATIONS[name])
     for tokens in (*range(14), 40):
         x = torch.randn(tokens, inputs).to(dtype)
         rounded = round_activations(x.float()) if name == "w8a8" else x
@@ -91,7 +92,9 @@ def test_equals_a_plain_layer_of_the_weights_held(
 def test_a_token_has_the_same_results_in_any_company(
     native_library: Library, threads: int, name: str
 ) -> None:
-    layer = QuantisedLinear(native_library, torch.randn(300, 2000), None, QUANTISATIONS[name])
+    layer = QuantisedLinear(
+        Calls(native_library), torch.randn(300, 2000), None, QUANTISATIONS[name]
+    )
     x = torch.randn(40, 2000)
 
     together = layer(x)
@@ -101,7 +104,7 @@ def test_a_token_has_the_same_results_in_any_company(
 
 
 def test_rows_of_a_wider_tensor_are_read(native_library: Library) -> None:
-    layer = QuantisedLinear(native_library, torch.randn(9, 6), None, QUANTISATIONS["int8"])
+    layer = QuantisedLinear(Calls(native_library), torch.randn(9, 6), None, QUANTISATIONS["int8"])
     wide = torch.randn(7, 20)
 
     assert torch.equal(layer(wide[:, 3:9]), layer(wide[:, 3:9].contiguous()))
@@ -114,7 +117,7 @@ def test_numbers_of_any_size_are_multiplied(
     native_library: Library, name: str, size: float
 ) -> None:
     weight, x = size * torch.randn(40, 64), torch.randn(3, 64) / max(size, 1e-30)
-    layer = QuantisedLinear(native_library, weight, None, QUANTISATIONS[name])
+    layer = QuantisedLinear(Calls(native_library), weight, None, QUANTISATIONS[name])
 
     got = layer(x)
 
@@ -128,7 +131,7 @@ def test_empty_rows_give_zeros(native_library: Library, name: str) -> None:
     weight, x = torch.randn(33, 70), torch.randn(3, 70)
     weight[4], x[1] = 0, 0
 
-    got = QuantisedLinear(native_library, weight, None, QUANTISATIONS[name])(x)
+    got = QuantisedLinear(Calls(native_library), weight, None, QUANTISATIONS[name])(x)
 
     assert not got[:, 4].any()
     assert not got[1].any()
@@ -141,12 +144,12 @@ def test_what_is_not_finite_stays_so_in_its_row(
     native_library: Library, name: str, value: float
 ) -> None:
     weight, x = torch.randn(33, 70), torch.randn(3, 70)
-    layer = QuantisedLinear(native_library, weight, None, QUANTISATIONS[name])
+    layer = QuantisedLinear(Calls(native_library), weight, None, QUANTISATIONS[name])
     spoilt = weight.clone()
     spoilt[7, 69] = x[1, 3] = value
 
     wrong_token = layer(x)
-    wrong_output = QuantisedLinear(native_library, spoilt, None, QUANTISATIONS[name])(x[:1])
+    wrong_output = QuantisedLinear(Calls(native_library), spoilt, None, QUANTISATIONS[name])(x[:1])
 
     assert not torch.isfinite(wrong_token[1]).any()
     assert torch.isfinite(wrong_token[[0, 2]]).all()
@@ -155,7 +158,7 @@ def test_what_is_not_finite_stays_so_in_its_row(
 
 
 def test_rows_of_another_width_or_type_are_refused(native_library: Library) -> None:
-    layer = QuantisedLinear(native_library, torch.randn(9, 6), None, QUANTISATIONS["int8"])
+    layer = QuantisedLinear(Calls(native_library), torch.randn(9, 6), None, QUANTISATIONS["int8"])
 
     with pytest.raises(ValueError, match="expected 6 wide"):
         layer(torch.randn(2, 7))
@@ -163,4 +166,4 @@ def test_rows_of_another_width_or_type_are_refused(native_library: Library) -> N
         layer(torch.randn(2, 6, dtype=torch.float64))
     with pytest.raises(ValueError, match="int8"):
         weight = torch.zeros(3, 3, dtype=torch.int8)
-        QuantisedLinear(native_library, weight, None, QUANTISATIONS["int8"])
+        QuantisedLinear(Calls(native_library), weight, None, QUANTISATIONS["int8"])

@@ -1,0 +1,69 @@
+"""Forward passes that are captured, and those of decodes replayed at the next step of their size.
+
+Invariant: a step's logits are the same, however it came to them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from kernels.ops import Captured, Outgrown
+from model_svc.kv_cache import KvCache
+from model_svc.models.batch import Batch, Finals
+from model_svc.models.decoder import Decoder
+
+
+@dataclass(frozen=True, slots=True)
+class _CapturedDecodes:
+    """A step of decodes and the batch that it reads."""
+
+    batch: Batch
+    captured: Captured
+
+
+class CapturedSteps:
+    """A decoder's steps; owned by the thread that runs them."""
+
+    def __init__(self, decoder: Decoder, kv: KvCache) -> None:
+        """Run steps of `decoder` over `kv`."""
+        self._decoder = decoder
+        self._kv = kv
+        self._decodes: dict[tuple[int, int, int], _CapturedDecodes] = {}
+
+    def logits(self, batch: Batch, finals: Finals | None) -> torch.Tensor:
+        """Run a step.
+
+        Args:
+            batch: what to compute.
+            finals: the tokens that logits are wanted for; None for all.
+
+        Returns:
+            [tokens or finals, vocab] float32.
+        """
+        if finals is None and batch.attention.num_decodes == len(batch.token_ids):
+            return self._logits_of_decodes(batch)
+        captured = self._decoder.capture(batch, self._kv, finals)
+        return self._compute(batch, finals) if captured is None else captured.replay().float()
+
+    def _logits_of_decodes(self, batch: Batch) -> torch.Tensor:
+        # What was captured keeps to its number of threads, and to the table it reads.
+        table = batch.attention.slot_table.data_ptr()
+        key = (len(batch.token_ids), torch.get_num_threads(), table)
+        kept = self._decodes.get(key)
+        if kept is not None:
+            kept.batch.take_numbers_of(batch)
+            try:
+                return kept.captured.replay().float()
+            except Outgrown:
+                del self._decodes[key]
+        own = batch.with_own_numbers()
+        captured = self._decoder.capture(own, self._kv, None)
+        if captured is None:
+            return self._compute(batch, None)
+        self._decodes[key] = _CapturedDecodes(own, captured)
+        return captured.replay().float()
+
+    def _compute(self, batch: Batch, finals: Finals | None) -> torch.Tensor:
+        return self._decoder.logits(self._decoder.forward(batch, self._kv, finals))
