@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from kernels.cpu.native.library import Library
 from kernels.cpu.native.calls import Calls
+from kernels.cpu.native.library import Library
 from kernels.cpu.native.quantised import STRIP, QuantisedLinear
 from kernels.cpu.quantised import (
     GROUP,
