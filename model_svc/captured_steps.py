@@ -40,12 +40,13 @@ class CapturedSteps:
             finals: the tokens that logits are wanted for; None for all.
 
         Returns:
-            [tokens or finals, vocab] float32.
+            [tokens or finals, vocab], good until the next step, in whatever dtype they were
+            computed.
         """
         if finals is None and batch.attention.num_decodes == len(batch.token_ids):
             return self._logits_of_decodes(batch)
         captured = self._decoder.capture(batch, self._kv, finals)
-        return self._compute(batch, finals) if captured is None else captured.replay().float()
+        return self._compute(batch, finals) if captured is None else captured.replay()
 
     def _logits_of_decodes(self, batch: Batch) -> torch.Tensor:
         # What was captured keeps to its number of threads, and to the table it reads.
@@ -55,7 +56,7 @@ class CapturedSteps:
         if kept is not None:
             kept.batch.take_numbers_of(batch)
             try:
-                return kept.captured.replay().float()
+                return kept.captured.replay()
             except Outgrown:
                 del self._decodes[key]
         own = batch.with_own_numbers()
@@ -63,7 +64,7 @@ class CapturedSteps:
         if captured is None:
             return self._compute(batch, None)
         self._decodes[key] = _CapturedDecodes(own, captured)
-        return captured.replay().float()
+        return captured.replay()
 
     def _compute(self, batch: Batch, finals: Finals | None) -> torch.Tensor:
         return self._decoder.logits(self._decoder.forward(batch, self._kv, finals))

@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 
 from chassis.errors import StartError
 from chassis.introspection import triptych_version
+from kernels.cpu.native.argmax import NativeArgmax
 from kernels.cpu.native.library import chosen
 from kernels.devices import UnsupportedDevice, memory_of
 from kernels.ops import operations_for
@@ -83,7 +84,10 @@ def choose_device(asked: str) -> str:
 def make_sampler(device: str, vocab_size: int) -> TokenSampler:
     """What draws on `device`; call it after `operations_for`, which makes Triton ready."""
     if device == "cpu":
-        return Sampler(vocab_size)
+        library = chosen().library
+        return (
+            Sampler(vocab_size) if library is None else Sampler(vocab_size, NativeArgmax(library))
+        )
     from model_svc.device_sampling import DeviceSampler
 
     return DeviceSampler(vocab_size, memory_of(device))

@@ -86,14 +86,14 @@ class Candidate:
             known=len(spec.prompt) + len(self.output),
             prefix=request.prefix,
         )
+        self.ending = self._find_ending()
+        """The flag that its output ends with as it is, or 0 where it may go on."""
         self._history: TokenHistory | None = None
         if spec.sampling.needs_history:
             output = np.asarray(self.output, dtype=np.int32)
             self._history = TokenHistory(request.vocab_size, spec.prompt, output)
 
-    @property
-    def ending(self) -> int:
-        """The flag that its output ends with as it is, or 0 where it may go on."""
+    def _find_ending(self) -> int:
         spec = self.request.spec
         count = len(self.output)
         if count > spec.sampling.min_tokens and self.output[-1] in spec.stop_ids:
@@ -136,7 +136,8 @@ class Candidate:
         self.sequence.known += 1
         if self._history is not None:
             self._history.append(token)
-        return self._keep(OutputRow(position, token, logprob, self.ending, alternatives))
+        self.ending = ending = self._find_ending()
+        return self._keep(OutputRow(position, token, logprob, ending, alternatives))
 
     def end_without_token(self) -> OutputRow:
         """End it where no token may be drawn."""
@@ -148,7 +149,8 @@ class Candidate:
 
     def _keep(self, row: OutputRow) -> OutputRow:
         self.rows.append(row)
-        self.finished = self.finished or bool(row.flags & FINISHED)
+        if row.flags & FINISHED:
+            self.finished = True
         return row
 
     def rows_from(self, position: int) -> Sequence[OutputRow]:
@@ -177,9 +179,10 @@ class Request:
 
     def wants_scores_from(self, position: int) -> bool:
         """Whether prompt tokens after `position` are still to be scored."""
-        last = len(self.spec.prompt) - 1
-        scored = len(self.prompt_rows)
-        return self.spec.prompt_logprobs and scored <= last and position <= max(scored - 1, 0)
+        if not self.spec.prompt_logprobs:
+            return False
+        last, scored = len(self.spec.prompt) - 1, len(self.prompt_rows)
+        return scored <= last and position <= max(scored - 1, 0)
 
     def sequences(self) -> list[scheduler.Sequence]:
         """The sequences to schedule: of unfinished candidates, and of one if only scores lack."""

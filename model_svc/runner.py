@@ -75,36 +75,38 @@ class Runner:
     def run(self, plan: Plan, candidates: Mapping[Scheduled, Candidate]) -> StepResult:
         """Compute `plan`; `candidates` tells whose sequence each is."""
         chunks = plan.chunks
-        counts = np.fromiter((chunk.count for chunk in chunks), np.int32, len(chunks))
         batch = Batch.build(
             _token_ids(chunks, candidates),
-            np.fromiter((chunk.sequence.row for chunk in chunks), np.int32, len(chunks)),
-            np.fromiter((chunk.start for chunk in chunks), np.int32, len(chunks)),
-            counts,
+            np.array([chunk.sequence.row for chunk in chunks], np.int64),
+            np.array([chunk.start for chunk in chunks], np.int64),
+            np.array([chunk.count for chunk in chunks], np.int64),
             self._slot_table,
         ).on(self._device)
-        self._threads.apply(plan.tokens)
+        tokens = len(batch.token_ids)
+        self._threads.apply(tokens)
         owners = [[o for s in chunk.draws if (o := candidates[s]).may_draw] for chunk in chunks]
         drawing = [number for number, own in enumerate(owners) if own]
         scored = [
-            (owner, chunk, end)
-            for chunk, end in zip(chunks, np.cumsum(counts).tolist(), strict=True)
-            if (owner := candidates[chunk.sequence]).request.wants_scores_from(chunk.start)
+            number
+            for number, chunk in enumerate(chunks)
+            if candidates[chunk.sequence].request.wants_scores_from(chunk.start)
         ]
-        finals = None
-        if scored or drawing != list(range(plan.tokens)):
+        rows: list[tuple[Candidate, list[OutputRow]]] = []
+        if len(drawing) == tokens and not scored:
+            logits = self._steps.logits(batch, None)
+        else:
             # Of a step that draws nothing one row is computed to the end all the same.
             finals = batch.finals(drawing or [0])
-        rows = []
-        if scored and finals is not None:
-            hidden = self._decoder.forward(batch, self._kv)
-            rows = [
-                (owner, list(self._score(hidden[end - chunk.count : end], owner, chunk)))
-                for owner, chunk, end in scored
-            ]
-            logits = self._decoder.logits(hidden.index_select(0, finals.rows))
-        else:
-            logits = self._steps.logits(batch, finals)
+            if scored:
+                hidden = self._decoder.forward(batch, self._kv)
+                ends = batch.attention.q_starts[1:].tolist()
+                for number in scored:
+                    chunk, owner = chunks[number], candidates[chunks[number].sequence]
+                    own = hidden[ends[number] - chunk.count : ends[number]]
+                    rows.append((owner, list(self._score(own, owner, chunk))))
+                logits = self._decoder.logits(hidden.index_select(0, finals.rows))
+            else:
+                logits = self._steps.logits(batch, finals)
         drawn = self._draw(logits, [own for own in owners if own])
         return StepResult([owner for own in owners for owner in own], drawn, rows)
 

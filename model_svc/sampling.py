@@ -10,8 +10,9 @@ a row pays for its own options alone: a greedy row costs one pass over its logit
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +51,7 @@ class SamplingSpec:
         min_tokens: at output positions before it, `suppressed_ids` may not be drawn.
         suppressed_ids: ids that would end the output.
         bias: `logit_bias` as arrays, ids and amounts.
+        plain: whether nothing but the likeliest token is ever asked for.
     """
 
     seed: int
@@ -65,12 +67,15 @@ class SamplingSpec:
     min_tokens: int = 0
     suppressed_ids: tuple[int, ...] = ()
     bias: tuple[npt.NDArray[np.int64], Logits] = field(init=False, repr=False, compare=False)
+    plain: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         # Made once: a request may bring thousands, and every one of its steps adds them.
         ids = np.fromiter(self.logit_bias.keys(), np.int64, len(self.logit_bias))
         amounts = np.fromiter(self.logit_bias.values(), np.float32, len(self.logit_bias))
         object.__setattr__(self, "bias", (ids, amounts))
+        plain = self.greedy and self.logprobs is None and not self.edits(0)
+        object.__setattr__(self, "plain", plain)
 
     @property
     def needs_history(self) -> bool:
@@ -133,8 +138,7 @@ class TokenHistory:
         return ids, self._counts[ids]
 
 
-@dataclass(frozen=True, slots=True)
-class Draw:
+class Draw(NamedTuple):
     """One token to draw.
 
     Attributes:
@@ -165,15 +169,26 @@ class Drawn:
     alternatives: tuple[Records, ...]
 
 
+def argmax(logits: torch.Tensor) -> npt.NDArray[np.intp]:
+    """The id of each row's largest logit, the lowest among equals; NaN is less than any."""
+    return sampling.argmax(_as_floats(logits))
+
+
 class Sampler:
     """Draws tokens from logits; keeps nothing between calls.
 
     Args:
         vocab_size: how many logits a row has.
+        argmax: finds the likeliest tokens, as `argmax` of this module does.
     """
 
-    def __init__(self, vocab_size: int) -> None:
+    def __init__(
+        self,
+        vocab_size: int,
+        argmax: Callable[[torch.Tensor], npt.NDArray[np.intp]] = argmax,
+    ) -> None:
         self._vocab_size = vocab_size
+        self._argmax = argmax
         self._chunk_rows = max(1, _CHUNK_LOGITS // vocab_size)
 
     def draw(self, logits: torch.Tensor, draws: Sequence[Draw]) -> Drawn:
@@ -186,8 +201,13 @@ class Sampler:
         Raises:
             ValueError: the shape of `logits` is not that.
         """
-        raw = self._array(logits, len(draws))
-        tokens = sampling.argmax(raw)
+        self._check(logits, len(draws))
+        tokens = self._argmax(logits)
+        if all(draw.spec.plain for draw in draws):
+            none = np.empty(0, ALTERNATIVE)
+            nan = np.full(len(draws), np.nan, np.float32)
+            return Drawn(tokens.astype(np.int32), nan, (none,) * len(draws))
+        raw = _as_floats(logits)
         edited = [i for i, draw in enumerate(draws) if draw.spec.edits(draw.position)]
         changed = dict(zip(edited, raw[edited], strict=True))
         for i, row in changed.items():
@@ -221,15 +241,19 @@ class Sampler:
         Raises:
             ValueError: the shape of `logits` is not that.
         """
-        raw = self._array(logits, len(tokens))
+        self._check(logits, len(tokens))
+        raw = _as_floats(logits)
         logprobs, likely = log_probabilities(raw, tokens, [alternatives] * len(tokens))
         return logprobs, tuple(_records(likely))
 
-    def _array(self, logits: torch.Tensor, rows: int) -> Logits:
+    def _check(self, logits: torch.Tensor, rows: int) -> None:
         if logits.shape != (rows, self._vocab_size):
             raise ValueError(f"logits {tuple(logits.shape)}: expected [{rows}, {self._vocab_size}]")
-        array: Logits = logits.detach().to(torch.float32).contiguous().numpy()
-        return array
+
+
+def _as_floats(logits: torch.Tensor) -> Logits:
+    array: Logits = logits.detach().to(torch.float32).contiguous().numpy()
+    return array
 
 
 def _edit(row: Logits, draw: Draw) -> None:

@@ -66,7 +66,7 @@ class Sequence:
         return min(self.prefix.tokens, self.known - 1)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Chunk:
     """A run of one sequence's tokens to compute.
 
@@ -165,12 +165,12 @@ class Scheduler:
         rows = [sequence.row for sequence in sequences]
         starts = [sequence.computed for sequence in sequences]
         self.slot_table[rows, starts] = self._pool.take(len(sequences))
-        for sequence in sequences:
+        chunks = []
+        for sequence, start in zip(sequences, starts, strict=True):
             sequence.computed += 1
-        return [
-            Chunk(sequence, start, 1, (sequence, *self._fork(sequence)))
-            for sequence, start in zip(sequences, starts, strict=True)
-        ]
+            others = tuple(self._fork(sequence)) if self._waiting else ()
+            chunks.append(Chunk(sequence, start, 1, (sequence, *others)))
+        return chunks
 
     def _chunk(self, sequence: Sequence, count: int) -> Chunk:
         start = sequence.computed

@@ -1,7 +1,7 @@
 """Who holds which slot of the KV cache. Pure: no tensors, no clock.
 
 A slot holds one token's K and V in every layer. Slots are handed out one by one from a LIFO stack,
-so the ones in use stay few and warm; a slot shared by several sequences is free when the last of
+so the ones in use stay few and warm, in an order without a pattern; a slot shared by several sequences is free when the last of
 them gives it back. Every slot is either on the stack or counted at least once, never both.
 """
 
@@ -11,6 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 Slots = npt.NDArray[np.int32]
+
+_WINDOW = 1024
+"""Slots that are in use before the next so many are; their memory is not touched earlier."""
 
 
 class PoolExhausted(Exception):
@@ -22,7 +25,7 @@ class SlotPool:
 
     def __init__(self, slots: int) -> None:
         self.slots = slots
-        self._stack: Slots = np.arange(slots - 1, -1, -1, dtype=np.int32)
+        self._stack = _scattered(slots)[::-1].copy()
         self._free = slots
         self._holders: Slots = np.zeros(slots, dtype=np.int32)
 
@@ -59,3 +62,14 @@ class SlotPool:
         freed = slots[self._holders[slots] == 0]
         self._stack[self._free : self._free + len(freed)] = freed[::-1]
         self._free += len(freed)
+
+
+def _scattered(slots: int) -> Slots:
+    """Slots 0 to `slots` - 1, those of each window in an order without a pattern.
+
+    Sequences that take turns would otherwise each have slots a fixed distance apart. Rows at a
+    distance of some power of two share few places of a processor's caches, and push each other out.
+    """
+    scatter = np.random.default_rng(0)
+    windows = (np.arange(at, min(at + _WINDOW, slots)) for at in range(0, slots, _WINDOW))
+    return np.concatenate([scatter.permutation(own) for own in windows], dtype=np.int32)

@@ -78,6 +78,7 @@ class LiveRequest:
         self.convicted_of = 0
         self._prime = False
         self.candidates = [CandidateProgress() for _ in range(plan.candidates)]
+        self._open = plan.candidates
         self._at_crash = [0] * plan.candidates  # output tokens of each
         self.outbox = Outbox(plan.output, steps_apart)
         self.prompt_logprobs: list[generation_pb2.TokenLogprob] = []
@@ -114,7 +115,7 @@ class LiveRequest:
     @property
     def all_ended(self) -> bool:
         """Whether all candidates have; rows of the prompt may still be missing."""
-        return all(candidate.finished for candidate in self.candidates)
+        return not self._open
 
     @property
     def resumed(self) -> bool:
@@ -151,10 +152,13 @@ class LiveRequest:
         candidate = self.candidates[delta.candidate]
         if candidate.finished or delta.position != len(candidate.ids):
             return False
+        before, finish = len(candidate.ids), delta.finish_reason
         candidate.ids.extend(delta.token_ids)
         candidate.text_length += len(delta.text)
-        candidate.finish = delta.finish_reason
-        if delta.token_ids or delta.finish_reason:  # and not scores of the prompt alone
+        if finish:
+            candidate.finish = finish
+            self._open -= 1
+        if finish or len(candidate.ids) > before:  # and not scores of the prompt alone
             self.last_output = time.monotonic()
             self.first_output = self.first_output or self.last_output
         self.outbox.add(delta, step)

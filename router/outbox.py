@@ -23,22 +23,6 @@ class _Part:
         self.candidate = generation_pb2.Candidate(index=index)
         self.text: list[str] = []  # joined once: assigning a message's string again leaks the old
 
-    def add(self, delta: detokenizer_pb2.TextDelta, output: generation_pb2.OutputOptions) -> None:
-        candidate = self.candidate
-        if delta.text:
-            self.text.append(delta.text)
-        if output.token_ids:
-            candidate.token_ids.extend(delta.token_ids)
-        if output.HasField("logprobs"):
-            candidate.logprobs.extend(delta.logprobs)
-        if delta.finish_reason:
-            candidate.finish_reason = delta.finish_reason
-            matched = delta.WhichOneof("matched")
-            if matched == "matched_stop":
-                candidate.matched_stop = delta.matched_stop
-            elif matched == "matched_token_id":
-                candidate.matched_token_id = delta.matched_token_id
-
     def finished(self) -> generation_pb2.Candidate:
         self.candidate.text = "".join(self.text)
         return self.candidate
@@ -49,7 +33,8 @@ class Outbox:
 
     def __init__(self, output: generation_pb2.OutputOptions, steps_apart: int) -> None:
         """Keep up to `steps_apart` steps apart; what comes after them is merged into the last."""
-        self._output = output
+        self._token_ids = output.token_ids
+        self._logprobs = output.HasField("logprobs")
         self._steps_apart = steps_apart
         self._steps: deque[tuple[int, dict[int, _Part]]] = deque()
         self._wake = asyncio.Event()
@@ -64,20 +49,33 @@ class Outbox:
 
     def add(self, delta: detokenizer_pb2.TextDelta, step: int) -> None:
         """Take in a delta of `step`; one that has nothing for the client is passed over."""
-        wanted = (
-            delta.text
-            or delta.finish_reason
-            or (delta.token_ids and (self._output.token_ids or self._output.HasField("logprobs")))
-        )
-        if not wanted:
+        told = self._token_ids or self._logprobs
+        if not (delta.text or delta.finish_reason or (told and delta.token_ids)):
             return
         if not self._steps or (self._steps[-1][0] != step and len(self._steps) < self._steps_apart):
             self._steps.append((step, {}))
-        parts = self._steps[-1][1]
-        if delta.candidate not in parts:
-            parts[delta.candidate] = _Part(delta.candidate)
-        parts[delta.candidate].add(delta, self._output)
+        parts, index = self._steps[-1][1], delta.candidate
+        part = parts.get(index)
+        if part is None:
+            part = parts[index] = _Part(index)
+        self._add(delta, part)
         self._wake.set()
+
+    def _add(self, delta: detokenizer_pb2.TextDelta, part: _Part) -> None:
+        candidate = part.candidate
+        if text := delta.text:
+            part.text.append(text)
+        if self._token_ids:
+            candidate.token_ids.extend(delta.token_ids)
+        if self._logprobs:
+            candidate.logprobs.extend(delta.logprobs)
+        if reason := delta.finish_reason:
+            candidate.finish_reason = reason
+            matched = delta.WhichOneof("matched")
+            if matched == "matched_stop":
+                candidate.matched_stop = delta.matched_stop
+            elif matched == "matched_token_id":
+                candidate.matched_token_id = delta.matched_token_id
 
     def withhold(self, withheld: bool) -> None:
         """Give out nothing until told otherwise."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 import array
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from grpc import aio
@@ -174,19 +174,14 @@ def _request_id(given: str, context: Context) -> str:
 
 
 async def _tell_id(context: Context, request_id: str) -> None:
-    with _cancelled_by_absence():
+    try:
         await context.send_initial_metadata(((REQUEST_ID_KEY, request_id),))
+    except aio.InternalError:  # a client that has gone is a cancelled call
+        raise asyncio.CancelledError from None
 
 
 async def _write(context: Context, message: generation_pb2.GenerateStreamResponse) -> None:
-    with _cancelled_by_absence():
-        await context.write(message)
-
-
-@contextmanager
-def _cancelled_by_absence() -> Iterator[None]:
-    """A client that has gone is a cancelled call."""
     try:
-        yield
-    except aio.InternalError:
+        await context.write(message)
+    except aio.InternalError:  # a client that has gone is a cancelled call
         raise asyncio.CancelledError from None

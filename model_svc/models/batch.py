@@ -62,11 +62,15 @@ class Batch:
         rows = rows.astype(np.int64, copy=False)
         starts = starts.astype(np.int64, copy=False)
         counts = counts.astype(np.int64, copy=False)
-        q_starts = np.zeros(len(counts) + 1, dtype=np.int64)
-        np.cumsum(counts, out=q_starts[1:])
-        positions = np.arange(q_starts[-1]) + np.repeat(starts - q_starts[:-1], counts)
-        slots = slot_table[np.repeat(rows, counts), positions].astype(np.int64)
-        longer = np.flatnonzero(counts > 1)
+        decodes, tokens = _leading_ones(counts), int(counts.sum())
+        if decodes == len(counts):
+            q_starts, positions, owners = np.arange(tokens + 1), starts, rows
+        else:
+            q_starts = np.zeros(len(counts) + 1, dtype=np.int64)
+            np.cumsum(counts, out=q_starts[1:])
+            positions = np.arange(tokens) + np.repeat(starts - q_starts[:-1], counts)
+            owners = np.repeat(rows, counts)
+        slots = slot_table[owners, positions].astype(np.int64)
         return cls(
             token_ids=torch.from_numpy(token_ids.astype(np.int64, copy=False)),
             positions=torch.from_numpy(positions),
@@ -76,8 +80,8 @@ class Batch:
                 rows=torch.from_numpy(rows),
                 q_starts=torch.from_numpy(q_starts),
                 kv_lengths=torch.from_numpy(starts + counts),
-                num_decodes=int(longer[0]) if len(longer) else len(counts),
-                num_tokens=int(q_starts[-1]),
+                num_decodes=decodes,
+                num_tokens=tokens,
             ),
         )
 
@@ -137,3 +141,8 @@ class Batch:
             num_tokens=len(numbers),
         )
         return Finals(chunks.q_starts[chosen + 1] - 1, attention)
+
+
+def _leading_ones(counts: npt.NDArray[np.integer]) -> int:
+    longer = (counts > 1).argmax()
+    return int(longer) if counts[longer] > 1 else len(counts)

@@ -36,6 +36,21 @@ def test_too_large_a_wish_takes_nothing():
     assert pool.free_slots == 4
 
 
+def test_sequences_that_take_turns_have_no_regular_slots():
+    pool = SlotPool(5000)
+    turns = np.array([pool.take(32) for _ in range(100)])
+
+    distances = np.diff(turns, axis=0)
+    assert all(len(np.unique(own)) > 50 for own in distances.T)
+
+
+def test_a_part_of_the_pool_is_used_before_the_next():
+    pool = SlotPool(5000)
+
+    assert pool.take(1024).max() < 1024
+    assert 1024 <= pool.take(1024).min()
+
+
 class Pool(RuleBasedStateMachine):
     """Any order of taking, sharing and giving back, against a count of holders."""
 

@@ -25,6 +25,7 @@ ROPE = struct.Struct(f"=2q {_HEADS} q")
 SILU_MUL = struct.Struct("=2q 2q 2q")
 STORE_KV = struct.Struct(f"=2q {_HEADS} {_HEADS} 3q 3q 4q")
 TAKE_ROWS = struct.Struct("=q 3q 2q 2q")
+ARGMAX = struct.Struct("=2q 3q q")
 
 # source/attention.h, in two parts: of the step and of the layer
 STEP = struct.Struct("=2q 2q 3q 5q d 2q")
@@ -49,6 +50,7 @@ SIZES = {
     "silu_mul": SILU_MUL.size,
     "store_kv": STORE_KV.size,
     "take_rows": TAKE_ROWS.size,
+    "argmax": ARGMAX.size,
     "plan_attention": STEP.size + LAYER.size,
     "attention": STEP.size + LAYER.size,
     "pack_weights": PACK_WEIGHTS.size,

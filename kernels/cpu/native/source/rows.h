@@ -249,3 +249,47 @@ EXPORTED int64_t AT_LEVEL(take_rows)(const struct take_rows_arguments *a) {
     run_rows(take_row, a, a->rows, a->row_bytes, a->threads);
     return 0;
 }
+
+struct argmax_arguments {
+    int64_t dtype, threads;
+    const char *x; /* [rows, length] */
+    int64_t rows, length;
+    int64_t *out; /* [rows] */
+};
+
+INLINE void argmax_typed(const struct argmax_arguments *a, int64_t row, enum dtype type) {
+    const char *x = a->x + row * a->length * bytes_of(type);
+    vf best = splat(-__builtin_inff());
+    int64_t i = 0;
+    for (; i + W <= a->length; i += W) best = larger(load(x, i, type), best);
+    float largest = largest_of(best);
+    for (; i < a->length; i++) {
+        float own = load_some(x, i, 1, type)[0];
+        if (own > largest) largest = own;
+    }
+    a->out[row] = 0;
+    if (largest == -__builtin_inff()) return;
+    for (i = 0; i + W <= a->length; i += W) {
+        vi equal = load(x, i, type) == largest;
+        int32_t lanes[W];
+        memcpy(lanes, &equal, sizeof lanes);
+        int32_t any = 0;
+        for (int lane = 0; lane < W; lane++) any |= lanes[lane];
+        if (any) break;
+    }
+    while (load_some(x, i, 1, type)[0] != largest) i++;
+    a->out[row] = i;
+}
+
+static void argmax_row(const void *arguments, int64_t row) {
+    const struct argmax_arguments *a = arguments;
+    BY_TYPE(argmax_typed, a->dtype, a, row);
+}
+
+TAKES(argmax, struct argmax_arguments);
+/* The place of each row's largest number, the first among equals; what is not a number is less than
+ * any, and a row of no greater ones has place 0. */
+EXPORTED int64_t AT_LEVEL(argmax)(const struct argmax_arguments *a) {
+    run_rows(argmax_row, a, a->rows, a->length, a->threads);
+    return 0;
+}
