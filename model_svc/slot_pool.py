@@ -2,7 +2,8 @@
 
 A slot holds one token's K and V in every layer. Slots are handed out one by one from a LIFO stack,
 so the ones in use stay few and warm, in an order without a pattern; a slot shared by several
-sequences is free when the last of them gives it back. Every slot is either on the stack or counted at least once, never both.
+sequences is free when the last of them gives it back. Every slot is either on the stack or counted
+at least once, never both.
 """
 
 from __future__ import annotations
