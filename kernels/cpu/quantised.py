@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from kernels.cpu import experts
 from kernels.cpu.experts import Arithmetic, ExpertSizes, PackedExperts, SeparateExperts
-from kernels.ops import Linear, Operations, Routing
+from kernels.ops import Captured, Linear, Operations, Routing
 
 GROUP = 32
 """Inputs that share a scale, of 4 bits."""
@@ -62,7 +62,8 @@ class QuantisedOperations:
             routing: in which the softmax over the scores of experts is taken.
         """
         self.pack_linear = pack_linear
-        self.capture = base.capture
+        self._capture = base.capture
+        self._all_captured = True
         self.embedding = base.embedding
         self.take_rows = base.take_rows
         self.rms_norm = base.rms_norm
@@ -76,10 +77,15 @@ class QuantisedOperations:
         self._pack_router = base.pack_linear
         self._arithmetic = Arithmetic(pack_linear, base.silu_mul, routing)
 
+    def capture(self, compute: Callable[[], torch.Tensor]) -> Captured | None:
+        """See `Operations.capture`; PyTorch sorts tokens by their experts, at once."""
+        return self._capture(compute) if self._all_captured else None
+
     def pack_experts(
         self, router: torch.Tensor, gate_up: torch.Tensor, down: torch.Tensor, routing: Routing
     ) -> PackedExperts:
         """See `Operations.pack_experts`."""
+        self._all_captured = False
         count, hidden, intermediate = down.shape
         separate = SeparateExperts(
             self._pack_router(router, None),

@@ -101,6 +101,39 @@ def test_silu_mul_and_embedding(
     assert torch.equal(operations.embedding(ids, table), reference.embedding(ids, table))
 
 
+TABLES = {
+    "whole": lambda dtype: torch.randn(9, 20).to(dtype),
+    "wide": lambda dtype: torch.randn(9, 50).to(dtype)[:, 7:27],
+    "every second": lambda dtype: torch.randn(18, 20).to(dtype)[::2],
+    "heads of a fused tensor": lambda dtype: torch.randn(9, 8, 5).to(dtype)[:, 2:6],
+    "columns": lambda dtype: torch.randn(20, 9).to(dtype).T,
+    "one row for all": lambda dtype: torch.randn(1, 20).to(dtype).expand(9, 20),
+    "numbers": lambda dtype: torch.randn(9).to(dtype),
+}
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.int64, torch.uint8])
+@pytest.mark.parametrize("lying", TABLES)
+def test_take_rows_is_index_select(operations: Operations, lying: str, dtype: torch.dtype) -> None:
+    table = TABLES[lying](dtype)
+    for numbers in ([8, 0, 3, 3], [5], [], list(range(9)) * 300):
+        rows = torch.tensor(numbers, dtype=torch.int64)
+
+        got = operations.take_rows(table, rows)
+
+        assert torch.equal(got, table.index_select(0, rows))
+        assert got.is_contiguous()
+    strided = torch.tensor([8, 0, 1, 0])[::2]
+    assert torch.equal(operations.take_rows(table, strided), table[strided])
+
+
+@pytest.mark.parametrize("number", [-1, 9, -(2**62), 2**62])
+def test_rows_that_do_not_exist_are_refused(operations: Operations, number: int) -> None:
+    for table in (torch.randn(9, 20), torch.randn(9, 50)[:, 7:27], torch.randn(9)):
+        with pytest.raises(IndexError):
+            operations.take_rows(table, torch.tensor([0, number]))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_silu_of_great_and_odd_numbers(operations: Operations, dtype: torch.dtype) -> None:
     gates = torch.tensor([[-3e4, -100.0, -90.0, -0.0, 0.0, 90.0, 3e4, torch.inf, torch.nan]])

@@ -55,3 +55,29 @@ def test_slot_table_is_shared_not_copied() -> None:
     batch = Batch.build(one, one, one, one, TABLE)
 
     assert batch.attention.slot_table.data_ptr() == TABLE.ctypes.data
+
+
+def numbers(batch: Batch) -> list[list[int]]:
+    chunks = batch.attention
+    parts = (batch.token_ids, batch.positions, batch.slots)
+    of_chunks = (chunks.rows, chunks.q_starts, chunks.kv_lengths)
+    return [part.tolist() for part in (*parts, *of_chunks)]
+
+
+def test_a_batch_with_own_numbers_takes_those_of_others_and_leaves_the_first_alone() -> None:
+    first, other = (
+        Batch.build(np.array(ids), np.array(rows), np.array(starts), np.array(counts), TABLE)
+        for ids, rows, starts, counts in (
+            ([7, 8, 9, 5], [0, 1, 2], [3, 4, 30], [1, 1, 2]),
+            ([1, 2, 3, 4], [3, 0, 1], [40, 0, 9], [1, 2, 1]),
+        )
+    )
+    before = numbers(first)
+
+    own = first.with_own_numbers()
+    assert numbers(own) == before
+    own.take_numbers_of(other)
+
+    assert numbers(own) == numbers(other)
+    assert numbers(first) == before
+    assert own.attention.slot_table.data_ptr() == TABLE.ctypes.data
