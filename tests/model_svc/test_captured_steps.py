@@ -160,9 +160,7 @@ def test_quantised_weights_give_the_same_too(made: Any, family: str, quantize: s
 
     run_everything(twins)
 
-    batch = twins.batch([(0, 1)])
-    # PyTorch sorts tokens by their experts.
-    assert (decoder.capture(batch, twins.kv, None) is None) == (family == "mixtral")
+    assert decoder.capture(twins.batch([(0, 1)]), twins.kv, None) is not None
 
 
 @pytest.mark.parametrize("quantize", [UNQUANTISED, "int4"])

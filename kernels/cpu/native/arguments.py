@@ -17,6 +17,7 @@ INT8 = 3
 """How it calls int8, for caches alone."""
 
 _HEADS = "6q"
+_ROUTING = "4q 7q"
 
 # source/rows.h
 RMS_NORM = struct.Struct("=2q 4q 2q d")
@@ -31,13 +32,16 @@ ARGMAX = struct.Struct("=2q 3q q")
 STEP = struct.Struct("=2q 2q 3q 5q d 2q")
 LAYER = struct.Struct("=3q 2q 3q 4q q")
 
-# source/linear.h and source/experts.h
+# source/linear.h, source/routing.h and source/experts.h
 LINEAR = struct.Struct("=q 3q 3q 2q")
-EXPERTS = struct.Struct("=q 2q 5q 3q q 8q")
+EXPERTS = struct.Struct(f"=q 2q q {_ROUTING} 3q q 2q")
 
 # source/quantise.h and source/activations.h
 PACK_WEIGHTS = struct.Struct("=2q 4q 3q")
 MULTIPLY_QUANTISED = struct.Struct("=2q 3q 3q 3q q 2q")
+
+# source/quantised_experts.h
+QUANTISED_EXPERTS = struct.Struct(f"=2q 2q 2q {_ROUTING} q 2q 2q 2q 4q")
 
 # source/calls.c
 CALL = struct.Struct("=2q")
@@ -55,6 +59,7 @@ SIZES = {
     "attention": STEP.size + LAYER.size,
     "pack_weights": PACK_WEIGHTS.size,
     "multiply_quantised": MULTIPLY_QUANTISED.size,
+    "quantised_experts": QUANTISED_EXPERTS.size,
 }
 """Bytes that each function takes, of those that every level has."""
 

@@ -7,7 +7,6 @@ is passed on before dtype, shape and strides are known to be right.
 
 from __future__ import annotations
 
-from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -15,13 +14,12 @@ from torch.nn import functional
 
 from kernels.cpu.native.arguments import EXPERTS, LINEAR
 from kernels.cpu.native.calls import Calls
+from kernels.cpu.native.routing import scratch_for
 from kernels.ops import Routing
 
 VECTOR = 16
 PANEL = 2 * VECTOR
 """Outputs whose weights lie together; as in source/linear.h."""
-
-_SCRATCH = ("weights", "chosen", "starts", "hit", "tokens_of", "weights_of", "gated", "sums")
 
 
 def packable(weight: torch.Tensor) -> bool:
@@ -107,8 +105,7 @@ class NativeExperts:
         self._compute = calls.function("experts")
         self._weights = weights
         self._sizes = sizes
-        self._top_k = routing.top_k
-        self._renormalise = routing.renormalise
+        self._routing = routing
         self._packed = tuple(weight.data_ptr() for weight in weights)
 
     @classmethod
@@ -140,32 +137,10 @@ class NativeExperts:
         if hidden != sizes.hidden or x.dtype != torch.bfloat16:
             raise ValueError(f"rows {tuple(x.shape)} {x.dtype}: expected bfloat16 {sizes.hidden}")
         out = self._calls.empty(x.shape, x.dtype)
-        bytes_of = _scratch(tokens, tokens * self._top_k, sizes)
-        scratch = self._calls.empty((sum(bytes_of.values()),), torch.uint8)
-        ends = accumulate(bytes_of.values(), initial=scratch.data_ptr())
-        place = dict(zip(bytes_of, ends, strict=False))
-        shape = (tokens, hidden, sizes.experts, self._top_k, self._renormalise)
-        pointers = (x.data_ptr(), out.data_ptr())
-        self._compute(
-            EXPERTS.pack(
-                torch.get_num_threads(), *pointers, *shape,
-                *self._packed, sizes.intermediate, *(place[name] for name in _SCRATCH),
-            )
-        )  # fmt: skip
+        gated = 2 * tokens * self._routing.top_k * sizes.intermediate
+        sums = 4 * tokens * -(-sizes.hidden // PANEL) * PANEL
+        scratch = scratch_for(self._calls, tokens, sizes.experts, self._routing, (gated, sums))
+        own = (torch.get_num_threads(), x.data_ptr(), out.data_ptr(), hidden)
+        weights = (*self._packed, sizes.intermediate)
+        self._compute(EXPERTS.pack(*own, *scratch.routing, *weights, *scratch.others))
         return out
-
-
-def _scratch(tokens: int, rows: int, sizes: ExpertSizes) -> dict[str, int]:
-    """How many bytes each array of source/experts.h takes in one call."""
-    panels = -(-sizes.hidden // PANEL)
-    # Widest numbers first, so that all are aligned.
-    return {
-        "chosen": 8 * rows,
-        "starts": 8 * (sizes.experts + 1),
-        "hit": 8 * sizes.experts,
-        "tokens_of": 8 * rows,
-        "sums": 4 * tokens * panels * PANEL,
-        "weights": 4 * rows,
-        "weights_of": 4 * rows,
-        "gated": 2 * rows * sizes.intermediate,
-    }

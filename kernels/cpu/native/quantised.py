@@ -1,4 +1,4 @@
-"""Linear layers of 8 or 4 bits a weight, in C.
+"""Linear layers of 8 or 4 bits a weight in C, and the sets of operations that have them.
 
 Products are sums of whole numbers, so a token's results do not depend on what else is in the step.
 Invariant: no pointer is passed on before dtype, shape and strides are known to be right.
@@ -6,17 +6,18 @@ Invariant: no pointer is passed on before dtype, shape and strides are known to 
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
-from kernels.cpu.native.arguments import CODES, MULTIPLY_QUANTISED, PACK_WEIGHTS
+from kernels.cpu.native.arguments import CODES, MULTIPLY_QUANTISED
 from kernels.cpu.native.calls import Calls
 from kernels.cpu.native.library import Library
 from kernels.cpu.native.operations import NativeOperations
-from kernels.cpu.quantised import GROUP, Quantisation, QuantisedOperations, pack_rounded
-from kernels.ops import Linear, Operations
-
-STRIP = 32
-"""Outputs that lie together; as in source/quantise.h."""
+from kernels.cpu.native.packing import pack_weights
+from kernels.cpu.native.quantised_experts import QuantisedExperts
+from kernels.cpu.quantised import Quantisation, QuantisedOperations, pack_rounded
+from kernels.ops import Operations, Routing
 
 
 class QuantisedLinear:
@@ -39,34 +40,15 @@ class QuantisedLinear:
         Raises:
             ValueError: the weights are none of the dtypes that are computed in.
         """
-        if weight.dtype not in CODES or weight.dim() != 2:
-            raise ValueError(f"weights {tuple(weight.shape)} {weight.dtype}: expected rows")
         self._calls = calls
         self._multiply = calls.function("multiply_quantised")
-        self._bytes = quantisation.activation_bytes
-        weight = weight.contiguous()
-        outputs, self._inputs = weight.shape
-        bits = quantisation.weight_bits
-        strips, groups = -(-outputs // STRIP), -(-self._inputs // GROUP)
-        size = strips * STRIP * groups * GROUP * bits // 8
-        self.packed = torch.empty(size, dtype=torch.uint8)
-        if bits == 8:
-            self.scales = torch.empty(strips, STRIP)
-        else:
-            self.scales = torch.empty(strips, groups, STRIP, dtype=torch.bfloat16)
-        scales = self.scales.data_ptr()
-        calls.library.function("pack_weights")(
-            PACK_WEIGHTS.pack(
-                *(CODES[weight.dtype], torch.get_num_threads()),
-                *(weight.data_ptr(), outputs, self._inputs, bits),
-                *(self.packed.data_ptr(), scales if bits == 8 else 0, scales if bits == 4 else 0),
-            )
-        )
+        bits, digits = quantisation.weight_bits, quantisation.activation_bytes
+        self.packed, self.scales = pack_weights(calls.library, weight, bits)
+        self._outputs, self._inputs = weight.shape
         self._bias = None if bias is None else bias.float().contiguous()
-        self._outputs = outputs
         self._of_layer = (
-            *(self._inputs, outputs, bits, self.packed.data_ptr(), scales),
-            *(0 if self._bias is None else self._bias.data_ptr(), self._bytes),
+            *(self._inputs, self._outputs, bits, self.packed.data_ptr(), self.scales.data_ptr()),
+            *(0 if self._bias is None else self._bias.data_ptr(), digits),
         )
         # Without a workspace the function tells how large it has to be.
         one_token = (CODES[weight.dtype], 1, 0, 1, 0)
@@ -95,6 +77,30 @@ class QuantisedLinear:
         return out
 
 
+class NativeQuantisedOperations(QuantisedOperations):
+    """The compiled set, but for its linear layers and experts, which are quantised ones in C."""
+
+    def __init__(self, base: NativeOperations, quantisation: Quantisation) -> None:
+        """Take what is not quantised from `base`."""
+        self._calls = base.calls
+        self._quantisation = quantisation
+        super().__init__(
+            base, partial(QuantisedLinear, base.calls, quantisation=quantisation), torch.float32
+        )
+
+    def pack_experts(  # type: ignore[override]  # and `moe` takes these, throughout
+        self, router: torch.Tensor, gate_up: torch.Tensor, down: torch.Tensor, routing: Routing
+    ) -> QuantisedExperts:
+        """See `Operations.pack_experts`."""
+        return QuantisedExperts(self._calls, (router, gate_up, down), routing, self._quantisation)
+
+    def moe(  # type: ignore[override]
+        self, x: torch.Tensor, experts_: QuantisedExperts
+    ) -> torch.Tensor:
+        """See `Operations.moe`."""
+        return experts_(x)
+
+
 def quantised(
     base: Operations, dtype: torch.dtype, quantisation: Quantisation, library: Library | None
 ) -> Operations:
@@ -106,15 +112,11 @@ def quantised(
         quantisation: of linear layers and experts.
         library: what multiplies; None where PyTorch does, which saves neither memory nor time.
     """
-
-    calls = base.calls if isinstance(base, NativeOperations) else None
-    if calls is None and library is not None:
-        calls = Calls(library)
-
-    def pack_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
-        if calls is None:
-            return pack_rounded(weight, bias, quantisation, base.pack_linear)
-        return QuantisedLinear(calls, weight, bias, quantisation)
-
+    if isinstance(base, NativeOperations):
+        return NativeQuantisedOperations(base, quantisation)
     routing = torch.float64 if dtype == torch.float32 else torch.float32
-    return QuantisedOperations(base, pack_linear, routing)
+    if library is None:
+        plain = partial(pack_rounded, quantisation=quantisation, pack_linear=base.pack_linear)
+        return QuantisedOperations(base, plain, routing)
+    ours = partial(QuantisedLinear, Calls(library), quantisation=quantisation)
+    return QuantisedOperations(base, ours, routing)

@@ -5,4 +5,4 @@
 
 #include "plan.h"
 
-#include "products.h"
+#include "quantised_experts.h"

@@ -37,7 +37,8 @@ INLINE void add_unit(const char *codes, const __m512i *weights, const int digits
 
 /* Tokens `token` to `token + tokens - 1`; what is const is a constant wherever this is used. */
 INLINE void multiply_tokens(const struct product_arguments *a, int64_t strip, int64_t token,
-                            const int tokens, const int64_t bits, const int digits) {
+                            finish_function finish, const int tokens, const int64_t bits,
+                            const int digits) {
     int64_t padded = padded_inputs(a->inputs), blocks = blocks_of(a), stride = bytes_per_token(a);
     const uint8_t *from = strip_of(a, strip);
     vf totals[MOST_OF_ONE_DIGIT][HALVES];
@@ -120,10 +121,11 @@ INLINE void multiply_tokens(const struct product_arguments *a, int64_t strip, in
 }
 
 INLINE void multiply_some(const struct product_arguments *a, int64_t strip, int64_t token,
-                          int64_t tokens, const int64_t bits, const int digits) {
+                          int64_t tokens, finish_function finish, const int64_t bits,
+                          const int digits) {
 #define TOKENS(count)                                                                             \
     case count:                                                                                   \
-        multiply_tokens(a, strip, token, count, bits, digits);                                     \
+        multiply_tokens(a, strip, token, finish, count, bits, digits);                            \
         return;
     switch (tokens) {
         TOKENS(1) TOKENS(2) TOKENS(3) TOKENS(4) TOKENS(5) TOKENS(6)
@@ -135,13 +137,13 @@ INLINE void multiply_some(const struct product_arguments *a, int64_t strip, int6
 #undef TOKENS
 }
 
-INLINE void multiply_strip(const struct product_arguments *a, int64_t strip,
-                                    const int64_t bits, const int digits) {
+INLINE void multiply_typed(const struct product_arguments *a, int64_t strip,
+                           finish_function finish, const int64_t bits, const int digits) {
     const int64_t most = digits == 2 ? MOST_OF_TWO : MOST_OF_ONE_DIGIT;
     for (int64_t token = 0; token < a->tokens;) {
         int64_t left = a->tokens - token, tiles = (left + most - 1) / most;
         int64_t tokens = (left + tiles - 1) / tiles;
-        multiply_some(a, strip, token, tokens, bits, digits);
+        multiply_some(a, strip, token, tokens, finish, bits, digits);
         token += tokens;
     }
 }

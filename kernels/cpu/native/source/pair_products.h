@@ -97,7 +97,7 @@ INLINE void add_block(const struct product_arguments *a, int64_t output, int64_t
 
 /* A strip's outputs of up to TOTALS_AT_ONCE tokens. */
 INLINE void multiply_some(const struct product_arguments *a, int64_t strip, int64_t token,
-                          int64_t tokens, const int64_t bits) {
+                          int64_t tokens, finish_function finish, const int64_t bits) {
     int64_t padded = padded_inputs(a->inputs), size = bits == 4 ? GROUP : BLOCK;
     float totals[TOTALS_AT_ONCE][STRIP];
     memset(totals, 0, sizeof totals);
@@ -121,11 +121,11 @@ INLINE void multiply_some(const struct product_arguments *a, int64_t strip, int6
     for (int64_t t = 0; t < tokens; t++) finish(a, token + t, strip, totals[t]);
 }
 
-INLINE void multiply_strip(const struct product_arguments *a, int64_t strip, const int64_t bits,
-                           const int digits) {
+INLINE void multiply_typed(const struct product_arguments *a, int64_t strip,
+                           finish_function finish, const int64_t bits, const int digits) {
     (void)digits;
     for (int64_t token = 0; token < a->tokens; token += TOTALS_AT_ONCE) {
         int64_t left = a->tokens - token, tokens = left < TOTALS_AT_ONCE ? left : TOTALS_AT_ONCE;
-        multiply_some(a, strip, token, tokens, bits);
+        multiply_some(a, strip, token, tokens, finish, bits);
     }
 }

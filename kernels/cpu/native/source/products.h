@@ -10,14 +10,19 @@
 #include "pair_products.h"
 #endif
 
-static void multiply_task(const void *arguments, int64_t strip) {
-    const struct product_arguments *a = arguments;
+/* All tokens with one strip. Not inline: what comes of the sums is computed by one code only. */
+static __attribute__((noinline)) void multiply_strip(const struct product_arguments *a,
+                                                     int64_t strip, finish_function finish) {
     if (a->bits == 4)
-        multiply_strip(a, strip, 4, 2);
+        multiply_typed(a, strip, finish, 4, 2);
     else if (a->digits == 2)
-        multiply_strip(a, strip, 8, 2);
+        multiply_typed(a, strip, finish, 8, 2);
     else
-        multiply_strip(a, strip, 8, 1);
+        multiply_typed(a, strip, finish, 8, 1);
+}
+
+static void multiply_task(const void *arguments, int64_t strip) {
+    multiply_strip(arguments, strip, finish_linear);
 }
 
 /* Fewer products than this are computed before a second thread has woken. */
@@ -26,16 +31,22 @@ enum { ALONE_BYTE_PRODUCTS = 1 << 19 };
  * ahead of their use. */
 enum { TOKENS_THAT_WAIT = 16, STRIPS_TOGETHER = 4, TASKS_PER_THREAD = 16 };
 
+/* Runs `work` for strips, for so many products of so many tokens. */
+INLINE void run_strips(task_function work, const void *arguments, int64_t strips, int64_t tokens,
+                       int64_t products, int64_t threads) {
+    int64_t few = tokens <= TOKENS_THAT_WAIT;
+    int64_t many = strips >= STRIPS_TOGETHER * TASKS_PER_THREAD * threads;
+    run_tasks(work, arguments, strips, few && many ? STRIPS_TOGETHER : 1,
+              threads_worth(products, ALONE_BYTE_PRODUCTS, threads));
+}
+
 TAKES(multiply_quantised, struct product_arguments);
 /* Returns the bytes that the workspace has to have; multiplies, if it is given. */
 EXPORTED int64_t AT_LEVEL(multiply_quantised)(const struct product_arguments *a) {
     if (a->workspace == NULL) return a->tokens * bytes_per_token(a);
     int64_t strips = (a->outputs + STRIP - 1) / STRIP;
     int64_t products = a->tokens * a->inputs * a->outputs;
-    int64_t few = a->tokens <= TOKENS_THAT_WAIT;
-    int64_t many = strips >= STRIPS_TOGETHER * TASKS_PER_THREAD * a->threads;
     run_rows(quantise_token, a, a->tokens, a->inputs, a->threads);
-    run_tasks(multiply_task, a, strips, few && many ? STRIPS_TOGETHER : 1,
-              threads_worth(products, ALONE_BYTE_PRODUCTS, a->threads));
+    run_strips(multiply_task, a, strips, a->tokens, products, a->threads);
     return 0;
 }

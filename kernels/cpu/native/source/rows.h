@@ -141,10 +141,8 @@ INLINE void silu_mul_typed(const struct silu_mul_arguments *a, int64_t row, enum
     const char *up = gate + length * bytes_of(type);
     char *out = a->out + row * length * bytes_of(type);
     for (int64_t i = 0; i < length; i += W) {
-        vf x = load_within(gate, i, length, type);
-        vf power = exponential(choose(x < splat(-88.0f), splat(88.0f), -x));
-        vf gated = x / (1.0f + power);
-        store_within(out, i, length, gated * load_within(up, i, length, type), type);
+        vf x = load_within(gate, i, length, type), y = load_within(up, i, length, type);
+        store_within(out, i, length, gated_of(x, y), type);
     }
 }
 

@@ -197,6 +197,12 @@ INLINE vf exponential(vf x) {
 #endif
 }
 
+/* gate * sigmoid(gate) * up. */
+INLINE vf gated_of(vf gate, vf up) {
+    vf power = exponential(choose(gate < splat(-88.0f), splat(88.0f), -gate));
+    return gate / (1.0f + power) * up;
+}
+
 /* Calls `function(..., type)` with the type a constant, so that each is compiled by itself. */
 #define BY_TYPE(function, type, ...)                                                              \
     do {                                                                                          \

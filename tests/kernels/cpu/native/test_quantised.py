@@ -9,7 +9,8 @@ import torch
 
 from kernels.cpu.native.calls import Calls
 from kernels.cpu.native.library import Library
-from kernels.cpu.native.quantised import STRIP, QuantisedLinear
+from kernels.cpu.native.packing import STRIP
+from kernels.cpu.native.quantised import QuantisedLinear
 from kernels.cpu.quantised import (
     GROUP,
     LEVELS,
