@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -13,7 +14,8 @@ from kernels.cpu.native.operations import NativeOperations
 from kernels.cpu.native.quantised import QuantisedLinear
 from kernels.cpu.quantised import QUANTISATIONS
 
-REPLAYS = 1000
+# A library that a test has built is sanitised, and many times slower.
+REPLAYS = 50 if "TRIPTYCH_TEST_LIBRARY" in os.environ else 1000
 
 
 @pytest.fixture
@@ -69,7 +71,7 @@ def test_teams_of_different_sizes_take_turns(
     for count in (1, 2, 4):
         threads(count)
         teams.append(captured(operations, compute))
-    for turn in range(50):
+    for turn in range(REPLAYS // 20):
         threads(1 + turn % 2)
         assert torch.equal(compute(), want)
         assert all(torch.equal(taken.replay(), want) for taken in teams)
