@@ -24,7 +24,6 @@ TESTS = [
     "tests/kernels/cpu/native/test_linear.py",
     "tests/kernels/cpu/native/test_quantised.py",
     "tests/kernels/cpu/native/test_quantised_experts.py",
-    "tests/kernels/cpu/native/test_quantised_experts.py",
     "tests/kernels/cpu/native/test_teams.py",
     "tests/kernels/cpu/test_rows.py",
 ]
