@@ -52,7 +52,7 @@ class QuantisedLinear:
         )
         # Without a workspace the function tells how large it has to be.
         one_token = (CODES[weight.dtype], 1, 0, 1, 0)
-        self._token_bytes = self._multiply(
+        self._token_bytes = calls.library.function("multiply_quantised")(
             MULTIPLY_QUANTISED.pack(*one_token, *self._of_layer, 0, 0)
         )
 

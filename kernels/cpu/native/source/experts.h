@@ -36,7 +36,8 @@ static void route_task(const void *arguments, int64_t task) {
     float logits[TILE_ROWS][panels * PANEL];
     for (int64_t i = 0; i < count; i++) x[i] = a->x + 2 * (first + i) * a->hidden;
     for (int64_t panel = 0; panel < panels; panel++) {
-        multiply_tile(count, x, a->router + panel * a->hidden * (PANEL * 2), a->hidden / 2, 0, sums);
+        const char *weights = a->router + panel * a->hidden * (PANEL * 2);
+        multiply_tile(count, x, weights, a->hidden / 2, (struct prefetch){weights, 0}, sums);
         for (int64_t i = 0; i < count; i++)
             for (int64_t half = 0; half < 2; half++) {
                 char rounded[2 * W];
@@ -60,8 +61,8 @@ static void gate_task(const void *arguments, int64_t task) {
         const char *x[TILE_ROWS];
         vf sums[TILE_ROWS][2];
         for (int64_t i = 0; i < count; i++) x[i] = a->x + 2 * r->tokens_of[row + i] * a->hidden;
-        int64_t ahead = ahead_of(count, rows, past - row, a->hidden);
-        multiply_tile(count, x, weights, a->hidden / 2, ahead, sums);
+        struct prefetch prefetch = prefetch_for(weights, count, rows, past - row, a->hidden);
+        multiply_tile(count, x, weights, a->hidden / 2, prefetch, sums);
         for (int64_t i = 0; i < count; i++) {
             vf gated = gated_of(sums[i][0], sums[i][1]);
             store(a->gated + 2 * (row + i) * a->intermediate, panel * W, gated, BF16);
@@ -85,7 +86,8 @@ static void down_task(const void *arguments, int64_t panel) {
             const char *x[TILE_ROWS];
             vf sums[TILE_ROWS][2];
             for (int64_t i = 0; i < count; i++) x[i] = a->gated + 2 * (row + i) * a->intermediate;
-            multiply_tile(count, x, weights, a->intermediate / 2, 0, sums);
+            struct prefetch prefetch = {weights + AHEAD_OF_WAITING, PANEL * 4};
+            multiply_tile(count, x, weights, a->intermediate / 2, prefetch, sums);
             for (int64_t i = 0; i < count; i++)
                 for (int64_t half = 0; half < 2; half++) {
                     float *sum = sums_of + r->tokens_of[row + i] * PANEL + half * W;

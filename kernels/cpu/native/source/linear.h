@@ -16,13 +16,24 @@ enum { ALONE_PRODUCTS = 3 << 20 };
 /* What the rows of one task may take of the second cache; the next panels find them there. */
 enum { BLOCK_BYTES = 640 << 10 };
 
-/* One pair of inputs of `rows` rows, times the panel's weights for it; what lies `ahead` bytes on is
- * fetched meanwhile. */
+/* So few rows wait for weights, which are fetched so many bytes ahead. */
+enum { WAITING_ROWS = 6, AHEAD_OF_WAITING = 4096 };
+
+/* What is fetched while a tile is computed: `step` bytes on for each pair of inputs. */
+struct prefetch {
+    const char *from;
+    int64_t step;
+};
+
+/* One pair of inputs of `rows` rows, times the panel's weights for it. Few rows wait for weights, and
+ * fetch their own. */
 INLINE void multiply_pair(const int rows, const char *const *x, const char *panel, int64_t pair,
-                          int64_t ahead, __m512 (*sums)[2]) {
+                          struct prefetch prefetch, __m512 (*sums)[2]) {
     const char *weights = panel + pair * (PANEL * 4);
-    _mm_prefetch(weights + ahead, _MM_HINT_T1);
-    _mm_prefetch(weights + ahead + 64, _MM_HINT_T1);
+    const char *next = weights + AHEAD_OF_WAITING;
+    if (rows > WAITING_ROWS) next = prefetch.from + pair * prefetch.step;
+    _mm_prefetch(next, _MM_HINT_T1);
+    _mm_prefetch(next + 64, _MM_HINT_T1);
     __m512bh first = (__m512bh)_mm512_loadu_si512(weights);
     __m512bh second = (__m512bh)_mm512_loadu_si512(weights + 64);
 #pragma GCC unroll 12
@@ -38,7 +49,7 @@ INLINE void multiply_pair(const int rows, const char *const *x, const char *pane
 /* `rows` and `chains` are constants. Few rows leave the multipliers waiting for their own sums, so
  * they have several, `chains` each, that are added in the end. */
 INLINE void multiply_rows(const int rows, const int chains, const char *const *x,
-                          const char *panel, int64_t pairs, int64_t ahead, vf (*out)[2]) {
+                          const char *panel, int64_t pairs, struct prefetch prefetch, vf (*out)[2]) {
     __m512 sums[4][TILE_ROWS][2];
 #pragma GCC unroll 4
     for (int chain = 0; chain < chains; chain++)
@@ -49,8 +60,8 @@ INLINE void multiply_rows(const int rows, const int chains, const char *const *x
     for (; pair + chains <= pairs; pair += chains)
 #pragma GCC unroll 4
         for (int chain = 0; chain < chains; chain++)
-            multiply_pair(rows, x, panel, pair + chain, ahead, sums[chain]);
-    for (; pair < pairs; pair++) multiply_pair(rows, x, panel, pair, ahead, sums[0]);
+            multiply_pair(rows, x, panel, pair + chain, prefetch, sums[chain]);
+    for (; pair < pairs; pair++) multiply_pair(rows, x, panel, pair, prefetch, sums[0]);
 #pragma GCC unroll 12
     for (int row = 0; row < rows; row++)
 #pragma GCC unroll 2
@@ -62,12 +73,12 @@ INLINE void multiply_rows(const int rows, const int chains, const char *const *x
         }
 }
 
-/* Products of up to TILE_ROWS rows with one panel, in float. `ahead`: see `ahead_of`. */
+/* Products of up to TILE_ROWS rows with one panel, in float. `prefetch`: see `prefetch_for`. */
 static void multiply_tile(int64_t rows, const char *const *x, const char *panel, int64_t pairs,
-                          int64_t ahead, vf (*out)[2]) {
+                          struct prefetch prefetch, vf (*out)[2]) {
 #define ROWS(count, chains)                                                                       \
     case count:                                                                                   \
-        multiply_rows(count, chains, x, panel, pairs, ahead, out);                                       \
+        multiply_rows(count, chains, x, panel, pairs, prefetch, out);                             \
         return;
     switch (rows) {
         ROWS(1, 4) ROWS(2, 4) ROWS(3, 4) ROWS(4, 2) ROWS(5, 2) ROWS(6, 2)
@@ -82,10 +93,21 @@ INLINE int64_t tile_of(int64_t left) {
     return (left + tiles - 1) / tiles;
 }
 
-/* How far ahead to fetch weights while `count` of `rows` rows are multiplied: while the last of
- * several tiles finds its panel in the cache, memory has time for the next panel. */
-INLINE int64_t ahead_of(int64_t count, int64_t rows, int64_t left, int64_t inputs) {
-    return count == left && count < rows ? inputs * (PANEL * 2) : 0;
+/* Over so many tiles the fetching of the next panel is spread. */
+enum { FETCHING_TILES = 4 };
+
+/* What to fetch while `count` of `rows` rows, of which `left` are left, are multiplied. Tiles after
+ * the first find their panel in the cache, so memory has time for the next panel; a lone tile has
+ * its own to wait for. */
+INLINE struct prefetch prefetch_for(const char *panel, int64_t count, int64_t rows, int64_t left,
+                                    int64_t inputs) {
+    int64_t bytes = inputs * (PANEL * 2), tiles = (rows + count - 1) / count;
+    int64_t to_come = (left + count - 1) / count;
+    if (tiles <= 1) return (struct prefetch){panel + AHEAD_OF_WAITING, PANEL * 4};
+    int64_t parts = tiles < FETCHING_TILES ? tiles : FETCHING_TILES;
+    if (to_come > parts) return (struct prefetch){panel, 0};
+    int64_t part = parts - to_come;
+    return (struct prefetch){panel + bytes + bytes * part / parts, PANEL * 4 / parts};
 }
 
 /* How many rows make a task: whole tiles, and no block much smaller than the others. */
@@ -121,8 +143,8 @@ static void linear_task(const void *arguments, int64_t task) {
         const char *x[TILE_ROWS];
         vf sums[TILE_ROWS][2];
         for (int64_t i = 0; i < count; i++) x[i] = a->x + 2 * (row + i) * a->row_stride;
-        int64_t ahead = ahead_of(count, rows, past - row, a->inputs);
-        multiply_tile(count, x, weights, a->inputs / 2, ahead, sums);
+        struct prefetch prefetch = prefetch_for(weights, count, rows, past - row, a->inputs);
+        multiply_tile(count, x, weights, a->inputs / 2, prefetch, sums);
         for (int64_t i = 0; i < count; i++) {
             char *out = a->out + 2 * (row + i) * a->outputs;
             for (int64_t half = 0; half < 2; half++) {
@@ -147,7 +169,8 @@ EXPORTED int64_t AT_LEVEL(linear)(const struct linear_arguments *a) {
     if (a->rows == 0) return 0;
     int64_t block = block_of(a->rows, a->inputs), blocks = (a->rows + block - 1) / block;
     int64_t threads = threads_for(a->rows, a->inputs, a->outputs, a->threads);
-    run_tasks(linear_task, a, panels * blocks, 1, threads);
+    int64_t grain = a->rows <= TILE_ROWS ? neighbours(panels, threads) : 1;
+    run_tasks(linear_task, a, panels * blocks, grain, threads);
     return 0;
 }
 

@@ -30,6 +30,10 @@ void run_tasks(task_function work, const void *arguments, int64_t tasks, int64_t
 void run_rows(task_function work, const void *arguments, int64_t rows, int64_t elements,
               int64_t threads);
 
+/* How many tasks of `tasks` to take at a time where each waits for weights that lie behind those of
+ * the one before: they are fetched ahead of their use. One, where there are not many. */
+int64_t neighbours(int64_t tasks, int64_t threads);
+
 /* `threads` for so much work, or one where it is less than what waking another is worth. */
 int64_t threads_worth(int64_t work, int64_t least, int64_t threads);
 

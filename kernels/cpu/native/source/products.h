@@ -27,16 +27,13 @@ static void multiply_task(const void *arguments, int64_t strip) {
 
 /* Fewer products than this are computed before a second thread has woken. */
 enum { ALONE_BYTE_PRODUCTS = 1 << 19 };
-/* Where few tokens wait for weights, a thread takes strips that lie together, as they are fetched
- * ahead of their use. */
-enum { TOKENS_THAT_WAIT = 16, STRIPS_TOGETHER = 4, TASKS_PER_THREAD = 16 };
+/* So few tokens wait for weights. */
+enum { WAITING_TOKENS = 16 };
 
 /* Runs `work` for strips, for so many products of so many tokens. */
 INLINE void run_strips(task_function work, const void *arguments, int64_t strips, int64_t tokens,
                        int64_t products, int64_t threads) {
-    int64_t few = tokens <= TOKENS_THAT_WAIT;
-    int64_t many = strips >= STRIPS_TOGETHER * TASKS_PER_THREAD * threads;
-    run_tasks(work, arguments, strips, few && many ? STRIPS_TOGETHER : 1,
+    run_tasks(work, arguments, strips, tokens <= WAITING_TOKENS ? neighbours(strips, threads) : 1,
               threads_worth(products, ALONE_BYTE_PRODUCTS, threads));
 }
 

@@ -20,6 +20,8 @@ EXPORTED void set_parallel(parallel_function function) { parallel = function; }
 enum { ALONE_ELEMENTS = 1 << 17, GRAIN_ELEMENTS = 1 << 14 };
 /* A team's threads see work in a fraction of that. */
 enum { AWAKE = 16 };
+/* Tasks taken at a time where they lie together, if every thread has so many turns. */
+enum { NEIGHBOURS = 4, TURNS = 16 };
 /* How often to look before others may have the core. */
 enum { LOOKS = 2000 };
 
@@ -122,6 +124,10 @@ void run_tasks(task_function work, const void *arguments, int64_t tasks, int64_t
     else
         /* Always torch's own number: for another, OpenMP would end threads and start them anew. */
         parallel(take_tasks, &shared, (unsigned)threads, 0);
+}
+
+int64_t neighbours(int64_t tasks, int64_t threads) {
+    return tasks >= NEIGHBOURS * TURNS * threads ? NEIGHBOURS : 1;
 }
 
 void run_rows(task_function work, const void *arguments, int64_t rows, int64_t elements,
