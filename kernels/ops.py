@@ -29,6 +29,10 @@ class Linear(Protocol):
     def __call__(self, x: torch.Tensor, /) -> torch.Tensor: ...
 
 
+PackLinear = Callable[[torch.Tensor, torch.Tensor | None], Linear]
+"""Makes a layer of a weight and an optional bias; see `Operations.pack_linear`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Routing:
     """How a token chooses its experts."""
@@ -106,6 +110,15 @@ class Operations(Protocol):
         Args:
             weight: [outputs, inputs].
             bias: [outputs], or None for none.
+        """
+        ...
+
+    def pack_gated(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
+        """The same where the outputs are gates, then as many ups: the layer gives `silu_mul`'s.
+
+        Args:
+            weight: [2 * intermediate, inputs].
+            bias: [2 * intermediate], or None for none.
         """
         ...
 

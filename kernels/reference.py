@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch.nn import functional
 
-from kernels.eager import capture, take_rows
+from kernels.eager import capture, gated, take_rows
 from kernels.ops import AttentionChunks, AttentionShape, Linear, Routing
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "moe",
     "norm_heads",
     "pack_experts",
+    "pack_gated",
     "pack_linear",
     "plan_attention",
     "rms_norm",
@@ -191,3 +192,6 @@ def moe(x: torch.Tensor, experts: Experts) -> torch.Tensor:
         expert_out = functional.linear(silu_mul(functional.linear(x[tokens], gate_up)), down)
         out.index_add_(0, tokens, expert_out * weights[tokens, place].unsqueeze(1))
     return out.to(x.dtype)
+
+
+pack_gated = gated(pack_linear, silu_mul)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from kernels.ops import Linear, Operations
+from kernels.ops import Linear, Operations, PackLinear
 from model_svc.checkpoint import Checkpoint
 from model_svc.models.decoder import DecoderWeights, DenseWeights, LayerWeights, MoeWeights
 from model_svc.models.family import WeightNames
@@ -75,7 +75,7 @@ class _Loader:
             mlp=self._moe(spec.mlp, names, at)
             if isinstance(spec.mlp, MoeSpec)
             else DenseWeights(
-                gate_up=self.linear([at(names.gate), at(names.up)]),
+                gated=self.linear([at(names.gate), at(names.up)], self.ops.pack_gated),
                 down=self.linear([at(names.down)]),
             ),
         )
@@ -85,12 +85,12 @@ class _Loader:
         self.files.read(name, out)
         return out
 
-    def linear(self, names: Sequence[str]) -> Linear:
+    def linear(self, names: Sequence[str], pack: PackLinear | None = None) -> Linear:
         """Fuse projections of the same input, one after the other, and pack them."""
         weight = self._fused([f"{name}.weight" for name in names])
         biased = f"{names[0]}.bias" in self.shapes
         bias = self._fused([f"{name}.bias" for name in names]) if biased else None
-        return self.ops.pack_linear(weight, bias)
+        return (pack or self.ops.pack_linear)(weight, bias)
 
     def _fused(self, names: Sequence[str]) -> torch.Tensor:
         rows = [self.shapes[name][0] for name in names]

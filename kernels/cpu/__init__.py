@@ -8,7 +8,7 @@ from kernels.cpu.attention import attention, plan_attention
 from kernels.cpu.experts import moe, pack_experts
 from kernels.cpu.linear import pack_linear
 from kernels.cpu.rows import embedding, norm_heads, rms_norm, rope, rope_angles, silu_mul, store_kv
-from kernels.eager import capture, take_rows
+from kernels.eager import capture, gated, take_rows
 
 __all__ = [
     "attention",
@@ -17,6 +17,7 @@ __all__ = [
     "moe",
     "norm_heads",
     "pack_experts",
+    "pack_gated",
     "pack_linear",
     "plan_attention",
     "rms_norm",
@@ -26,3 +27,5 @@ __all__ = [
     "store_kv",
     "take_rows",
 ]
+
+pack_gated = gated(pack_linear, silu_mul)

@@ -18,7 +18,7 @@ from kernels.cpu.attention import AttentionPlan, attend_parts, plan_chunks
 from kernels.cpu.experts import PackedExperts, moe
 from kernels.cpu.linear import pack_linear as pack_product
 from kernels.cpu.rows import embedding, rope_angles, rotate, store_kv
-from kernels.eager import capture, take_rows
+from kernels.eager import capture, gated, take_rows
 from kernels.ops import AttentionChunks, AttentionShape, Linear, Routing
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "moe",
     "norm_heads",
     "pack_experts",
+    "pack_gated",
     "pack_linear",
     "plan_attention",
     "rms_norm",
@@ -104,3 +105,6 @@ def pack_experts(
     arithmetic = experts.Arithmetic(pack_linear, silu_mul, torch.float64)
     sizes = range(NOMINAL_TOKENS, NOMINAL_TOKENS + 1)
     return experts.pack(router, gate_up, down, routing, arithmetic, sizes)
+
+
+pack_gated = gated(pack_linear, silu_mul)

@@ -15,7 +15,8 @@ from torch.nn import functional
 
 from kernels.cpu import experts
 from kernels.cpu.experts import Arithmetic, ExpertSizes, PackedExperts, SeparateExperts
-from kernels.ops import Captured, Linear, Operations, Routing
+from kernels.eager import gated
+from kernels.ops import Captured, Linear, Operations, PackLinear, Routing
 
 GROUP = 32
 """Inputs that share a scale, of 4 bits."""
@@ -28,8 +29,6 @@ LEVELS = (-127, -102, -82, -65, -50, -37, -23, -11, 2, 14, 27, 41, 55, 71, 90, 1
 
 _LEAST = 2.0**-100
 _GREATEST = 127
-
-PackLinear = Callable[[torch.Tensor, torch.Tensor | None], Linear]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +61,7 @@ class QuantisedOperations:
             routing: in which the softmax over the scores of experts is taken.
         """
         self.pack_linear = pack_linear
+        self.pack_gated = gated(pack_linear, base.silu_mul)
         self._capture = base.capture
         self._all_captured = True
         self.embedding = base.embedding

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from kernels.eager import capture, take_rows
+from kernels.eager import capture, gated, take_rows
 from kernels.ops import AttentionChunks, AttentionShape
 from kernels.reference import moe, pack_experts, pack_linear
 from kernels.triton import rope as rotary
@@ -29,6 +29,7 @@ __all__ = [
     "moe",
     "norm_heads",
     "pack_experts",
+    "pack_gated",
     "pack_linear",
     "plan_attention",
     "rms_norm",
@@ -103,3 +104,6 @@ def attention(
     if plan.prefill is not None:
         prefill_attention(q, k_cache, v_cache, plan.prefill, out=out)
     return out
+
+
+pack_gated = gated(pack_linear, silu_mul)

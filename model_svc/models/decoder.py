@@ -23,8 +23,8 @@ from model_svc.models.spec import DecoderSpec
 class DenseWeights:
     """A gated MLP."""
 
-    gate_up: Linear
-    """Gate and up projections in one."""
+    gated: Linear
+    """Gate and up projections in one, and their gating."""
     down: Linear
 
 
@@ -189,7 +189,7 @@ def _mlp(
     weights: DenseWeights | MoeWeights, ops: Operations
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     if isinstance(weights, DenseWeights):
-        gate_up, down = weights.gate_up, weights.down
-        return lambda x: down(ops.silu_mul(gate_up(x)))
+        gated, down = weights.gated, weights.down
+        return lambda x: down(gated(x))
     experts = weights.experts
     return lambda x: ops.moe(x, experts)

@@ -33,7 +33,7 @@ STEP = struct.Struct("=2q 2q 3q 5q d 2q")
 LAYER = struct.Struct("=3q 2q 3q 4q q")
 
 # source/linear.h, source/routing.h and source/experts.h
-LINEAR = struct.Struct("=q 3q 3q 2q")
+LINEAR = struct.Struct("=q 3q 3q 3q")
 EXPERTS = struct.Struct(f"=q 2q q {_ROUTING} 3q q 2q")
 
 # source/quantise.h and source/activations.h

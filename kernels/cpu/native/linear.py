@@ -49,17 +49,34 @@ def pack_gated(gate_up: torch.Tensor) -> torch.Tensor:
 
 
 class PackedLinear:
-    """A linear layer; see `kernels.ops.Linear`."""
+    """A linear layer, or one of gates and ups; see `kernels.ops.Linear`."""
 
-    def __init__(self, calls: Calls, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-        """Pack `weight` [outputs, inputs] with an optional `bias` [outputs]."""
+    def __init__(
+        self,
+        calls: Calls,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        *,
+        gated: bool = False,
+    ) -> None:
+        """Pack `weight` [outputs, inputs] with an optional `bias` [outputs].
+
+        With `gated`, the first half of the outputs are gates and the second half ups, and the layer
+        gives `silu(gate) * up`.
+        """
         self._calls = calls
         self._multiply = calls.function("linear")
-        self._outputs, self._inputs = weight.shape
-        self._weights = pack(weight)
+        rows, self._inputs = weight.shape
+        self._outputs = rows // 2 if gated else rows
+        self._weights = pack_gated(weight) if gated else pack(weight)
         self._bias: torch.Tensor | None = None
         if bias is not None:
-            self._bias = functional.pad(bias.float(), (0, -self._outputs % PANEL)).contiguous()
+            halves = bias.float().view(2 if gated else 1, -1)
+            lanes = VECTOR if gated else PANEL
+            filled = functional.pad(halves, (0, -self._outputs % lanes))
+            panels = filled.view(len(halves), -1, lanes)
+            self._bias = panels.transpose(0, 1).contiguous()
+        self._gated = gated
         self._of_layer = (
             self._weights.data_ptr(),
             self._inputs,
@@ -77,7 +94,7 @@ class PackedLinear:
             x = x.contiguous()
         out = self._calls.empty((rows, self._outputs), torch.bfloat16)
         own = (torch.get_num_threads(), x.data_ptr(), rows, x.stride(0))
-        self._multiply(LINEAR.pack(*own, *self._of_layer, out.data_ptr()))
+        self._multiply(LINEAR.pack(*own, *self._of_layer, self._gated, out.data_ptr()))
         return out
 
 

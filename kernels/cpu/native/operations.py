@@ -17,6 +17,7 @@ from kernels.cpu.native.calls import Calls, CapturedCalls
 from kernels.cpu.native.library import Library, chosen
 from kernels.cpu.native.linear import NativeExperts, PackedLinear, packable
 from kernels.cpu.native.rows import NativeRows
+from kernels.eager import gated
 from kernels.ops import Linear, Operations, Routing
 
 
@@ -42,6 +43,12 @@ class NativeOperations(NativeRows, NativeAttention):
             return PackedLinear(self.calls, weight, bias)
         self._all_ours = False
         return linear.pack_linear(weight, bias)
+
+    def pack_gated(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
+        """See `Operations.pack_gated`."""
+        if self._multiplies and packable(weight):
+            return PackedLinear(self.calls, weight, bias, gated=True)
+        return gated(self.pack_linear, self.silu_mul)(weight, bias)
 
     def pack_experts(
         self, router: torch.Tensor, gate_up: torch.Tensor, down: torch.Tensor, routing: Routing

@@ -91,6 +91,6 @@ def test_experts_are_rounded_and_their_router_is_not(name: str) -> None:
 def test_all_else_is_the_other_sets() -> None:
     ops = quantised(cpu, torch.float32, QUANTISATIONS["int8"], None)
 
-    own = {"capture", "pack_linear", "pack_experts", "moe"}
+    own = {"capture", "pack_linear", "pack_gated", "pack_experts", "moe"}
     assert all(getattr(ops, name) is getattr(cpu, name) for name in {*cpu.__all__} - own)
     assert ops.capture(lambda: torch.empty(0)) is None

@@ -125,12 +125,32 @@ struct linear_arguments {
     const char *weights;
     int64_t inputs, outputs; /* inputs even; panels of outputs filled up with zeros */
     const float *bias;       /* [panels * PANEL], or NULL for none */
+    int64_t gated;           /* whether a panel has W gates and the W ups that they belong to */
     char *out;               /* [rows, outputs] bfloat16 */
 };
 
+INLINE int64_t panels_of(const struct linear_arguments *a) {
+    int64_t outputs = a->gated ? W : PANEL;
+    return (a->outputs + outputs - 1) / outputs;
+}
+
+/* A row's outputs of one panel. */
+INLINE void finish_row(const struct linear_arguments *a, int64_t row, int64_t panel,
+                       const vf *sums) {
+    char *out = a->out + 2 * row * a->outputs;
+    if (a->gated) {
+        store_within(out, panel * W, a->outputs, gated_of(sums[0], sums[1]), BF16);
+        return;
+    }
+    for (int64_t half = 0; half < 2; half++) {
+        int64_t output = panel * PANEL + half * W;
+        if (output < a->outputs) store_within(out, output, a->outputs, sums[half], BF16);
+    }
+}
+
 static void linear_task(const void *arguments, int64_t task) {
     const struct linear_arguments *a = arguments;
-    int64_t panels = (a->outputs + PANEL - 1) / PANEL, panel = task % panels;
+    int64_t panels = panels_of(a), panel = task % panels;
     int64_t block = block_of(a->rows, a->inputs);
     int64_t row = task / panels * block, past = row + block;
     if (past > a->rows) past = a->rows;
@@ -146,12 +166,8 @@ static void linear_task(const void *arguments, int64_t task) {
         struct prefetch prefetch = prefetch_for(weights, count, rows, past - row, a->inputs);
         multiply_tile(count, x, weights, a->inputs / 2, prefetch, sums);
         for (int64_t i = 0; i < count; i++) {
-            char *out = a->out + 2 * (row + i) * a->outputs;
-            for (int64_t half = 0; half < 2; half++) {
-                int64_t output = panel * PANEL + half * W;
-                if (output < a->outputs)
-                    store_within(out, output, a->outputs, sums[i][half] + bias[half], BF16);
-            }
+            vf biased[2] = {sums[i][0] + bias[0], sums[i][1] + bias[1]};
+            finish_row(a, row + i, panel, biased);
         }
         row += count;
     }
@@ -165,10 +181,10 @@ INLINE int64_t threads_for(int64_t rows, int64_t inputs, int64_t outputs, int64_
 
 TAKES(linear, struct linear_arguments);
 EXPORTED int64_t AT_LEVEL(linear)(const struct linear_arguments *a) {
-    int64_t panels = (a->outputs + PANEL - 1) / PANEL;
+    int64_t panels = panels_of(a);
     if (a->rows == 0) return 0;
     int64_t block = block_of(a->rows, a->inputs), blocks = (a->rows + block - 1) / block;
-    int64_t threads = threads_for(a->rows, a->inputs, a->outputs, a->threads);
+    int64_t threads = threads_for(a->rows, a->inputs, panels * PANEL, a->threads);
     int64_t grain = a->rows <= TILE_ROWS ? neighbours(panels, threads) : 1;
     run_tasks(linear_task, a, panels * blocks, grain, threads);
     return 0;

@@ -54,6 +54,33 @@ def test_rows_are_multiplied(
         assert_near(linear(x), want)
 
 
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize(("outputs", "inputs"), SIZES)
+@pytest.mark.parametrize("biased", [False, True])
+def test_rows_of_gates_and_ups_are_multiplied_and_gated(
+    operations: NativeOperations, outputs: int, inputs: int, biased: bool
+) -> None:
+    weight = torch.randn(2 * outputs, inputs).bfloat16()
+    bias = torch.randn(2 * outputs).bfloat16() if biased else None
+    own = operations.pack_gated(weight, bias)
+    assert isinstance(own, PackedLinear)
+    oracle = reference.pack_gated(weight.double(), None if bias is None else bias.double())
+    for rows in ROWS:
+        x = torch.randn(rows, inputs).bfloat16()
+        assert_near(own(x), oracle(x.double()))
+
+
+@pytest.mark.parametrize("inputs", [61, 62])
+def test_gates_and_ups_that_cannot_be_packed_are_left_to_pytorch(
+    operations: NativeOperations, inputs: int
+) -> None:
+    weight, x = torch.randn(14, inputs).half(), torch.randn(3, inputs).half()
+
+    got = operations.pack_gated(weight, None)(x)
+
+    assert_near(got, reference.pack_gated(weight.double(), None)(x.double()))
+
+
 def test_rows_may_lie_apart(operations: NativeOperations) -> None:
     weight, wide = torch.randn(40, 64).bfloat16(), torch.randn(5, 100).bfloat16()
     linear = operations.pack_linear(weight, None)
