@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 Slots = npt.NDArray[np.int32]
 
-_WINDOW = 1024
-"""Slots that are in use before the next so many are; their memory is not touched earlier."""
+_WINDOW = 32
+"""Slots whose order is without a pattern; those of one prompt still lie near each other."""
 
 
 class PoolExhausted(Exception):

@@ -41,14 +41,14 @@ def test_sequences_that_take_turns_have_no_regular_slots():
     turns = np.array([pool.take(32) for _ in range(100)])
 
     distances = np.diff(turns, axis=0)
-    assert all(len(np.unique(own)) > 50 for own in distances.T)
+    assert all(len(np.unique(own)) > 20 for own in distances.T)
 
 
 def test_a_part_of_the_pool_is_used_before_the_next():
     pool = SlotPool(5000)
 
-    assert pool.take(1024).max() < 1024
-    assert pool.take(1024).min() >= 1024
+    assert pool.take(320).max() < 320
+    assert pool.take(32).min() >= 320
 
 
 class Pool(RuleBasedStateMachine):
