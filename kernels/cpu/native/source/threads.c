@@ -21,7 +21,7 @@ enum { ALONE_ELEMENTS = 1 << 17, GRAIN_ELEMENTS = 1 << 14 };
 /* A team's threads see work in a fraction of that. */
 enum { AWAKE = 16 };
 /* Tasks taken at a time where they lie together, if every thread has so many turns. */
-enum { NEIGHBOURS = 4, TURNS = 16 };
+enum { NEIGHBOURS = 4, TURNS = 2 };
 /* How often to look before others may have the core. */
 enum { LOOKS = 2000 };
 
