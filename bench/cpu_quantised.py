@@ -31,6 +31,7 @@ from bench.random_checkpoint import DecoderShape, write_checkpoint
 from kernels.cpu.native.library import chosen
 from kernels.cpu.quantised import QUANTISATIONS
 from kernels.ops import UNQUANTISED, Operations, operations_for
+from model_svc.captured_steps import CapturedSteps
 from model_svc.checkpoint import Checkpoint, read_checkpoint
 from model_svc.kv_cache import KvCache
 from model_svc.models.batch import Batch
@@ -102,14 +103,15 @@ def product_lines(rounds: int) -> Iterator[str]:
 
 
 def step(decoder: Decoder, kv: KvCache, counts: Sequence[int], cached: int) -> Timed:
-    """A step of sequences that have so many tokens cached, and its logits; one chunk each."""
+    """A step of sequences that have so many tokens cached, as it is served; one chunk each."""
     rows, starts = np.arange(len(counts)), np.full(len(counts), cached)
     longest = cached + max(counts)
     table = np.random.default_rng(0).permutation(len(counts) * longest).astype(np.int32)
     ids = np.arange(sum(counts)) % 1000
     batch = Batch.build(ids, rows, starts, np.array(counts), table.reshape(len(counts), longest))
-    last = torch.tensor(counts).cumsum(0) - 1
-    return lambda: decoder.logits(decoder.forward(batch, kv)[last])
+    steps = CapturedSteps(decoder, kv)
+    finals = None if batch.attention.num_decodes == len(counts) else batch.finals(rows.tolist())
+    return lambda: steps.logits(batch, finals)
 
 
 def model_lines(checkpoint: Checkpoint, rounds: int) -> Iterator[str]:
