@@ -28,9 +28,10 @@ import torch
 
 from bench.machine import describe
 from bench.random_checkpoint import DecoderShape, write_checkpoint
+from kernels.choice import UNQUANTISED, operations_for
 from kernels.cpu.native.library import chosen
 from kernels.cpu.quantised import QUANTISATIONS
-from kernels.ops import UNQUANTISED, Operations, operations_for
+from kernels.ops import Operations
 from model_svc.captured_steps import CapturedSteps
 from model_svc.checkpoint import Checkpoint, read_checkpoint
 from model_svc.kv_cache import KvCache

@@ -21,9 +21,9 @@ from tokenizers import Tokenizer
 from torch.nn import functional
 
 from bench.machine import describe
+from kernels.choice import KV_AS_COMPUTED, UNQUANTISED, operations_for
 from kernels.cpu.native.library import chosen
 from kernels.cpu.quantised import QUANTISATIONS
-from kernels.ops import KV_AS_COMPUTED, UNQUANTISED, operations_for
 from model_svc.checkpoint import Checkpoint, open_checkpoint
 from model_svc.kv_cache import KvCache
 from model_svc.models.batch import Batch

@@ -30,7 +30,18 @@ class CapturedSteps:
         """Run steps of `decoder` over `kv`."""
         self._decoder = decoder
         self._kv = kv
+        self._captures = True
         self._decodes: dict[tuple[int, int, int], _CapturedDecodes] = {}
+
+    def advance(self, batch: Batch) -> None:
+        """Run a step that nothing is drawn from; caches are all that it leaves behind."""
+        # One row is computed to the end all the same.
+        finals = batch.finals([0])
+        captured = self._capture(batch, finals, scored=False)
+        if captured is None:
+            self._decoder.forward(batch, self._kv, finals)
+        else:
+            captured.replay()
 
     def logits(self, batch: Batch, finals: Finals | None) -> torch.Tensor:
         """Run a step.
@@ -43,9 +54,11 @@ class CapturedSteps:
             [tokens or finals, vocab], good until the next step, in whatever dtype they were
             computed.
         """
+        if not self._captures:
+            return self._compute(batch, finals)
         if finals is None and batch.attention.num_decodes == len(batch.token_ids):
             return self._logits_of_decodes(batch)
-        captured = self._decoder.capture(batch, self._kv, finals)
+        captured = self._capture(batch, finals)
         return self._compute(batch, finals) if captured is None else captured.replay()
 
     def _logits_of_decodes(self, batch: Batch) -> torch.Tensor:
@@ -60,11 +73,21 @@ class CapturedSteps:
             except Outgrown:
                 del self._decodes[key]
         own = batch.with_own_numbers()
-        captured = self._decoder.capture(own, self._kv, None)
+        captured = self._capture(own, None)
         if captured is None:
             return self._compute(batch, None)
         self._decodes[key] = _CapturedDecodes(own, captured)
         return captured.replay()
+
+    def _capture(
+        self, batch: Batch, finals: Finals | None, *, scored: bool = True
+    ) -> Captured | None:
+        """Capture a step; once that was not possible, it is not tried again."""
+        if not self._captures:
+            return None
+        captured = self._decoder.capture(batch, self._kv, finals, scored=scored)
+        self._captures = captured is not None
+        return captured
 
     def _compute(self, batch: Batch, finals: Finals | None) -> torch.Tensor:
         return self._decoder.logits(self._decoder.forward(batch, self._kv, finals))

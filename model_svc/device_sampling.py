@@ -16,7 +16,8 @@ from kernels.triton.logits_probabilities import LogProbabilities, Partials, log_
 from kernels.triton.sampling import draw
 from kernels.triton.sampling_batch import Choices, Edits, Ragged, Uses, floors
 from kernels.triton.sampling_scratch import Scratch
-from model_svc.sampling import Draw, Drawn, Records, SamplingSpec, alternative_records
+from model_svc.draws import Draw, SamplingSpec
+from model_svc.sampling import Drawn, Records, alternative_records
 
 _NOT_ASKED = -1
 _PLAIN = SamplingSpec(seed=0, temperature=0.0)

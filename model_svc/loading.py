@@ -16,10 +16,10 @@ from prometheus_client import CollectorRegistry
 
 from chassis.errors import StartError
 from chassis.introspection import triptych_version
+from kernels.choice import operations_for
 from kernels.cpu.native.argmax import NativeArgmax
 from kernels.cpu.native.library import chosen
 from kernels.devices import UnsupportedDevice, memory_of
-from kernels.ops import operations_for
 from model_svc.checkpoint import Checkpoint, CheckpointError, open_checkpoint
 from model_svc.commands import Report
 from model_svc.engine import Engine
@@ -30,7 +30,7 @@ from model_svc.memory import available_bytes, choose_slots
 from model_svc.metrics import ModelMetrics
 from model_svc.models.decoder import Decoder
 from model_svc.runner import Runner, TokenSampler
-from model_svc.sampling import Sampler
+from model_svc.sampling import Sampler, argmax
 from model_svc.scheduler import Scheduler
 from model_svc.settings import ModelSettings
 from model_svc.slot_pool import SlotPool
@@ -85,9 +85,7 @@ def make_sampler(device: str, vocab_size: int) -> TokenSampler:
     """What draws on `device`; call it after `operations_for`, which makes Triton ready."""
     if device == "cpu":
         library = chosen().library
-        return (
-            Sampler(vocab_size) if library is None else Sampler(vocab_size, NativeArgmax(library))
-        )
+        return Sampler(vocab_size, argmax if library is None else NativeArgmax(library))
     from model_svc.device_sampling import DeviceSampler
 
     return DeviceSampler(vocab_size, memory_of(device))

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model_svc import scheduler
-from model_svc.sampling import Draw, SamplingSpec, TokenHistory
+from model_svc.draws import Draw, SamplingSpec, TokenHistory
 from protos.token_frame import ALTERNATIVE, FINISHED, LENGTH, NO_TOKEN, STOP
 
 NO_ALTERNATIVES: npt.NDArray[np.void] = np.empty(0, dtype=ALTERNATIVE)

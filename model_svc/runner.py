@@ -14,11 +14,12 @@ import numpy.typing as npt
 import torch
 
 from model_svc.captured_steps import CapturedSteps
+from model_svc.draws import Draw
 from model_svc.kv_cache import KvCache
 from model_svc.models.batch import Batch
 from model_svc.models.decoder import Decoder
 from model_svc.request import NO_ALTERNATIVES, Candidate, OutputRow
-from model_svc.sampling import Draw, Drawn, Records
+from model_svc.sampling import Drawn, Records
 from model_svc.scheduler import Chunk, Plan
 from model_svc.scheduler import Sequence as Scheduled
 from model_svc.threads import ThreadChoice
@@ -82,8 +83,7 @@ class Runner:
             np.array([chunk.count for chunk in chunks], np.int64),
             self._slot_table,
         ).on(self._device)
-        tokens = len(batch.token_ids)
-        self._threads.apply(tokens)
+        self._threads.apply(len(batch.token_ids))
         owners = [[o for s in chunk.draws if (o := candidates[s]).may_draw] for chunk in chunks]
         drawing = [number for number, own in enumerate(owners) if own]
         scored = [
@@ -92,28 +92,37 @@ class Runner:
             if candidates[chunk.sequence].request.wants_scores_from(chunk.start)
         ]
         rows: list[tuple[Candidate, list[OutputRow]]] = []
-        if len(drawing) == tokens and not scored:
-            logits = self._steps.logits(batch, None)
+        if scored:
+            hidden = self._decoder.forward(batch, self._kv)
+            ends = batch.attention.q_starts[1:].tolist()
+            for number in scored:
+                chunk, owner = chunks[number], candidates[chunks[number].sequence]
+                own = hidden[ends[number] - chunk.count : ends[number]]
+                rows.append((owner, list(self._score(own, owner, chunk))))
+            logits = self._last_logits(batch, hidden, drawing)
         else:
-            # Of a step that draws nothing one row is computed to the end all the same.
-            finals = batch.finals(drawing or [0])
-            if scored:
-                hidden = self._decoder.forward(batch, self._kv)
-                ends = batch.attention.q_starts[1:].tolist()
-                for number in scored:
-                    chunk, owner = chunks[number], candidates[chunks[number].sequence]
-                    own = hidden[ends[number] - chunk.count : ends[number]]
-                    rows.append((owner, list(self._score(own, owner, chunk))))
-                logits = self._decoder.logits(hidden.index_select(0, finals.rows))
-            else:
-                logits = self._steps.logits(batch, finals)
-        drawn = self._draw(logits, [own for own in owners if own])
+            logits = self._computed(batch, drawing)
+        drawn = None if logits is None else self._draw(logits, [own for own in owners if own])
         return StepResult([owner for own in owners for owner in own], drawn, rows)
 
-    def _draw(self, logits: torch.Tensor, owners: Sequence[Sequence[Candidate]]) -> Drawn | None:
-        """Draw the next token of each sequence, those of `owners[i]` from row `i` of `logits`."""
-        if not owners:
+    def _last_logits(
+        self, batch: Batch, hidden: torch.Tensor, drawing: Sequence[int]
+    ) -> torch.Tensor | None:
+        """Of the chunks so numbered, None where there are none."""
+        if not drawing:
             return None
+        return self._decoder.logits(hidden.index_select(0, batch.finals(drawing).rows))
+
+    def _computed(self, batch: Batch, drawing: Sequence[int]) -> torch.Tensor | None:
+        """Run a step; the logits of its chunks so numbered, None where there are none."""
+        if not drawing:
+            self._steps.advance(batch)
+            return None
+        finals = None if len(drawing) == len(batch.token_ids) else batch.finals(drawing)
+        return self._steps.logits(batch, finals)
+
+    def _draw(self, logits: torch.Tensor, owners: Sequence[Sequence[Candidate]]) -> Drawn:
+        """Draw the next token of each sequence, those of `owners[i]` from row `i` of `logits`."""
         draws = [owner.draw for own in owners for owner in own]
         if len(draws) > len(owners):
             logit_rows = [row for row, own in enumerate(owners) for _ in own]

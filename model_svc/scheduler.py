@@ -66,7 +66,7 @@ class Sequence:
         return min(self.prefix.tokens, self.known - 1)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Chunk:
     """A run of one sequence's tokens to compute.
 

@@ -71,6 +71,6 @@ def _scattered(slots: int) -> Slots:
     Sequences that take turns would otherwise each have slots a fixed distance apart. Rows at a
     distance of some power of two share few places of a processor's caches, and push each other out.
     """
-    scatter = np.random.default_rng(0)
-    windows = (np.arange(at, min(at + _WINDOW, slots)) for at in range(0, slots, _WINDOW))
-    return np.concatenate([scatter.permutation(own) for own in windows], dtype=np.int32)
+    windows = np.arange(slots + -slots % _WINDOW, dtype=np.int32).reshape(-1, _WINDOW)
+    order = np.random.default_rng(0).permuted(windows, axis=1).ravel()
+    return order[order < slots]

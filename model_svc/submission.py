@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from chassis.errors import InvalidRequest
 from chassis.shared_file import PeerFiles
+from model_svc.draws import SamplingSpec
 from model_svc.request import EarlierOutput, RequestSpec
-from model_svc.sampling import SamplingSpec
 from protos import generation_pb2, model_pb2
 
 _ID = np.dtype("<i4")

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from model_svc.commands import Load, Report
+from model_svc.draws import SamplingSpec
 from model_svc.engine import Engine, Runner
 from model_svc.request import NO_ALTERNATIVES, Candidate, EarlierOutput, OutputRow, RequestSpec
 from model_svc.runner import StepResult
-from model_svc.sampling import Drawn, SamplingSpec
+from model_svc.sampling import Drawn
 from model_svc.scheduler import Chunk, Plan, Scheduler
 from model_svc.scheduler import Sequence as Scheduled
 from model_svc.slot_pool import SlotPool

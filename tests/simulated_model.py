@@ -21,9 +21,10 @@ import numpy as np
 from tiny_tokenizers import byte_level
 
 from detokenizer_svc.decoder import Spelling
+from model_svc.draws import SamplingSpec
 from model_svc.request import NO_ALTERNATIVES, Candidate, OutputRow, Request
 from model_svc.runner import StepResult
-from model_svc.sampling import Drawn, SamplingSpec
+from model_svc.sampling import Drawn
 from model_svc.scheduler import Chunk, Plan
 from model_svc.scheduler import Sequence as Scheduled
 from protos.token_frame import ALTERNATIVE, PROMPT

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import torch
 
-from kernels.ops import FLOAT_DTYPES
+from kernels.choice import FLOAT_DTYPES
 from kernels.triton.logits import edit_logits
 from kernels.triton.sampling_batch import Choices, Edits, Uses
 from kernels.triton.sampling_filters import shortlist_filtered

@@ -115,13 +115,21 @@ class Decoder:
         return ops.rms_norm(x, self._final_norm, self.spec.norm_eps, residual)[0]
 
     @torch.inference_mode()
-    def capture(self, batch: Batch, kv: KvCache, finals: Finals | None) -> Captured | None:
+    def capture(
+        self, batch: Batch, kv: KvCache, finals: Finals | None, *, scored: bool = True
+    ) -> Captured | None:
         """Take down `forward` and `logits`, these in the decoder's dtype: see `Operations.capture`.
 
         Args:
             batch, kv, finals: as `forward` takes them; a replay reads what they hold then.
+            scored: whether the vocabulary is scored; otherwise the result is that of `forward`.
         """
-        return self._ops.capture(lambda: self._output_head(self.forward(batch, kv, finals)))
+
+        def compute() -> torch.Tensor:
+            hidden = self.forward(batch, kv, finals)
+            return self._output_head(hidden) if scored else hidden
+
+        return self._ops.capture(compute)
 
     @torch.inference_mode()
     def logits(self, hidden_rows: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ import torch
 from checkpoints import write_checkpoint
 
 from bench.quality import Form, Score, Text, score, table
-from kernels.ops import operations_for
+from kernels.choice import operations_for
 from model_svc.checkpoint import read_checkpoint
 from model_svc.kv_cache import KvCache
 from model_svc.models.batch import Batch

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from model_svc.device_sampling import DeviceSampler
-from model_svc.sampling import Draw, Drawn, Sampler, SamplingSpec, TokenHistory
+from model_svc.draws import Draw, SamplingSpec, TokenHistory
+from model_svc.sampling import Drawn, Sampler
 
 
 def device_sampler(vocab_size: int) -> DeviceSampler:

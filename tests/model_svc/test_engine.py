@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model_svc.commands import Forget, ForgetRouter, Quit, Resend, Start, Stop
-from model_svc.sampling import SamplingSpec
+from model_svc.draws import SamplingSpec
 from protos.token_frame import LENGTH, NO_TOKEN, PROMPT, STOP
 
 

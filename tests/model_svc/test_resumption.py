@@ -15,14 +15,15 @@ import pytest
 import torch
 from engine_harness import Harness, earlier, spec
 
-from kernels.ops import operations_for
+from kernels.choice import operations_for
 from model_svc.checkpoint import read_checkpoint
 from model_svc.commands import Forget, Start
+from model_svc.draws import SamplingSpec
 from model_svc.kv_cache import KvCache
 from model_svc.models.decoder import Decoder
 from model_svc.request import EarlierOutput
 from model_svc.runner import Runner
-from model_svc.sampling import Sampler, SamplingSpec
+from model_svc.sampling import Sampler
 from model_svc.threads import ThreadChoice
 from model_svc.weights import load_weights
 from protos.token_frame import LENGTH, NO_TOKEN, PROMPT, STOP

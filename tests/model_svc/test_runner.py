@@ -5,14 +5,15 @@ import numpy as np
 import pytest
 import torch
 
-from kernels.ops import operations_for
+from kernels.choice import operations_for
 from model_svc.checkpoint import read_checkpoint
+from model_svc.draws import SamplingSpec
 from model_svc.kv_cache import KvCache
 from model_svc.models.batch import Batch
 from model_svc.models.decoder import Decoder
 from model_svc.request import Request, RequestSpec
 from model_svc.runner import Runner
-from model_svc.sampling import Sampler, SamplingSpec
+from model_svc.sampling import Sampler
 from model_svc.scheduler import Scheduler
 from model_svc.slot_pool import SlotPool
 from model_svc.threads import ThreadChoice

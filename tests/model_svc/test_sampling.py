@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from kernels import sampling_reference
 from kernels.sampling_reference import Choice
-from model_svc.sampling import Draw, Drawn, Sampler, SamplingSpec, TokenHistory
+from model_svc.draws import Draw, SamplingSpec, TokenHistory
+from model_svc.sampling import Drawn, Sampler
 
 GREEDY = {"temperature": 0.0}
 
@@ -142,6 +143,29 @@ def test_greedy_takes_the_likeliest_and_the_lowest_id_among_equals() -> None:
     assert sample([0.0, 2.0, 1.0, 2.0], **GREEDY) == 1
     assert sample([-1.0, -1.0], **GREEDY, top_p=0.1, min_p=0.5, top_k=1) == 0
     assert sample([0.0, 2.0], temperature=1e-40) == 1
+
+
+@pytest.mark.parametrize(
+    ("choices", "plain"),
+    [
+        ({}, True),
+        ({"temperature": 1e-40}, True),
+        ({"top_p": 0.5, "top_k": 3, "min_p": 0.1}, True),
+        ({"min_tokens": 3}, True),
+        ({"suppressed_ids": (1,)}, True),
+        ({"min_tokens": 3, "suppressed_ids": (1,)}, False),
+        ({"temperature": 0.7}, False),
+        ({"logprobs": 0}, False),
+        ({"logit_bias": {1: 2.0}}, False),
+        ({"repetition_penalty": 1.1}, False),
+        ({"presence_penalty": 0.1}, False),
+        ({"frequency_penalty": 0.1}, False),
+    ],
+)
+def test_a_request_is_plain_that_only_ever_wants_the_likeliest(
+    choices: dict[str, Any], plain: bool
+) -> None:
+    assert SamplingSpec(**{"seed": 1, **GREEDY, **choices}).plain is plain
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])

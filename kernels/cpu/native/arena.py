@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 
 _LEAST = 4096  # bytes: smaller tensors are not worth a search
+_SPARE = 16  # times as large a block may be as what it serves
 
 
 class Arena:
@@ -42,8 +43,9 @@ class Arena:
         raise ValueError(f"a tensor {tuple(tensor.shape)} of other memory")
 
     def _take(self, size: int) -> npt.NDArray[np.uint8]:
-        """The smallest free block that is large enough."""
-        fitting = [place for place, block in enumerate(self._free) if len(block) >= size]
+        """The smallest free block that is large enough, and not too large for so little."""
+        most = _SPARE * max(size, _LEAST)
+        fitting = [at for at, block in enumerate(self._free) if size <= len(block) <= most]
         if fitting:
             return self._free.pop(min(fitting, key=lambda place: len(self._free[place])))
         # Powers of two, so that steps of other sizes find blocks that fit.

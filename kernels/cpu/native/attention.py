@@ -61,18 +61,8 @@ class NativeAttention:
             raise UnsupportedDevice(
                 "attention on a CPU has no ALiBi, window, soft cap or sinks: run on a GPU"
             )
-        table, numbers = chunks.slot_table, (chunks.rows, chunks.q_starts, chunks.kv_lengths)
-        if table.dtype != torch.int32 or table.stride(1) != 1:
-            raise ValueError(
-                f"slot table of {table.dtype} by {table.stride()}: expected int32 rows"
-            )
-        if any(part.dtype != torch.int64 or not part.is_contiguous() for part in numbers):
-            raise ValueError("rows, starts and lengths of chunks: expected contiguous int64")
         step = (
-            *(CODES[dtype], torch.get_num_threads()),
-            *(table.data_ptr(), table.stride(0)),
-            *(part.data_ptr() for part in numbers),
-            *(len(chunks.rows), chunks.num_decodes),
+            *(CODES[dtype], torch.get_num_threads(), *_of_chunks(chunks)),
             *(shape.heads, shape.kv_heads, shape.head_dim, shape.scale),
         )
         nothing = bytes(LAYER.size)
@@ -122,6 +112,25 @@ class NativeAttention:
         )
         self._attention(plan.packed + layer)
         return out
+
+
+def _of_chunks(chunks: AttentionChunks) -> tuple[int, ...]:
+    """Fill in the chunks of the C structure.
+
+    Raises:
+        ValueError: dtypes or strides that a step does not have.
+    """
+    table, numbers = chunks.slot_table, (chunks.rows, chunks.q_starts, chunks.kv_lengths)
+    if table.dtype != torch.int32 or table.stride(1) != 1:
+        raise ValueError(f"slot table of {table.dtype} by {table.stride()}: expected int32 rows")
+    if any(part.dtype != torch.int64 or not part.is_contiguous() for part in numbers):
+        raise ValueError("rows, starts and lengths of chunks: expected contiguous int64")
+    pointers = (part.data_ptr() for part in numbers)
+    return (
+        *(table.data_ptr(), table.stride(0)),
+        *pointers,
+        *(len(chunks.rows), chunks.num_decodes),
+    )
 
 
 def _scales(scales: KvScales, k_cache: torch.Tensor) -> tuple[int, ...]:

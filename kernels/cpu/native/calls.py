@@ -70,15 +70,29 @@ class Calls:
             return None
         finally:
             self._taken = None
-        return CapturedCalls(self.library.run_calls, taken, result)
+        return CapturedCalls(self.library.run_calls, taken, result, (compute, self._arena))
 
 
 class CapturedCalls:
     """See `kernels.ops.Captured`."""
 
-    def __init__(self, run: Function, taken: list[tuple[str, bytes]], result: torch.Tensor) -> None:
-        """Run the calls that were `taken` by `run`; `result` is what they write in the end."""
+    def __init__(
+        self,
+        run: Function,
+        taken: list[tuple[str, bytes]],
+        result: torch.Tensor,
+        owners: tuple[object, ...],
+    ) -> None:
+        """Run the calls that were `taken` by `run`.
+
+        Args:
+            run: the function that runs others.
+            taken: names, and calls packed.
+            result: what they write in the end.
+            owners: of all memory that the calls lead to; kept for as long as this is.
+        """
         self._run = run
+        self._owners = owners
         self._names = [name for name, _ in taken]
         self._calls = np.frombuffer(b"".join(packed for _, packed in taken), np.uint8)
         where = self._calls.ctypes.data, len(self._calls)

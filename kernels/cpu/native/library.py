@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from kernels.cpu.native.arguments import PRODUCT_LEVEL, PRODUCT_SIZES, RUN_CALLS, SIZES
+from kernels.cpu.native.arguments import CALL, PRODUCT_LEVEL, PRODUCT_SIZES, RUN_CALLS, SIZES
 from kernels.devices import UnsupportedDevice
 
 LEVELS = ("portable", "avx2", "avx512", "avx512_bf16")
@@ -50,7 +50,8 @@ class Library:
         self.level = level
         sizes = SIZES | (PRODUCT_SIZES if level == PRODUCT_LEVEL else {})
         expected = {f"{name}_size_{level}": size for name, size in sizes.items()}
-        for symbol, size in (expected | {"run_calls_size": RUN_CALLS.size}).items():
+        expected |= {"run_calls_size": RUN_CALLS.size, "call_size": CALL.size}
+        for symbol, size in expected.items():
             try:
                 built = ctypes.c_int64.in_dll(self._loaded, symbol).value
             except ValueError:

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from kernels import reference
+from kernels.choice import operations_for
 from kernels.cpu import exact
-from kernels.ops import AttentionChunks, AttentionShape, Routing, operations_for
+from kernels.ops import AttentionChunks, AttentionShape, Routing
 from model_svc.checkpoint import read_checkpoint
 from model_svc.kv_cache import KvCache
 from model_svc.models.batch import Batch

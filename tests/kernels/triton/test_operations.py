@@ -10,7 +10,7 @@ import torch
 from checkpoints import write_checkpoint
 from kernel_checks import assert_near
 
-from kernels.ops import operations_for
+from kernels.choice import operations_for
 from kernels.triton import operations
 from model_svc.checkpoint import read_checkpoint
 from model_svc.kv_cache import KvCache

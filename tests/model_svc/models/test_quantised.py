@@ -12,10 +12,11 @@ import torch
 from checkpoints import write_checkpoint
 
 from kernels import cpu, reference
+from kernels.choice import operations_for
 from kernels.cpu.native import quantised as native
 from kernels.cpu.native.library import chosen
 from kernels.cpu.quantised import QUANTISATIONS, QuantisedOperations, pack_rounded
-from kernels.ops import Operations, operations_for
+from kernels.ops import Operations
 from model_svc.checkpoint import read_checkpoint
 from model_svc.kv_cache import KvCache
 from model_svc.models.batch import Batch

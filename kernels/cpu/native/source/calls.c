@@ -30,6 +30,7 @@ static void run_in_order(void *pointer) {
     }
 }
 
+EXPORTED const int64_t call_size = sizeof(struct call);
 EXPORTED const int64_t run_calls_size = sizeof(struct calls_arguments);
 /* Returns -1, or the number of the call that refused its arguments; those after it did not run. */
 EXPORTED int64_t run_calls(const struct calls_arguments *a) {

@@ -21,7 +21,7 @@ _Static_assert(sizeof(void *) == 8, "structures are packed by the caller as 8-by
 enum dtype { F32 = 0, BF16 = 1, F16 = 2, I8 = 3 };
 
 /* Runs `work(arguments, i)` for every i < tasks, on up to `threads` threads, each of which takes
- * `grain` tasks at a time. Returns when all are done. */
+ * `grain` tasks at a time. Returns when all are done. A task runs no tasks of its own. */
 typedef void (*task_function)(const void *arguments, int64_t task);
 void run_tasks(task_function work, const void *arguments, int64_t tasks, int64_t grain,
                int64_t threads);

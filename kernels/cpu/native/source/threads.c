@@ -64,18 +64,22 @@ static void look_again(int64_t *looks) {
 #endif
 }
 
-/* Nobody waits for a thread that has not come: the leader does the work without it. */
+/* No work waits for a thread that has not come: the leader does it alone. */
 static void help(struct team *team) {
     int64_t done = 0, looks = 0;
     while (!atomic_load_explicit(&team->ended, memory_order_acquire)) {
-        if (atomic_load_explicit(&team->open, memory_order_relaxed) == done) {
+        int64_t seen = atomic_load_explicit(&team->open, memory_order_relaxed);
+        if (seen == 0 || seen == done) {
             look_again(&looks);
             continue;
         }
         /* Either the leader sees this thread inside, or this thread sees the work closed. */
         atomic_fetch_add(&team->inside, 1);
-        done = atomic_load(&team->open);
-        if (done != 0) take_tasks(team->work);
+        seen = atomic_load(&team->open);
+        if (seen != 0) {
+            take_tasks(team->work);
+            done = seen;
+        }
         atomic_fetch_sub(&team->inside, 1);
     }
 }
@@ -101,7 +105,7 @@ static void join_team(void *pointer) {
 
 void run_in_team(void (*function)(void *), void *argument, int64_t threads) {
     struct team team = {.function = function, .argument = argument};
-    if (threads > 1 && parallel != NULL) {
+    if (threads > 1 && parallel != NULL && led == NULL) {
         led = &team;
         parallel(join_team, &team, (unsigned)threads, 0);
         led = NULL;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 
 import pytest
@@ -11,6 +12,7 @@ from captured_layers import EPS, HEAD_DIM, KV_HEADS, captured, run_layer, step_o
 from kernels.attention_options import Int8Rows
 from kernels.cpu.native.arguments import PRODUCT_LEVEL
 from kernels.cpu.native.attention import GROWTH
+from kernels.cpu.native.calls import CapturedCalls
 from kernels.cpu.native.int8_cache import Int8CacheOperations
 from kernels.cpu.native.library import LEVELS, Library
 from kernels.cpu.native.operations import NativeOperations
@@ -66,6 +68,29 @@ def test_nothing_is_computed_before_a_replay(operations: NativeOperations) -> No
     taken.replay()
     assert not torch.equal(heads, was)
     assert not any(map(same_bits, step.caches(), before))
+
+
+def test_a_capture_outlives_the_set_and_the_weights_it_was_made_of(
+    native_library: Library,
+) -> None:
+    def scene() -> tuple[CapturedCalls, torch.Tensor]:
+        operations = NativeOperations(native_library)
+        weights = QuantisedLinear(
+            operations.calls, torch.randn(64, 64), None, QUANTISATIONS["int8"]
+        )
+        x = torch.randn(200, 64).bfloat16()
+
+        def compute() -> torch.Tensor:
+            return operations.silu_mul(weights(x))
+
+        return captured(operations, compute), compute()
+
+    taken, want = scene()
+    gc.collect()
+    elsewhere = [torch.full((1 << 14,), torch.nan) for _ in range(20)]
+
+    assert torch.equal(taken.replay(), want)
+    assert all(other.isnan().all() for other in elsewhere)
 
 
 @pytest.mark.parametrize("name", QUANTISATIONS)

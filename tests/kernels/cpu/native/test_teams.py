@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -75,3 +76,19 @@ def test_teams_of_different_sizes_take_turns(
         threads(1 + turn % 2)
         assert torch.equal(compute(), want)
         assert all(torch.equal(taken.replay(), want) for taken in teams)
+
+
+def test_teams_of_two_callers_at_once_keep_apart(
+    native_library: Library, threads: Callable[[int], None]
+) -> None:
+    """As where two models are in one process; each caller has its own number of threads."""
+
+    def replays(count: int) -> bool:
+        threads(count)
+        operations = NativeOperations(native_library)
+        compute = uneven_work(operations)
+        want, taken = compute(), captured(operations, compute)
+        return all(torch.equal(taken.replay(), want) for _ in range(REPLAYS // 5))
+
+    with ThreadPoolExecutor(2) as callers:
+        assert list(callers.map(replays, [2, 3])) == [True, True]

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from kernels import reference
+from kernels.choice import operations_for
 from kernels.cpu import exact
 from kernels.devices import UnsupportedDevice
-from kernels.ops import operations_for
 
 
 def test_each_device_has_its_set() -> None:

@@ -1,0 +1,139 @@
+"""What a request asks of the drawing of its tokens, and what one draw depends on.
+
+Invariant: a `Draw` and a row of logits say everything that the row's token depends on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Logits = npt.NDArray[np.float32]
+
+_SMALLEST_TEMPERATURE = float(np.finfo(np.float32).tiny)
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingSpec:
+    """How one request chooses its tokens, with defaults resolved. Values are not checked here.
+
+    Ids outside the vocabulary in `logit_bias` and `suppressed_ids` mean nothing.
+
+    Attributes:
+        seed: key of the draws; 64 bits.
+        temperature: 0 takes the likeliest token.
+        top_p: 1 for no limit.
+        top_k: 0 for no limit.
+        min_p: 0 for no limit.
+        repetition_penalty: over prompt and output, 1 for none.
+        presence_penalty, frequency_penalty: over the output, 0 for none.
+        logit_bias: what to add to the logits of some ids.
+        logprobs: how many alternatives to tell beside each token; None for no log-probabilities.
+        min_tokens: at output positions before it, `suppressed_ids` may not be drawn.
+        suppressed_ids: ids that would end the output.
+        bias: `logit_bias` as arrays, ids and amounts.
+        plain: whether nothing but the likeliest token is ever asked for.
+    """
+
+    seed: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    logprobs: int | None = None
+    min_tokens: int = 0
+    suppressed_ids: tuple[int, ...] = ()
+    bias: tuple[npt.NDArray[np.int64], Logits] = field(init=False, repr=False, compare=False)
+    plain: bool = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # Made once: a request may bring thousands, and every one of its steps adds them.
+        ids = np.fromiter(self.logit_bias.keys(), np.int64, len(self.logit_bias))
+        amounts = np.fromiter(self.logit_bias.values(), np.float32, len(self.logit_bias))
+        object.__setattr__(self, "bias", (ids, amounts))
+        plain = self.greedy and self.logprobs is None and not self.edits(0)
+        object.__setattr__(self, "plain", plain)
+
+    @property
+    def needs_history(self) -> bool:
+        """Whether the draw depends on which tokens came before."""
+        return (
+            self.repetition_penalty != 1.0
+            or self.presence_penalty != 0.0
+            or self.frequency_penalty != 0.0
+        )
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is taken; so small a temperature as float32 calls 0 is 0."""
+        return self.temperature < _SMALLEST_TEMPERATURE
+
+    def edits(self, position: int) -> bool:
+        """Whether the logits are changed before the token at `position` is drawn."""
+        return bool(self.logit_bias) or self.needs_history or self.suppresses(position)
+
+    def suppresses(self, position: int) -> bool:
+        """Whether some ids may not be drawn at `position`."""
+        return position < self.min_tokens and bool(self.suppressed_ids)
+
+    def add_bias(self, row: Logits) -> None:
+        """Add the bias to `row` [vocab], in place."""
+        ids, amounts = self.bias
+        known = ids < len(row)
+        row[ids[known]] += amounts[known]
+
+    def suppress(self, row: Logits) -> None:
+        """Make the suppressed ids impossible in `row` [vocab], in place."""
+        row[[token for token in self.suppressed_ids if token < len(row)]] = -np.inf
+
+
+class TokenHistory:
+    """Which tokens a sequence has seen, and how often its output has them.
+
+    Args:
+        vocab_size: above every id.
+        prompt: [tokens] int32.
+        output: [tokens] int32, what is already there.
+    """
+
+    def __init__(
+        self, vocab_size: int, prompt: npt.NDArray[np.int32], output: npt.NDArray[np.int32]
+    ) -> None:
+        self._seen = np.zeros(vocab_size, np.bool_)
+        self._seen[prompt] = True
+        self._seen[output] = True
+        self._counts = np.bincount(output, minlength=vocab_size).astype(np.int32)
+
+    def append(self, token: int) -> None:
+        """Note that the output goes on with `token`."""
+        self._seen[token] = True
+        self._counts[token] += 1
+
+    def occurrences(self) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int32]]:
+        """Distinct ids of prompt and output, ascending, and how often the output has each."""
+        ids = np.flatnonzero(self._seen)
+        return ids, self._counts[ids]
+
+
+class Draw(NamedTuple):
+    """One token to draw.
+
+    Attributes:
+        spec: the request's choices.
+        position: of the token in the output, 0 first.
+        candidate: which of the request's candidates.
+        history: None only where `spec.needs_history` is false.
+    """
+
+    spec: SamplingSpec
+    position: int
+    candidate: int
+    history: TokenHistory | None
