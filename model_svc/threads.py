@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import torch
 
-# Measured through a whole deployment on two cores, with a model of 6 million parameters: from 1 to 64
-# streams two threads are no faster, and at 32 they are slower by a tenth.
+# Measured through a whole deployment on two cores, with a model of 6 million parameters: from 1 to
+# 64 streams two threads are no faster, and at 32 they are slower by a tenth.
 ALONE_BELOW = 4e8
 """Multiplications of a step below which one thread computes it."""
 
