@@ -28,24 +28,38 @@ def packable(weight: torch.Tensor) -> bool:
 
 
 def pack(weight: torch.Tensor) -> torch.Tensor:
-    """Lay out [outputs, inputs] as source/linear.h reads it: panels by pairs by outputs by 2."""
-    outputs, inputs = weight.shape
-    filled = functional.pad(weight, (0, 0, 0, -outputs % PANEL))
-    panels = filled.view(-1, 2, VECTOR, inputs // 2, 2)
-    return panels.permute(0, 3, 1, 2, 4).contiguous()
+    """[..., outputs, inputs] as source/linear.h reads it: panels by pairs by outputs by 2."""
+    panels = _split(_pairs(weight, PANEL), PANEL)
+    return _as_weights(panels.transpose(-1, -2))
 
 
 def pack_gated(gate_up: torch.Tensor) -> torch.Tensor:
     """The same with half of each panel for gates and half for the ups that belong to them.
 
     Args:
-        gate_up: [2 * intermediate, inputs], gate rows before up rows.
+        gate_up: [..., 2 * intermediate, inputs], gate rows before up rows.
     """
-    rows, inputs = gate_up.shape
-    halves = gate_up.view(2, rows // 2, inputs)
-    filled = functional.pad(halves, (0, 0, 0, -(rows // 2) % VECTOR))
-    panels = filled.view(2, -1, VECTOR, inputs // 2, 2)
-    return panels.permute(1, 3, 0, 2, 4).contiguous()
+    halves = _split(gate_up, gate_up.shape[-2] // 2)
+    panels = _split(_pairs(halves, VECTOR), VECTOR)
+    return _as_weights(panels.movedim((-3, -1, -4, -2), (-4, -3, -2, -1)).flatten(-2))
+
+
+def _split(rows: torch.Tensor, size: int) -> torch.Tensor:
+    """[..., rows, columns] to [..., rows / size, size, columns]."""
+    *others, count, columns = rows.shape
+    return rows.reshape(*others, count // size, size, columns)
+
+
+def _pairs(weight: torch.Tensor, multiple: int) -> torch.Tensor:
+    """Two inputs as one number, for they stay together; outputs filled up to a `multiple`."""
+    spare = -weight.shape[-2] % multiple
+    filled = functional.pad(weight, (0, 0, 0, spare)) if spare else weight
+    return filled.contiguous().view(torch.int32)
+
+
+def _as_weights(pairs: torch.Tensor) -> torch.Tensor:
+    whole = pairs.contiguous()
+    return whole.view(torch.bfloat16).view(*whole.shape, 2)
 
 
 class PackedLinear:
@@ -139,8 +153,8 @@ class NativeExperts:
         filled = functional.pad(down, (0, -intermediate % VECTOR))
         weights = (
             pack(router),
-            torch.stack([pack_gated(own) for own in gate_up]),
-            torch.stack([pack(own) for own in filled]),
+            pack_gated(gate_up),
+            pack(filled),
         )
         return cls(calls, weights, ExpertSizes(experts, hidden, filled.shape[2]), routing)
 
