@@ -14,6 +14,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.nn import functional
@@ -34,7 +35,7 @@ COPIES = 6
 _READ_BYTES = 1 << 28
 _PRODUCT = (512, 2048, 2048)
 
-Timed = Callable[[], object]
+Timed = Callable[[], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +154,12 @@ def experts_case(ours: Operations, tokens: int, hidden: int, intermediate: int) 
     return Case(name, compute(ours), compute(cpu), limit_flops=flops)
 
 
+def as_served(ours: Operations, compute: Timed) -> Timed:
+    """The same as one call, where the set captures; `compute` gives tensors."""
+    captured = ours.capture(lambda: compute()[-1])
+    return compute if captured is None else captured.replay
+
+
 def products_of_a_step(ours: Operations, tokens: int) -> Timed:
     """The four products of every layer, each with weights of its own."""
     sizes = [
@@ -220,6 +227,7 @@ def main() -> None:
             print(measure(case, arguments.rounds), flush=True)
         for length in (160, 512):
             print(share_of_attention(ours, length, arguments.rounds), flush=True)
+        print(share_of_reading(ours, arguments.rounds), flush=True)
 
 
 def every_case(ours: Operations) -> Iterator[Case]:
@@ -241,10 +249,24 @@ def every_case(ours: Operations) -> Iterator[Case]:
 
 def share_of_attention(ours: Operations, length: int, rounds: int) -> str:
     """How much of a decode step of 32 streams attention takes."""
-    case = attention_case("", ours, [1] * 32, [length] * 32)
-    attention, products = median_times([case.ours, products_of_a_step(ours, 32)], rounds)
+    attend = as_served(ours, attention_case("", ours, [1] * 32, [length] * 32).ours)
+    multiply = as_served(ours, products_of_a_step(ours, 32))
+    attention, products = median_times([attend, multiply], rounds)
     share = attention / (attention + products)
     return f"attention is {share:.0%} of attention and products, 32 x {length}"
+
+
+def share_of_reading(ours: Operations, rounds: int) -> str:
+    """How fast the weights of a lone token's products are read."""
+    kv = 2 * SHAPE.kv_heads * SHAPE.head_dim
+    of_layer = HIDDEN * (2 * SHAPE.heads * SHAPE.head_dim + kv + 3 * INTERMEDIATE)
+    bytes_read = LAYERS * of_layer * DTYPE.itemsize
+    buffer = torch.ones(bytes_read // 8, dtype=torch.int64)
+    products, sums = median_times(
+        [as_served(ours, products_of_a_step(ours, 1)), buffer.sum], rounds
+    )
+    rate = bytes_read / products / 1e9
+    return f"products of a lone token: {rate:.1f} GB/s, {sums / products:.0%} of a sum's"
 
 
 if __name__ == "__main__":

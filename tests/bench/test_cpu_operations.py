@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
@@ -48,3 +50,16 @@ def test_a_line_tells_ratios(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "4.000 ms" in line
     assert "PyTorch's x  2.50" in line
     assert line.endswith("50% of reading its bytes")
+
+
+def test_shares_are_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_operations, "LAYERS", 1)
+
+    assert re.fullmatch(
+        r"attention is \d+% of attention and products, 32 x 3",
+        cpu_operations.share_of_attention(cpu, 3, 1),
+    )
+    assert re.fullmatch(
+        r"products of a lone token: [\d.]+ GB/s, \d+% of a sum's",
+        cpu_operations.share_of_reading(cpu, 1),
+    )
