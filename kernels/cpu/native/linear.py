@@ -40,8 +40,8 @@ def pack_gated(gate_up: torch.Tensor) -> torch.Tensor:
         gate_up: [..., 2 * intermediate, inputs], gate rows before up rows.
     """
     halves = _split(gate_up, gate_up.shape[-2] // 2)
-    panels = _split(_pairs(halves, VECTOR), VECTOR)
-    return _as_weights(panels.movedim((-3, -1, -4, -2), (-4, -3, -2, -1)).flatten(-2))
+    panels = _split(_pairs(halves, VECTOR), VECTOR).movedim(-4, -3).flatten(-3, -2)
+    return _as_weights(panels.transpose(-1, -2))
 
 
 def _split(rows: torch.Tensor, size: int) -> torch.Tensor:
@@ -150,7 +150,8 @@ class NativeExperts:
     ) -> NativeExperts:
         """See `Operations.pack_experts`."""
         experts, hidden, intermediate = down.shape
-        filled = functional.pad(down, (0, -intermediate % VECTOR))
+        spare = -intermediate % VECTOR
+        filled = functional.pad(down, (0, spare)) if spare else down
         weights = (
             pack(router),
             pack_gated(gate_up),
