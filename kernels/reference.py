@@ -12,26 +12,10 @@ from functools import partial
 import torch
 from torch.nn import functional
 
-from kernels.eager import capture, gated, take_rows
+from kernels.eager import capture as capture
+from kernels.eager import gated
+from kernels.eager import take_rows as take_rows
 from kernels.ops import AttentionChunks, AttentionShape, Linear, Routing
-
-__all__ = [
-    "attention",
-    "capture",
-    "embedding",
-    "moe",
-    "norm_heads",
-    "pack_experts",
-    "pack_gated",
-    "pack_linear",
-    "plan_attention",
-    "rms_norm",
-    "rope",
-    "rope_angles",
-    "silu_mul",
-    "store_kv",
-    "take_rows",
-]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ the routers of experts stay as they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -15,8 +14,8 @@ from torch.nn import functional
 
 from kernels.cpu import experts
 from kernels.cpu.experts import Arithmetic, ExpertSizes, PackedExperts, SeparateExperts
-from kernels.eager import gated
-from kernels.ops import Captured, Linear, Operations, PackLinear, Routing
+from kernels.eager import capture, gated
+from kernels.ops import Linear, Operations, PackLinear, Routing
 
 GROUP = 32
 """Inputs that share a scale, of 4 bits."""
@@ -50,7 +49,12 @@ QUANTISATIONS = {
 
 
 class QuantisedOperations:
-    """Another set of operations, but for its linear layers and experts; see `Operations`."""
+    """Another set of operations, but for its linear layers and experts; see `Operations`.
+
+    PyTorch sorts tokens by their experts, so nothing is captured.
+    """
+
+    capture = staticmethod(capture)
 
     def __init__(self, base: Operations, pack_linear: PackLinear, routing: torch.dtype) -> None:
         """Take what is not quantised from `base`.
@@ -62,8 +66,6 @@ class QuantisedOperations:
         """
         self.pack_linear = pack_linear
         self.pack_gated = gated(pack_linear, base.silu_mul)
-        self._capture = base.capture
-        self._all_captured = True
         self.embedding = base.embedding
         self.take_rows = base.take_rows
         self.rms_norm = base.rms_norm
@@ -77,15 +79,10 @@ class QuantisedOperations:
         self._pack_router = base.pack_linear
         self._arithmetic = Arithmetic(pack_linear, base.silu_mul, routing)
 
-    def capture(self, compute: Callable[[], torch.Tensor]) -> Captured | None:
-        """See `Operations.capture`; PyTorch sorts tokens by their experts, at once."""
-        return self._capture(compute) if self._all_captured else None
-
     def pack_experts(
         self, router: torch.Tensor, gate_up: torch.Tensor, down: torch.Tensor, routing: Routing
     ) -> PackedExperts:
         """See `Operations.pack_experts`."""
-        self._all_captured = False
         count, hidden, intermediate = down.shape
         separate = SeparateExperts(
             self._pack_router(router, None),

@@ -6,12 +6,13 @@ Invariant: no pointer is passed on before dtype, shape and strides are known to 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
 
 from kernels.cpu.native.arguments import CODES, MULTIPLY_QUANTISED
-from kernels.cpu.native.calls import Calls
+from kernels.cpu.native.calls import Calls, CapturedCalls
 from kernels.cpu.native.library import Library
 from kernels.cpu.native.operations import NativeOperations
 from kernels.cpu.native.packing import pack_weights
@@ -87,6 +88,12 @@ class NativeQuantisedOperations(QuantisedOperations):
         super().__init__(
             base, partial(QuantisedLinear, base.calls, quantisation=quantisation), torch.float32
         )
+
+    def capture(  # type: ignore[override]  # all of this set is in C
+        self, compute: Callable[[], torch.Tensor]
+    ) -> CapturedCalls | None:
+        """See `Operations.capture`."""
+        return self._calls.capture(compute)
 
     def pack_experts(  # type: ignore[override]  # and `moe` takes these, throughout
         self, router: torch.Tensor, gate_up: torch.Tensor, down: torch.Tensor, routing: Routing

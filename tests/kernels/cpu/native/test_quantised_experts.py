@@ -198,12 +198,11 @@ def test_a_layer_of_the_compiled_set_is_captured(
 def test_experts_in_pytorch_are_not_captured(native_library: Library) -> None:
     base = NativeOperations(native_library)
     ops = QuantisedOperations(base, base.pack_linear, torch.float32)
-    x = torch.randn(3, 8)
-    assert ops.capture(lambda: ops.silu_mul(x)) is not None
-
-    ops.pack_experts(*weights_of((8, 4, 2, 1), torch.bfloat16), Routing(1, True))
+    experts = ops.pack_experts(*weights_of((8, 4, 2, 1), torch.bfloat16), Routing(1, True))
+    x = torch.randn(3, 8).bfloat16()
 
     assert ops.capture(lambda: ops.silu_mul(x)) is None
+    assert ops.capture(lambda: ops.moe(x, experts)) is None
 
 
 def test_a_token_of_nan_spoils_no_other(native_library: Library) -> None:
