@@ -17,7 +17,6 @@ from torch.utils._pytree import tree_leaves
 
 from kernels import eager
 from kernels.choice import KV_AS_COMPUTED, UNQUANTISED, operations_for
-from kernels.cpu.native.arguments import PRODUCT_LEVEL
 from kernels.cpu.native.library import chosen
 from kernels.cpu.quantised import QUANTISATIONS
 from kernels.ops import Operations
@@ -69,12 +68,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[Decode
     return decoder
 
 
-def needs_library(level: str = "") -> None:
-    library = chosen().library
-    if library is None:
+def needs_library() -> None:
+    if chosen().library is None:
         pytest.skip(chosen().why_not)
-    if level not in ("", library.level):
-        pytest.skip(f"products are PyTorch's at {library.level}: nothing is captured")
 
 
 class Twins:
@@ -143,7 +139,7 @@ def run_everything(twins: Twins) -> None:
 def test_logits_are_those_of_steps_computed_at_once(
     made: Any, family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    needs_library(PRODUCT_LEVEL)
+    needs_library()
     decoder, _ = made(family)
     twins, counted = Twins(decoder), Counted(decoder, monkeypatch)
 
@@ -183,7 +179,7 @@ def test_sets_that_do_not_capture_give_the_same_too(made: Any) -> None:
 def test_sequences_that_outgrow_what_was_captured_are_captured_anew(
     made: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    needs_library(PRODUCT_LEVEL)
+    needs_library()
     decoder, _ = made("llama")
     twins, counted = Twins(decoder), Counted(decoder, monkeypatch)
     twins.step([(0, 509), (1, 3)], finals=[0, 1])
@@ -197,7 +193,7 @@ def test_sequences_that_outgrow_what_was_captured_are_captured_anew(
 def test_another_slot_table_or_number_of_threads_is_captured_anew(
     made: Any, monkeypatch: pytest.MonkeyPatch, threads: int
 ) -> None:
-    needs_library(PRODUCT_LEVEL)
+    needs_library()
     decoder, _ = made("llama")
     twins, counted = Twins(decoder), Counted(decoder, monkeypatch)
     twins.decode(0, 1)
@@ -247,7 +243,7 @@ CAPTURING = [
 def test_pytorch_is_asked_for_views_alone_while_a_step_is_captured(
     made: Any, family: str, quantize: str, kept: str
 ) -> None:
-    needs_library(PRODUCT_LEVEL)
+    needs_library()
     decoder, _ = made(family, quantize, kept)
     twins = Twins(decoder, BF16 if kept == KV_AS_COMPUTED else torch.int8)
     batch = twins.batch([(0, 1), (1, 5)])
@@ -288,7 +284,7 @@ def generations(decoder: Decoder) -> dict[tuple[int, int], list[int]]:
 def test_an_engine_generates_the_same_captured_and_at_once(
     made: Any, family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    needs_library(PRODUCT_LEVEL)
+    needs_library()
     decoder, ops = made(family)
     counted = Counted(decoder, monkeypatch)
     captured = generations(decoder)

@@ -18,6 +18,7 @@ INT8 = 3
 
 _HEADS = "6q"
 _ROUTING = "4q 7q"
+_ROWS = "q 3q q"
 
 # source/rows.h
 RMS_NORM = struct.Struct("=2q 4q 2q d")
@@ -32,9 +33,9 @@ ARGMAX = struct.Struct("=2q 3q q")
 STEP = struct.Struct("=2q 2q 3q 5q d 2q")
 LAYER = struct.Struct("=3q 2q 3q 4q q")
 
-# source/linear.h, source/routing.h and source/experts.h
-LINEAR = struct.Struct("=q 3q 3q 3q")
-EXPERTS = struct.Struct(f"=q 2q q {_ROUTING} 3q q 2q")
+# source/tiles.h, source/linear.h, source/routing.h and source/experts.h
+LINEAR = struct.Struct(f"=q {_ROWS} q q 3q")
+EXPERTS = struct.Struct(f"=q {_ROWS} q {_ROUTING} 3q q 2q")
 
 # source/quantise.h and source/activations.h
 PACK_WEIGHTS = struct.Struct("=2q 4q 3q")
@@ -57,14 +58,10 @@ SIZES = {
     "argmax": ARGMAX.size,
     "plan_attention": STEP.size + LAYER.size,
     "attention": STEP.size + LAYER.size,
+    "linear": LINEAR.size,
+    "experts": EXPERTS.size,
     "pack_weights": PACK_WEIGHTS.size,
     "multiply_quantised": MULTIPLY_QUANTISED.size,
     "quantised_experts": QUANTISED_EXPERTS.size,
 }
-"""Bytes that each function takes, of those that every level has."""
-
-PRODUCT_LEVEL = "avx512_bf16"
-"""The level that has products of bfloat16 besides."""
-
-PRODUCT_SIZES = {"linear": LINEAR.size, "experts": EXPERTS.size}
-"""Bytes that these take."""
+"""Bytes that each function takes."""

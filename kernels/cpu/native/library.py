@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from kernels.cpu.native.arguments import CALL, PRODUCT_LEVEL, PRODUCT_SIZES, RUN_CALLS, SIZES
+from kernels.cpu.native.arguments import CALL, RUN_CALLS, SIZES
 from kernels.devices import UnsupportedDevice
 
 LEVELS = ("portable", "avx2", "avx512", "avx512_bf16")
@@ -48,12 +48,11 @@ class Library:
         if level not in supported(path):
             raise ValueError(f"this processor does not support {level}")
         self.level = level
-        sizes = SIZES | (PRODUCT_SIZES if level == PRODUCT_LEVEL else {})
-        expected = {f"{name}_size_{level}": size for name, size in sizes.items()}
+        expected = {f"{name}_size_{level}": size for name, size in SIZES.items()}
         expected |= {"run_calls_size": RUN_CALLS.size, "call_size": CALL.size}
         for symbol, size in expected.items():
             try:
-                built = ctypes.c_int64.in_dll(self._loaded, symbol).value
+                built = self._number(symbol)
             except ValueError:
                 built = 0
             if built != size:
@@ -71,10 +70,17 @@ class Library:
         function = self._loaded[f"{name}_{self.level}"]
         return ctypes.cast(function, ctypes.c_void_p).value or 0
 
+    def constant(self, name: str) -> int:
+        """The number called `name`, at this level."""
+        return self._number(f"{name}_{self.level}")
+
     @property
     def run_calls(self) -> Function:
         """The function that runs others; see source/calls.c."""
         return self._symbol("run_calls")
+
+    def _number(self, symbol: str) -> int:
+        return ctypes.c_int64.in_dll(self._loaded, symbol).value
 
     def _symbol(self, symbol: str) -> Function:
         found: Function = self._loaded[symbol]

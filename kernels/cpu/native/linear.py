@@ -1,7 +1,6 @@
 """Linear layers and experts in bfloat16, in C: weights are packed in the order they are read.
 
-They serve where the processor multiplies bfloat16 by itself; one form of the weights serves one row
-and a thousand. Invariant: an input that the C code does not take goes to PyTorch, and no pointer
+One form of the weights serves one row and a thousand. Invariant: an input that the C code does not take goes to PyTorch, and no pointer
 is passed on before dtype, shape and strides are known to be right.
 """
 
@@ -17,31 +16,55 @@ from kernels.cpu.native.calls import Calls
 from kernels.cpu.native.routing import scratch_for
 from kernels.ops import Routing
 
-VECTOR = 16
-PANEL = 2 * VECTOR
-"""Outputs whose weights lie together; as in source/linear.h."""
-
 
 def packable(weight: torch.Tensor) -> bool:
     """Whether these products take `weight` [..., outputs, inputs]."""
     return weight.dtype == torch.bfloat16 and weight.shape[-1] % 2 == 0
 
 
-def pack(weight: torch.Tensor) -> torch.Tensor:
-    """[..., outputs, inputs] as source/linear.h reads it: panels by pairs by outputs by 2."""
-    panels = _split(_pairs(weight, PANEL), PANEL)
-    return _as_weights(panels.transpose(-1, -2))
+class Panels:
+    """How a library's products want weights, and rows, to lie; see source/tiles.h."""
 
+    def __init__(self, calls: Calls) -> None:
+        """Pack for the level of the library that is called."""
+        self._calls = calls
+        self.lanes = calls.library.constant("lanes")
+        """Outputs of half a panel."""
+        self.outputs = 2 * self.lanes
+        """Outputs whose weights lie together."""
+        self.input_bytes = calls.library.constant("input_bytes")
+        """Of a number in the rows that are multiplied."""
 
-def pack_gated(gate_up: torch.Tensor) -> torch.Tensor:
-    """The same with half of each panel for gates and half for the ups that belong to them.
+    def pack(self, weight: torch.Tensor) -> torch.Tensor:
+        """[..., outputs, inputs] to panels by pairs by outputs by 2."""
+        panels = _split(_pairs(weight, self.outputs), self.outputs)
+        return _as_weights(panels.transpose(-1, -2))
 
-    Args:
-        gate_up: [..., 2 * intermediate, inputs], gate rows before up rows.
-    """
-    halves = _split(gate_up, gate_up.shape[-2] // 2)
-    panels = _split(_pairs(halves, VECTOR), VECTOR).movedim(-4, -3).flatten(-3, -2)
-    return _as_weights(panels.transpose(-1, -2))
+    def pack_gated(self, gate_up: torch.Tensor) -> torch.Tensor:
+        """The same with half of each panel for gates and half for the ups that belong to them.
+
+        Args:
+            gate_up: [..., 2 * intermediate, inputs], gate rows before up rows.
+        """
+        halves = _split(gate_up, gate_up.shape[-2] // 2)
+        panels = _split(_pairs(halves, self.lanes), self.lanes).movedim(-4, -3).flatten(-3, -2)
+        return _as_weights(panels.transpose(-1, -2))
+
+    def pack_bias(self, bias: torch.Tensor, *, gated: bool) -> torch.Tensor:
+        """[outputs] to [panels, outputs of a panel] float32, with `gated` as `pack_gated` does."""
+        halves = bias.float().view(2 if gated else 1, -1)
+        lanes = self.lanes if gated else self.outputs
+        filled = functional.pad(halves, (0, -halves.shape[1] % lanes))
+        return filled.view(len(halves), -1, lanes).transpose(0, 1).contiguous()
+
+    def widened(self, x: torch.Tensor) -> torch.Tensor | None:
+        """Memory for what the rows of `x` are widened to; None where they are multiplied as they are.
+
+        It has to be kept until the call is made or taken down.
+        """
+        if self.input_bytes == x.dtype.itemsize:
+            return None
+        return self._calls.empty((x.shape[0], x.shape[1] * self.input_bytes), torch.uint8)
 
 
 def _split(rows: torch.Tensor, size: int) -> torch.Tensor:
@@ -80,22 +103,16 @@ class PackedLinear:
         """
         self._calls = calls
         self._multiply = calls.function("linear")
+        self._panels = Panels(calls)
         rows, self._inputs = weight.shape
         self._outputs = rows // 2 if gated else rows
-        self._weights = pack_gated(weight) if gated else pack(weight)
-        self._bias: torch.Tensor | None = None
-        if bias is not None:
-            halves = bias.float().view(2 if gated else 1, -1)
-            lanes = VECTOR if gated else PANEL
-            filled = functional.pad(halves, (0, -self._outputs % lanes))
-            panels = filled.view(len(halves), -1, lanes)
-            self._bias = panels.transpose(0, 1).contiguous()
-        self._gated = gated
+        self._weights = self._panels.pack_gated(weight) if gated else self._panels.pack(weight)
+        self._bias = None if bias is None else self._panels.pack_bias(bias, gated=gated)
         self._of_layer = (
             self._weights.data_ptr(),
-            self._inputs,
             self._outputs,
             0 if self._bias is None else self._bias.data_ptr(),
+            gated,
         )
 
     def __call__(self, x: torch.Tensor, /) -> torch.Tensor:
@@ -107,8 +124,10 @@ class PackedLinear:
             self._calls.compute_otherwise()
             x = x.contiguous()
         out = self._calls.empty((rows, self._outputs), torch.bfloat16)
-        own = (torch.get_num_threads(), x.data_ptr(), rows, x.stride(0))
-        self._multiply(LINEAR.pack(*own, *self._of_layer, self._gated, out.data_ptr()))
+        widened = self._panels.widened(x)
+        where = 0 if widened is None else widened.data_ptr()
+        own = (torch.get_num_threads(), x.data_ptr(), rows, x.stride(0), inputs, where)
+        self._multiply(LINEAR.pack(*own, *self._of_layer, out.data_ptr()))
         return out
 
 
@@ -134,6 +153,7 @@ class NativeExperts:
         """Compute with packed `weights` of router, gates and ups, and down projections."""
         self._calls = calls
         self._compute = calls.function("experts")
+        self._panels = Panels(calls)
         self._weights = weights
         self._sizes = sizes
         self._routing = routing
@@ -150,13 +170,10 @@ class NativeExperts:
     ) -> NativeExperts:
         """See `Operations.pack_experts`."""
         experts, hidden, intermediate = down.shape
-        spare = -intermediate % VECTOR
+        panels = Panels(calls)
+        spare = -intermediate % panels.lanes
         filled = functional.pad(down, (0, spare)) if spare else down
-        weights = (
-            pack(router),
-            pack_gated(gate_up),
-            pack(filled),
-        )
+        weights = (panels.pack(router), panels.pack_gated(gate_up), panels.pack(filled))
         return cls(calls, weights, ExpertSizes(experts, hidden, filled.shape[2]), routing)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
@@ -169,10 +186,14 @@ class NativeExperts:
         if hidden != sizes.hidden or x.dtype != torch.bfloat16:
             raise ValueError(f"rows {tuple(x.shape)} {x.dtype}: expected bfloat16 {sizes.hidden}")
         out = self._calls.empty(x.shape, x.dtype)
-        gated = 2 * tokens * self._routing.top_k * sizes.intermediate
-        sums = 4 * tokens * -(-sizes.hidden // PANEL) * PANEL
+        panels = self._panels
+        gated = panels.input_bytes * tokens * self._routing.top_k * sizes.intermediate
+        sums = 4 * tokens * -(-sizes.hidden // panels.outputs) * panels.outputs
         scratch = scratch_for(self._calls, tokens, sizes.experts, self._routing, (gated, sums))
-        own = (torch.get_num_threads(), x.data_ptr(), out.data_ptr(), hidden)
+        widened = panels.widened(x)
+        where = 0 if widened is None else widened.data_ptr()
+        rows = (x.data_ptr(), tokens, hidden, hidden, where)
+        own = (torch.get_num_threads(), *rows, out.data_ptr())
         weights = (*self._packed, sizes.intermediate)
         self._compute(EXPERTS.pack(*own, *scratch.routing, *weights, *scratch.others))
         return out

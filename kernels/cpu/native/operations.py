@@ -11,7 +11,6 @@ import torch
 
 from kernels import cpu
 from kernels.cpu import experts, linear
-from kernels.cpu.native.arguments import PRODUCT_LEVEL
 from kernels.cpu.native.attention import NativeAttention
 from kernels.cpu.native.calls import Calls, CapturedCalls
 from kernels.cpu.native.library import Library, chosen
@@ -30,7 +29,6 @@ class NativeOperations(NativeRows, NativeAttention):
         NativeRows.__init__(self, self.calls)
         NativeAttention.__init__(self, self.calls)
         self.level = library.level
-        self._multiplies = library.level == PRODUCT_LEVEL
         self._all_ours = True
 
     def capture(self, compute: Callable[[], torch.Tensor]) -> CapturedCalls | None:
@@ -39,14 +37,14 @@ class NativeOperations(NativeRows, NativeAttention):
 
     def pack_linear(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
         """See `Operations.pack_linear`."""
-        if self._multiplies and packable(weight):
+        if packable(weight):
             return PackedLinear(self.calls, weight, bias)
         self._all_ours = False
         return linear.pack_linear(weight, bias)
 
     def pack_gated(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
         """See `Operations.pack_gated`."""
-        if self._multiplies and packable(weight):
+        if packable(weight):
             return PackedLinear(self.calls, weight, bias, gated=True)
         return gated(self.pack_linear, self.silu_mul)(weight, bias)
 
@@ -54,7 +52,7 @@ class NativeOperations(NativeRows, NativeAttention):
         self, router: torch.Tensor, gate_up: torch.Tensor, down: torch.Tensor, routing: Routing
     ) -> NativeExperts | experts.PackedExperts:
         """See `Operations.pack_experts`."""
-        if self._multiplies and packable(gate_up):
+        if packable(gate_up):
             return NativeExperts.pack(self.calls, router, gate_up, down, routing)
         self._all_ours = False
         arithmetic = experts.Arithmetic(self.pack_linear, self.silu_mul, torch.float32)

@@ -6,13 +6,10 @@
 #include "linear.h"
 #include "routing.h"
 
-#if defined(HAS_BF16)
-
 struct experts_arguments {
     int64_t threads;
-    const char *x; /* [tokens, hidden] bfloat16, hidden even */
-    char *out;     /* like x */
-    int64_t hidden;
+    struct input_rows in; /* of all tokens */
+    char *out;            /* like x, without gaps */
     struct routing routing;
     const char *router; /* packed, [experts] outputs */
     /* Packed; a panel has W gates and the W ups that they belong to. `intermediate` is filled up to
@@ -21,9 +18,13 @@ struct experts_arguments {
     const char *down; /* packed */
     int64_t intermediate;
     /* Scratch, rows as in `routing`. */
-    char *gated; /* [rows, intermediate] bfloat16 */
+    char *gated; /* [rows, intermediate] of INPUT_TYPE */
     float *sums; /* [panels of hidden, tokens, PANEL] */
 };
+
+INLINE char *gated_row(const struct experts_arguments *a, int64_t row) {
+    return a->gated + row * a->intermediate * bytes_of(INPUT_TYPE);
+}
 
 static void route_task(const void *arguments, int64_t task) {
     const struct experts_arguments *a = arguments;
@@ -34,10 +35,10 @@ static void route_task(const void *arguments, int64_t task) {
     const char *x[TILE_ROWS];
     vf sums[TILE_ROWS][2];
     float logits[TILE_ROWS][panels * PANEL];
-    for (int64_t i = 0; i < count; i++) x[i] = a->x + 2 * (first + i) * a->hidden;
+    for (int64_t i = 0; i < count; i++) x[i] = input_row(&a->in, first + i);
     for (int64_t panel = 0; panel < panels; panel++) {
-        const char *weights = a->router + panel * a->hidden * (PANEL * 2);
-        multiply_tile(count, x, weights, a->hidden / 2, (struct prefetch){weights, 0}, sums);
+        const char *weights = a->router + panel * a->in.width * (PANEL * 2);
+        multiply_tile(count, x, weights, a->in.width / 2, (struct prefetch){weights, 0}, sums);
         for (int64_t i = 0; i < count; i++)
             for (int64_t half = 0; half < 2; half++) {
                 char rounded[2 * W];
@@ -54,18 +55,18 @@ static void gate_task(const void *arguments, int64_t task) {
     const struct experts_arguments *a = arguments;
     const struct routing *r = &a->routing;
     int64_t panels = a->intermediate / W, panel = task % panels, expert = r->hit[task / panels];
-    const char *weights = a->gate_up + (expert * panels + panel) * a->hidden * (PANEL * 2);
+    const char *weights = a->gate_up + (expert * panels + panel) * a->in.width * (PANEL * 2);
     int64_t row = r->starts[expert], past = r->starts[expert + 1], rows = past - row;
     while (row < past) {
         int64_t count = tile_of(past - row);
         const char *x[TILE_ROWS];
         vf sums[TILE_ROWS][2];
-        for (int64_t i = 0; i < count; i++) x[i] = a->x + 2 * r->tokens_of[row + i] * a->hidden;
-        struct prefetch prefetch = prefetch_for(weights, count, rows, past - row, a->hidden);
-        multiply_tile(count, x, weights, a->hidden / 2, prefetch, sums);
+        for (int64_t i = 0; i < count; i++) x[i] = input_row(&a->in, r->tokens_of[row + i]);
+        struct prefetch prefetch = prefetch_for(weights, count, rows, past - row, a->in.width);
+        multiply_tile(count, x, weights, a->in.width / 2, prefetch, sums);
         for (int64_t i = 0; i < count; i++) {
             vf gated = gated_of(sums[i][0], sums[i][1]);
-            store(a->gated + 2 * (row + i) * a->intermediate, panel * W, gated, BF16);
+            store(gated_row(a, row + i), panel * W, gated, INPUT_TYPE);
         }
         row += count;
     }
@@ -75,7 +76,7 @@ static void gate_task(const void *arguments, int64_t task) {
 static void down_task(const void *arguments, int64_t panel) {
     const struct experts_arguments *a = arguments;
     const struct routing *r = &a->routing;
-    int64_t panels = (a->hidden + PANEL - 1) / PANEL;
+    int64_t panels = (a->in.width + PANEL - 1) / PANEL;
     float *sums_of = a->sums + panel * r->tokens * PANEL;
     memset(sums_of, 0, (size_t)(r->tokens * PANEL) * sizeof *sums_of);
     for (int64_t expert = 0; expert < r->experts; expert++) {
@@ -85,7 +86,7 @@ static void down_task(const void *arguments, int64_t panel) {
             int64_t count = tile_of(past - row);
             const char *x[TILE_ROWS];
             vf sums[TILE_ROWS][2];
-            for (int64_t i = 0; i < count; i++) x[i] = a->gated + 2 * (row + i) * a->intermediate;
+            for (int64_t i = 0; i < count; i++) x[i] = gated_row(a, row + i);
             struct prefetch prefetch = {weights + AHEAD_OF_WAITING, PANEL * 4};
             multiply_tile(count, x, weights, a->intermediate / 2, prefetch, sums);
             for (int64_t i = 0; i < count; i++)
@@ -101,8 +102,8 @@ static void down_task(const void *arguments, int64_t panel) {
         for (int64_t half = 0; half < 2; half++) {
             int64_t output = panel * PANEL + half * W;
             vf sum = load(sums_of + token * PANEL + half * W, 0, F32);
-            if (output < a->hidden)
-                store_within(a->out + 2 * token * a->hidden, output, a->hidden, sum, BF16);
+            if (output < a->in.width)
+                store_within(a->out + 2 * token * a->in.width, output, a->in.width, sum, BF16);
         }
 }
 
@@ -110,15 +111,14 @@ TAKES(experts, struct experts_arguments);
 EXPORTED int64_t AT_LEVEL(experts)(const struct experts_arguments *a) {
     const struct routing *r = &a->routing;
     int64_t tiles = (r->tokens + TILE_ROWS - 1) / TILE_ROWS, rows = r->tokens * r->top_k;
-    int64_t panels = (a->hidden + PANEL - 1) / PANEL;
+    int64_t panels = (a->in.width + PANEL - 1) / PANEL;
+    widen(&a->in, a->threads);
     run_tasks(route_task, a, tiles, 1,
-              threads_for(r->tokens, a->hidden, r->experts, a->threads));
+              threads_for(r->tokens, a->in.width, r->experts, a->threads));
     int64_t hit = sort_rows(r);
     /* An expert's rows are few even where tokens are many: it waits for weights. */
-    int64_t threads = threads_for(rows, a->hidden, a->intermediate, a->threads);
+    int64_t threads = threads_for(rows, a->in.width, a->intermediate, a->threads);
     run_tasks(gate_task, a, hit * (a->intermediate / W), 1, threads);
     run_tasks(down_task, a, panels, 1, threads);
     return 0;
 }
-
-#endif

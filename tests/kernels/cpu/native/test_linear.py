@@ -9,7 +9,6 @@ import torch
 from kernel_checks import assert_near
 
 from kernels import reference
-from kernels.cpu.native.arguments import PRODUCT_LEVEL
 from kernels.cpu.native.linear import PackedLinear
 from kernels.cpu.native.operations import NativeOperations
 from kernels.ops import Routing
@@ -25,10 +24,6 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     torch.set_num_threads(request.param)
     yield request.param
     torch.set_num_threads(before)
-
-
-# At the other levels PyTorch's products serve.
-pytestmark = pytest.mark.parametrize("native_operations", [PRODUCT_LEVEL], indirect=True)
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import torch
 
 from kernels import cpu, reference
 from kernels.cpu import exact
-from kernels.cpu.native.arguments import PRODUCT_LEVEL
 from kernels.cpu.native.calls import Calls
 from kernels.cpu.native.library import Library
 from kernels.cpu.native.operations import NativeOperations
@@ -194,7 +193,6 @@ def test_a_layer_of_the_compiled_set_is_captured(
     assert torch.equal(captured.replay(), ops.moe(linear(x), experts))
 
 
-@pytest.mark.parametrize("native_library", [PRODUCT_LEVEL], indirect=True)
 def test_experts_in_pytorch_are_not_captured(native_library: Library) -> None:
     base = NativeOperations(native_library)
     ops = QuantisedOperations(base, base.pack_linear, torch.float32)
