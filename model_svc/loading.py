@@ -67,10 +67,12 @@ class LoadedModel:
 def choose_dtype(asked: str, checkpoint_dtype: str, device: str) -> torch.dtype:
     """What the model computes in.
 
-    `auto` is bfloat16 for a checkpoint of 16 bits, but float32 on a CPU without its arithmetic.
+    `auto` is bfloat16 for a checkpoint of 16 bits, but float32 on a CPU where neither the compiled
+    operations nor the processor multiply it.
     """
     if asked == "auto":
-        fast = device == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        compiled = chosen().library is not None
+        fast = device == "cuda" or compiled or torch.ops.mkldnn._is_mkldnn_bf16_supported()
         half = checkpoint_dtype in ("bfloat16", "float16")
         return torch.bfloat16 if half and fast else torch.float32
     return _DTYPES[asked]

@@ -1,7 +1,8 @@
 """Linear layers and experts in bfloat16, in C: weights are packed in the order they are read.
 
-One form of the weights serves one row and a thousand. Invariant: an input that the C code does not take goes to PyTorch, and no pointer
-is passed on before dtype, shape and strides are known to be right.
+One form of the weights serves one row and a thousand. Invariant: an input that the C code does not
+take goes to PyTorch, and no pointer is passed on before dtype, shape and strides are known to be
+right.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class Panels:
         return filled.view(len(halves), -1, lanes).transpose(0, 1).contiguous()
 
     def widened(self, x: torch.Tensor) -> torch.Tensor | None:
-        """Memory for what the rows of `x` are widened to; None where they are multiplied as they are.
+        """What the rows of `x` are widened into; None where they are multiplied as they are.
 
         It has to be kept until the call is made or taken down.
         """
