@@ -141,8 +141,7 @@ INLINE void multiply_typed(const struct product_arguments *a, int64_t strip,
                            finish_function finish, const int64_t bits, const int digits) {
     const int64_t most = digits == 2 ? MOST_OF_TWO : MOST_OF_ONE_DIGIT;
     for (int64_t token = 0; token < a->tokens;) {
-        int64_t left = a->tokens - token, tiles = (left + most - 1) / most;
-        int64_t tokens = (left + tiles - 1) / tiles;
+        int64_t tokens = evenly(a->tokens - token, most);
         multiply_some(a, strip, token, tokens, finish, bits, digits);
         token += tokens;
     }

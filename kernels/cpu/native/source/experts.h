@@ -58,7 +58,7 @@ static void gate_task(const void *arguments, int64_t task) {
     const char *weights = a->gate_up + (expert * panels + panel) * a->in.width * (PANEL * 2);
     int64_t row = r->starts[expert], past = r->starts[expert + 1], rows = past - row;
     while (row < past) {
-        int64_t count = tile_of(past - row);
+        int64_t count = evenly(past - row, TILE_ROWS);
         const char *x[TILE_ROWS];
         vf sums[TILE_ROWS][2];
         for (int64_t i = 0; i < count; i++) x[i] = input_row(&a->in, r->tokens_of[row + i]);
@@ -83,7 +83,7 @@ static void down_task(const void *arguments, int64_t panel) {
         const char *weights = a->down + (expert * panels + panel) * a->intermediate * (PANEL * 2);
         int64_t row = r->starts[expert], past = r->starts[expert + 1];
         while (row < past) {
-            int64_t count = tile_of(past - row);
+            int64_t count = evenly(past - row, TILE_ROWS);
             const char *x[TILE_ROWS];
             vf sums[TILE_ROWS][2];
             for (int64_t i = 0; i < count; i++) x[i] = gated_row(a, row + i);

@@ -62,7 +62,7 @@ static void linear_task(const void *arguments, int64_t task) {
     vf bias[2] = {{0}, {0}};
     if (a->bias != NULL) memcpy(bias, a->bias + panel * PANEL, sizeof bias);
     while (row < past) {
-        int64_t count = tile_of(past - row);
+        int64_t count = evenly(past - row, TILE_ROWS);
         const char *x[TILE_ROWS];
         vf sums[TILE_ROWS][2];
         for (int64_t i = 0; i < count; i++) x[i] = input_row(&a->in, row + i);

@@ -18,6 +18,12 @@ _Static_assert(sizeof(void *) == 8, "structures are packed by the caller as 8-by
 /* Lets the caller see that both mean the same structure. */
 #define TAKES(name, type) EXPORTED const int64_t AT_LEVEL(name##_size) = sizeof(type)
 
+/* How many of `left` to take next, at most `most`, so that all turns take about as many. */
+INLINE int64_t evenly(int64_t left, int64_t most) {
+    int64_t turns = (left + most - 1) / most;
+    return (left + turns - 1) / turns;
+}
+
 enum dtype { F32 = 0, BF16 = 1, F16 = 2, I8 = 3 };
 
 /* Runs `work(arguments, i)` for every i < tasks, on up to `threads` threads, each of which takes

@@ -1,8 +1,8 @@
 /* Products by the instruction that adds up two products of 16-bit numbers in each lane, for
  * processors that cannot multiply bytes without losing the highest bits of a sum.
  *
- * A lane is half of an output's quads. Sixteen outputs of a strip are computed at a time: PARTS
- * vectors make their sums. */
+ * A lane is half of an output's quads, so a vector has W / 2 outputs, and two make sums of W. Fewer
+ * tokens have more outputs at once: as many as registers hold sums of. */
 #pragma once
 
 #include "product_parts.h"
@@ -10,8 +10,51 @@
 typedef uint8_t vub __attribute__((vector_size(2 * W)));
 typedef int16_t vs __attribute__((vector_size(4 * W)));
 
-/* As many tokens at once as registers hold sums of, and as many as have totals at once. */
-enum { OUTPUTS = 16, PARTS = OUTPUTS * QUAD / (2 * W), TOKENS_AT_ONCE = W / 4, TOTALS_AT_ONCE = 32 };
+/* As many tokens at once as registers hold two vectors of sums of, and as they hold four of beside
+ * as many of weights. */
+#if defined(HAS_AVX512)
+enum { TOKENS_AT_ONCE = 12, TOKENS_OF_FOUR = 6 };
+#else
+enum { TOKENS_AT_ONCE = 6, TOKENS_OF_FOUR = 2 };
+#endif
+enum { MOST_PARTS = 4 };
+/* As many tokens as have totals at once. */
+enum { TOTALS_AT_ONCE = 48 };
+/* How far ahead of use weights are fetched, in bytes. */
+enum { AHEAD = 4096 };
+
+/* Sums of neighbouring lanes: those of `first`, then those of `second`. */
+INLINE vi sum_neighbours(vi first, vi second) {
+#if defined(HAS_AVX2)
+    /* Of both vectors' lower halves, then of their upper ones. */
+    __m256i sums = _mm256_hadd_epi32((__m256i)first, (__m256i)second);
+    return (vi)_mm256_permute4x64_epi64(sums, 0xd8);
+#elif W == 16
+    return SHUFFLE(first, second, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30) +
+           SHUFFLE(first, second, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+#else
+    return SHUFFLE(first, second, 0, 2, 4, 6) + SHUFFLE(first, second, 1, 3, 5, 7);
+#endif
+}
+
+INLINE vs widen_bytes(const uint8_t *bytes) {
+#if defined(HAS_AVX512)
+    return (vs)_mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *)bytes));
+#elif defined(HAS_AVX2)
+    return (vs)_mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)bytes));
+#else
+    vub own;
+    memcpy(&own, bytes, sizeof own);
+    return __builtin_convertvector(own, vs);
+#endif
+}
+
+INLINE vs broadcast_quad(const char *codes) {
+    typedef int64_t quads __attribute__((vector_size(4 * W)));
+    int64_t quad;
+    memcpy(&quad, codes, sizeof quad);
+    return (vs)(quad - (quads){0});
+}
 
 INLINE vi multiply_pairs(vs x, vs y) {
 #if defined(HAS_AVX512)
@@ -31,101 +74,158 @@ INLINE vi multiply_pairs(vs x, vs y) {
 #endif
 }
 
-/* One group of 4 bits as units of 8, of the sixteen outputs at whose place `packed` begins. */
+/* Not left to the compiler, which keeps moving the sums from register to register. */
+INLINE void add_product_of_pairs(vi *sum, vs x, vs y) {
+    vi product = multiply_pairs(x, y);
+#if defined(HAS_AVX512)
+    __asm__("vpaddd %1, %0, %0" : "+v"(*sum) : "v"(product));
+#elif defined(HAS_AVX2)
+    __asm__("vpaddd %1, %0, %0" : "+x"(*sum) : "x"(product));
+#else
+    *sum += product;
+#endif
+}
+
+enum { UNPACKED_AT_ONCE = 32 };
+
+/* Bytes of 4 bits as bytes of units of 8: their low and their high halves. */
+INLINE void unpack_some(const uint8_t *packed, uint8_t *low, uint8_t *high) {
+#if defined(HAS_AVX2) || defined(HAS_AVX512)
+    __m256i table = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)levels));
+    table = _mm256_xor_si256(table, _mm256_set1_epi8(-OFFSET));
+    __m256i both = _mm256_loadu_si256((const __m256i *)packed), mask = _mm256_set1_epi8(15);
+    __m256i upper = _mm256_and_si256(_mm256_srli_epi16(both, 4), mask);
+    __m256i lower = _mm256_shuffle_epi8(table, _mm256_and_si256(both, mask));
+    _mm256_storeu_si256((__m256i *)low, lower);
+    _mm256_storeu_si256((__m256i *)high, _mm256_shuffle_epi8(table, upper));
+#else
+    for (int i = 0; i < UNPACKED_AT_ONCE; i++) {
+        low[i] = (uint8_t)(levels[packed[i] & 15] + OFFSET);
+        high[i] = (uint8_t)(levels[packed[i] >> 4] + OFFSET);
+    }
+#endif
+}
+
+/* A strip's group of 4 bits as units of 8. */
 INLINE void unpack_group(const uint8_t *packed, uint8_t *units) {
     for (int64_t unit = 0; unit < GROUP / QUAD; unit += 2, packed += UNIT)
-        for (int i = 0; i < OUTPUTS * QUAD; i++) {
-            units[unit * UNIT + i] = (uint8_t)(levels[packed[i] & 15] + OFFSET);
-            units[(unit + 1) * UNIT + i] = (uint8_t)(levels[packed[i] >> 4] + OFFSET);
+        for (int64_t i = 0; i < UNIT; i += UNPACKED_AT_ONCE) {
+            __builtin_prefetch(packed + i + AHEAD, 0, 3);
+            unpack_some(packed + i, units + unit * UNIT + i, units + (unit + 1) * UNIT + i);
         }
 }
 
-/* Sums of 16 outputs over some units, of `tokens` tokens whose codes lie `stride` bytes apart. */
-INLINE void sum_units(const uint8_t *weights, int64_t units, const char *codes, int64_t stride,
-                      const int tokens, int32_t (*sums)[OUTPUTS]) {
-    vi parts[TOKENS_AT_ONCE][PARTS];
-#pragma GCC unroll 4
+/* What a block of inputs takes part in. */
+struct unit_block {
+    const struct product_arguments *product;
+    int64_t strip, block;
+    const uint8_t *weights; /* units of 8 bits */
+    int64_t units;
+};
+
+/* Adds sums over a block to the totals of W outputs of one token. */
+INLINE void add_sums(const struct unit_block *b, int64_t token, int64_t lane, vi first, vi second,
+                     float *totals, const int64_t bits) {
+    const struct product_arguments *a = b->product;
+    vf scale = splat(factors_of(a, token)[b->block]);
+    if (bits == 4) scale *= scales_of(a, b->strip, b->block, lane, 4);
+    vi whole = sum_neighbours(first, second) + offsets_of(a, token)[b->block];
+    vf total = load(totals, lane, F32) + __builtin_convertvector(whole, vf) * scale;
+    store(totals, lane, total, F32);
+}
+
+/* Adds products of a block's units with `parts` * W / 2 outputs from `output` on. What is const is a
+ * constant wherever this is used. */
+INLINE void add_outputs(const struct unit_block *b, int64_t output, int64_t token,
+                        const int tokens, const int parts, float (*totals)[STRIP],
+                        const int64_t bits) {
+    const struct product_arguments *a = b->product;
+    const char *codes = codes_of(a, token) + b->block * block_size(a) * 2;
+    const int64_t stride = bytes_per_token(a);
+    vi sums[TOKENS_AT_ONCE][MOST_PARTS];
+#pragma GCC unroll 12
     for (int t = 0; t < tokens; t++)
-#pragma GCC unroll 8
-        for (int part = 0; part < PARTS; part++) parts[t][part] = (vi){0};
-    for (int64_t unit = 0; unit < units; unit++) {
-        vs wide[PARTS];
-#pragma GCC unroll 8
-        for (int part = 0; part < PARTS; part++) {
-            vub bytes;
-            memcpy(&bytes, weights + unit * UNIT + part * 2 * W, sizeof bytes);
-            wide[part] = __builtin_convertvector(bytes, vs);
-        }
 #pragma GCC unroll 4
+        for (int part = 0; part < parts; part++) sums[t][part] = (vi){0};
+    const uint8_t *weights = b->weights + output * QUAD;
+    for (int64_t unit = 0; unit < b->units; unit++, weights += UNIT) {
+        vs wide[MOST_PARTS];
+#pragma GCC unroll 4
+        for (int part = 0; part < parts; part++) {
+            wide[part] = widen_bytes(weights + part * 2 * W);
+            if (bits == 8 && part * 2 * W % 64 == 0)
+                __builtin_prefetch(weights + part * 2 * W + AHEAD, 0, 3);
+        }
+#pragma GCC unroll 12
         for (int t = 0; t < tokens; t++) {
-            int64_t quad;
-            memcpy(&quad, codes + t * stride + unit * 2 * QUAD, sizeof quad);
-            typedef int64_t quads __attribute__((vector_size(4 * W)));
-            vs x = (vs)(quad - (quads){0});
-#pragma GCC unroll 8
-            for (int part = 0; part < PARTS; part++)
-                parts[t][part] += multiply_pairs(wide[part], x);
+            vs x = broadcast_quad(codes + t * stride + unit * 2 * QUAD);
+#pragma GCC unroll 4
+            for (int part = 0; part < parts; part++)
+                add_product_of_pairs(&sums[t][part], wide[part], x);
         }
     }
-    for (int t = 0; t < tokens; t++) {
-        int32_t halves[2 * OUTPUTS];
-        memcpy(halves, parts[t], sizeof halves);
-        for (int i = 0; i < OUTPUTS; i++) sums[t][i] = halves[2 * i] + halves[2 * i + 1];
-    }
+#pragma GCC unroll 12
+    for (int t = 0; t < tokens; t++)
+#pragma GCC unroll 4
+        for (int part = 0; part < parts; part += 2)
+            add_sums(b, token + t, output + part * W / 2, sums[t][part], sums[t][part + 1],
+                     totals[t], bits);
 }
 
-INLINE void add_block(const struct product_arguments *a, int64_t output, int64_t token,
-                      int64_t block, const int tokens, const uint8_t *weights, int64_t units,
-                      float (*totals)[STRIP]) {
-    int32_t sums[TOKENS_AT_ONCE][OUTPUTS];
-    const char *codes = codes_of(a, token) + block * block_size(a) * 2;
-    sum_units(weights, units, codes, bytes_per_token(a), tokens, sums);
-    for (int t = 0; t < tokens; t++) {
-        float factor = factors_of(a, token + t)[block];
-        int32_t offset = offsets_of(a, token + t)[block];
-        for (int64_t i = 0; i < OUTPUTS; i += W) {
-            int64_t lane = output % STRIP + i;
-            vi whole;
-            memcpy(&whole, sums[t] + i, sizeof whole);
-            vf scale = splat(factor), total = load(totals[t], lane, F32);
-            if (a->bits == 4) scale *= scales_of(a, output / STRIP, block, lane, 4);
-            total += __builtin_convertvector(whole + offset, vf) * scale;
-            store(totals[t], lane, total, F32);
-        }
+INLINE void add_tokens(const struct unit_block *b, int64_t token, const int tokens,
+                       float (*totals)[STRIP], const int64_t bits) {
+    const int parts = tokens <= TOKENS_OF_FOUR ? 4 : 2;
+    for (int64_t output = 0; output < STRIP; output += parts * W / 2)
+        add_outputs(b, output, token, tokens, parts, totals, bits);
+}
+
+INLINE void add_block(const struct unit_block *b, int64_t token, int64_t tokens,
+                      float (*totals)[STRIP], const int64_t bits) {
+#define TOKENS(count)                                                                             \
+    case count:                                                                                   \
+        add_tokens(b, token, count, totals, bits);                                                \
+        return;
+    switch (tokens) {
+        TOKENS(1) TOKENS(2) TOKENS(3) TOKENS(4) TOKENS(5) TOKENS(6)
+#if defined(HAS_AVX512)
+        TOKENS(7) TOKENS(8) TOKENS(9) TOKENS(10) TOKENS(11) TOKENS(12)
+#endif
     }
+#undef TOKENS
 }
 
 /* A strip's outputs of up to TOTALS_AT_ONCE tokens. */
 INLINE void multiply_some(const struct product_arguments *a, int64_t strip, int64_t token,
                           int64_t tokens, finish_function finish, const int64_t bits) {
     int64_t padded = padded_inputs(a->inputs), size = bits == 4 ? GROUP : BLOCK;
+    int64_t at_once = evenly(tokens, TOKENS_AT_ONCE);
     float totals[TOTALS_AT_ONCE][STRIP];
-    memset(totals, 0, sizeof totals);
-    for (int64_t half = 0; half < STRIP; half += OUTPUTS)
-        for (int64_t block = 0; block * size < padded; block++) {
-            uint8_t unpacked[GROUP / QUAD * UNIT];
-            int64_t left = padded - block * size, inputs = left < size ? left : size;
-            const uint8_t *units = strip_of(a, strip) + block * size * STRIP * bits / 8;
-            units += half * QUAD;
-            if (bits == 4) {
-                unpack_group(units, unpacked);
-                units = unpacked;
-            }
-            int64_t t = 0, output = strip * STRIP + half;
-            for (; t + TOKENS_AT_ONCE <= tokens; t += TOKENS_AT_ONCE)
-                add_block(a, output, token + t, block, TOKENS_AT_ONCE, units, inputs / QUAD,
-                          totals + t);
-            for (; t < tokens; t++)
-                add_block(a, output, token + t, block, 1, units, inputs / QUAD, totals + t);
+    memset(totals, 0, (size_t)tokens * sizeof *totals);
+    for (int64_t block = 0; block * size < padded; block++) {
+        uint8_t unpacked[GROUP / QUAD * UNIT];
+        int64_t left = padded - block * size, inputs = left < size ? left : size;
+        const uint8_t *units = strip_of(a, strip) + block * size * STRIP * bits / 8;
+        if (bits == 4) {
+            unpack_group(units, unpacked);
+            units = unpacked;
         }
+        struct unit_block b = {a, strip, block, units, inputs / QUAD};
+        for (int64_t t = 0; t < tokens; t += at_once) {
+            int64_t count = tokens - t < at_once ? tokens - t : at_once;
+            add_block(&b, token + t, count, totals + t, bits);
+        }
+    }
     for (int64_t t = 0; t < tokens; t++) finish(a, token + t, strip, totals[t]);
 }
 
 INLINE void multiply_typed(const struct product_arguments *a, int64_t strip,
                            finish_function finish, const int64_t bits, const int digits) {
     (void)digits;
-    for (int64_t token = 0; token < a->tokens; token += TOTALS_AT_ONCE) {
-        int64_t left = a->tokens - token, tokens = left < TOTALS_AT_ONCE ? left : TOTALS_AT_ONCE;
+    /* Whole turns of as many as are computed at once, but for the last one's. */
+    int64_t turns = evenly(a->tokens, TOTALS_AT_ONCE) + TOKENS_AT_ONCE - 1;
+    int64_t most = turns / TOKENS_AT_ONCE * TOKENS_AT_ONCE;
+    for (int64_t token = 0; token < a->tokens; token += most) {
+        int64_t left = a->tokens - token, tokens = left < most ? left : most;
         multiply_some(a, strip, token, tokens, finish, bits);
     }
 }

@@ -41,6 +41,7 @@ TAKES(multiply_quantised, struct product_arguments);
 /* Returns the bytes that the workspace has to have; multiplies, if it is given. */
 EXPORTED int64_t AT_LEVEL(multiply_quantised)(const struct product_arguments *a) {
     if (a->workspace == NULL) return a->tokens * bytes_per_token(a);
+    if (a->tokens == 0) return 0;
     int64_t strips = (a->outputs + STRIP - 1) / STRIP;
     int64_t products = a->tokens * a->inputs * a->outputs;
     run_rows(quantise_token, a, a->tokens, a->inputs, a->threads);

@@ -141,12 +141,6 @@ static void multiply_tile(int64_t rows, const char *const *x, const char *panel,
 #undef ROWS
 }
 
-/* How many of `left` rows to take next, so that all tiles are about as high. */
-INLINE int64_t tile_of(int64_t left) {
-    int64_t tiles = (left + TILE_ROWS - 1) / TILE_ROWS;
-    return (left + tiles - 1) / tiles;
-}
-
 /* Over so many tiles the fetching of the next panel is spread. */
 enum { FETCHING_TILES = 4 };
 
