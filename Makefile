@@ -85,6 +85,10 @@ compose-test: $(READY) ## Crash and restart containers under load (without Docke
 	@$(BIN)/python -m tests.compose $(ARGS)
 
 $(READY): pyproject.toml constraints.txt setup.py $(wildcard kernels/cpu/native/source/*)
+ifndef INSTALLING
+	@# One at a time: two would link the same library. Whoever has waited finds it done.
+	@flock $(VENV).lock $(MAKE) --no-print-directory INSTALLING=1 $@
+else
 	@$(PYTHON) -c 'import sys; sys.exit("Triptych needs Python 3.11 or newer, this is %d.%d; try make PYTHON=python3.12" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt pip
@@ -94,3 +98,4 @@ $(READY): pyproject.toml constraints.txt setup.py $(wildcard kernels/cpu/native/
 	@$(BIN)/python -c 'import triton' 2>/dev/null \
 	  || $(BIN)/python -m pip install --quiet --no-deps $(TRITON)
 	@touch $@
+endif

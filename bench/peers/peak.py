@@ -1,4 +1,4 @@
-"""The machine's limits: how fast memory is read, how fast bfloat16 matrices are multiplied.
+"""The machine's limits: how fast memory is read, how fast matrices are multiplied.
 
 `python -m bench.peers.peak READER` prints both as JSON; it is a process of its own so that nothing
 else holds its cores. Each is the best of several tries: a limit is not an average.
@@ -6,16 +6,23 @@ else holds its cores. Each is the best of several tries: a limit is not an avera
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bench.peers import stages
 from bench.peers.running import machine_cpu
+
+if TYPE_CHECKING:
+    import torch
 
 _SOURCE = Path(__file__).with_name("read.c")
 _TRIES = 7
@@ -57,21 +64,34 @@ def _children_s() -> float:
 
 
 def product_gflop_per_s() -> float:
-    """A bfloat16 product with the weights packed as oneDNN likes them."""
+    """A product of bfloat16 with the weights packed as oneDNN likes them, or of float32.
+
+    The faster of the two: a processor that cannot multiply bfloat16 computes in float32.
+    """
+    import torch
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    with torch.inference_mode():
+        best_s = min(_product_s(dtype) for dtype in (torch.bfloat16, torch.float32))
+    return 2 * math.prod(_PRODUCT) / best_s / 1e9
+
+
+def _product_s(dtype: torch.dtype) -> float:
     import torch
 
     rows, inner, columns = _PRODUCT
-    with torch.inference_mode():
-        left = torch.randn(rows, inner).to(torch.bfloat16)
-        weights = torch.randn(columns, inner).to(torch.bfloat16)
+    left, weights = torch.randn(rows, inner).to(dtype), torch.randn(columns, inner).to(dtype)
+    multiply = partial(torch.nn.functional.linear, left, weights)
+    # oneDNN packs no weights that the processor cannot multiply.
+    with contextlib.suppress(RuntimeError):
         packed = torch.ops.mkldnn._reorder_linear_weight(weights, rows)
+        multiply = partial(torch.ops.mkldnn._linear_pointwise, left, packed, None, "none", [], "")
 
-        def multiply() -> None:
-            for _ in range(_PRODUCTS_PER_TRY):
-                torch.ops.mkldnn._linear_pointwise(left, packed, None, "none", [], "")
+    def several() -> None:
+        for _ in range(_PRODUCTS_PER_TRY):
+            multiply()
 
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
-        return 2 * rows * inner * columns * _PRODUCTS_PER_TRY / _best_s(multiply) / 1e9
+    return _best_s(several) / _PRODUCTS_PER_TRY
 
 
 def _best_s(work: Callable[[], object]) -> float:

@@ -6,10 +6,11 @@ import logging
 from pathlib import Path
 
 import pytest
+import torch
 from checkpoints import write_checkpoint
 from prometheus_client import CollectorRegistry
 
-from kernels.cpu.native.library import Choice
+from kernels.cpu.native.library import Choice, chosen
 from model_svc import loading
 from model_svc.settings import ModelSettings
 
@@ -37,3 +38,21 @@ def test_nothing_is_said_where_they_would_not_serve(
 ) -> None:
     monkeypatch.setattr(loading, "chosen", lambda: Choice(None, WHY))
     assert lines_of_loading(write_checkpoint(tmp_path / "c"), "float32", caplog) == []
+
+
+def test_auto_is_bfloat16_where_the_compiled_operations_serve() -> None:
+    if chosen().library is None:
+        pytest.skip(chosen().why_not)
+    assert loading.choose_dtype("auto", "bfloat16", "cpu") == torch.bfloat16
+    assert loading.choose_dtype("auto", "float16", "cpu") == torch.bfloat16
+    assert loading.choose_dtype("auto", "float32", "cpu") == torch.float32
+
+
+def test_auto_is_float32_where_nothing_multiplies_bfloat16(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loading, "chosen", lambda: Choice(None, WHY))
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    assert loading.choose_dtype("auto", "bfloat16", "cpu") == torch.float32
+    assert loading.choose_dtype("auto", "bfloat16", "cuda") == torch.bfloat16
+    assert loading.choose_dtype("bfloat16", "float32", "cpu") == torch.bfloat16
