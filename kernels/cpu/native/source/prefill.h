@@ -7,17 +7,6 @@
 
 enum { BAND = 2 * W, BANDS = 4, KEYS = 64, ROWS_AT_ONCE = W == 16 ? 8 : 4 };
 
-#if W == 16
-#define INTERLEAVE_LOWER 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
-#define INTERLEAVE_UPPER 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
-#elif W == 8
-#define INTERLEAVE_LOWER 0, 8, 1, 9, 2, 10, 3, 11
-#define INTERLEAVE_UPPER 4, 12, 5, 13, 6, 14, 7, 15
-#else
-#define INTERLEAVE_LOWER 0, 4, 1, 5
-#define INTERLEAVE_UPPER 2, 6, 3, 7
-#endif
-
 /* Makes W rows of W lanes into columns: a round moves a bit of a lane's number to its row's. */
 INLINE void transpose(vf x[W]) {
     _Pragma("GCC unroll 4") for (int round = 1; round < W; round *= 2) {
@@ -61,7 +50,12 @@ INLINE vf multiply_lanes(vf sum, vf x, const char *number, int pairs) {
     (void)pairs;
     float factor;
     memcpy(&factor, number, sizeof factor);
+#if defined(HAS_BF16)
     return sum + x * factor;
+#else
+    add_product(&sum, x, splat(factor));
+    return sum;
+#endif
 }
 
 /* Two rows of numbers that bfloat16 holds exactly, as one of pairs. */
