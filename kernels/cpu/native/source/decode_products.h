@@ -58,7 +58,15 @@ INLINE void fetch(struct ahead ahead, int64_t row) {
 INLINE float scale_of(const char *scales, int64_t slot, int64_t head,
                       const struct attention_arguments *a) {
     int64_t at = slot * a->scale_slot_stride + head * a->scale_head_stride;
+#if defined(HAS_BF16)
     return load_some(scales, at, 1, F16)[0];
+#else
+    /* Not through memory, where a wide load would wait for the narrow store before it. */
+    uint16_t half;
+    memcpy(&half, scales + 2 * at, sizeof half);
+    vh halves = {half};
+    return load(&halves, 0, F16)[0];
+#endif
 }
 
 #if defined(HAS_BF16)

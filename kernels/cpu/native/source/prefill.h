@@ -1,11 +1,13 @@
 /* Attention of a block of one chunk's queries over all keys that they see.
  *
- * Lanes are queries: those of a block's tokens that share a key/value head, 2 * W at a time (a
- * band). So maxima, sums and masks need no sums over lanes, and numbers of keys and values are
+ * Lanes are queries: those of a block's tokens that share a key/value head, some vectors of
+ * them at a time (a band). So maxima, sums and masks need no sums over lanes, and numbers of keys and values are
  * broadcast from where they lie. Keys and values of a block are made ready once for all bands. */
 #include "decode.h"
 
-enum { BAND = 2 * W, BANDS = 4, KEYS = 64, ROWS_AT_ONCE = W == 16 ? 8 : 4 };
+/* Sums of ROWS_AT_ONCE keys or dimensions with a band take most of the registers. */
+enum { SIDES = W == 8 ? 3 : 2, BAND = SIDES * W, BANDS = 4, KEYS = 64 };
+enum { ROWS_AT_ONCE = W == 16 ? 8 : 4 };
 
 /* Makes W rows of W lanes into columns: a round moves a bit of a lane's number to its row's. */
 INLINE void transpose(vf x[W]) {
@@ -37,6 +39,8 @@ struct key_block {
     float *scores;   /* [KEYS, BAND] */
     float *products; /* [keys, BAND], weights like values */
     float k_scales[KEYS], v_scales[KEYS];
+    int64_t offsets[KEYS]; /* of the next block's rows, which are fetched meanwhile */
+    struct ahead next_keys, next_values;
 };
 
 INLINE vf multiply_lanes(vf sum, vf x, const char *number, int pairs) {
@@ -64,46 +68,44 @@ INLINE vf pair_up(vf first, vf second) { return (vf)((vu)first >> 16 | (vu)secon
 /* Scores of ROWS_AT_ONCE keys with a band. */
 INLINE void score_keys(const struct key_block *block, int64_t from, const struct band *band,
                        int64_t numbers, int pairs) {
-    vf sums[ROWS_AT_ONCE][2] = {0};
+    vf sums[ROWS_AT_ONCE][SIDES] = {0};
     const char *keys[ROWS_AT_ONCE];
     _Pragma("GCC unroll 8") for (int k = 0; k < ROWS_AT_ONCE; k++) keys[k] = block->keys[from + k];
     for (int64_t i = 0; i < numbers; i++) {
-        vf left = load(band->queries, i * BAND, F32);
-        vf right = load(band->queries, i * BAND + W, F32);
-        _Pragma("GCC unroll 8") for (int k = 0; k < ROWS_AT_ONCE; k++) {
-            sums[k][0] = multiply_lanes(sums[k][0], left, keys[k] + 4 * i, pairs);
-            sums[k][1] = multiply_lanes(sums[k][1], right, keys[k] + 4 * i, pairs);
-        }
+        vf queries[SIDES];
+        _Pragma("GCC unroll 3") for (int side = 0; side < SIDES; side++) queries[side] =
+            load(band->queries, i * BAND + side * W, F32);
+        _Pragma("GCC unroll 8") for (int k = 0; k < ROWS_AT_ONCE; k++)
+            _Pragma("GCC unroll 3") for (int side = 0; side < SIDES; side++) sums[k][side] =
+                multiply_lanes(sums[k][side], queries[side], keys[k] + 4 * i, pairs);
     }
     _Pragma("GCC unroll 8") for (int k = 0; k < ROWS_AT_ONCE; k++) {
         float scale = block->k_scales[from + k];
-        store(block->scores, (from + k) * BAND, sums[k][0] * scale, F32);
-        store(block->scores, (from + k) * BAND + W, sums[k][1] * scale, F32);
+        _Pragma("GCC unroll 3") for (int side = 0; side < SIDES; side++)
+            store(block->scores, (from + k) * BAND + side * W, sums[k][side] * scale, F32);
     }
 }
 
 /* Adds weighted values to ROWS_AT_ONCE dimensions of a band's sums, of which `kept` remains. */
 INLINE void add_dimensions(const struct key_block *block, int64_t rows, int64_t from,
-                           const struct band *band, const vf kept[2], int pairs) {
-    vf sums[ROWS_AT_ONCE][2];
+                           const struct band *band, const vf kept[SIDES], int pairs) {
+    vf sums[ROWS_AT_ONCE][SIDES];
     float *to = band->sums + from * BAND;
-    _Pragma("GCC unroll 8") for (int d = 0; d < ROWS_AT_ONCE; d++) {
-        sums[d][0] = load(to, d * BAND, F32) * kept[0];
-        sums[d][1] = load(to, d * BAND + W, F32) * kept[1];
-    }
+    _Pragma("GCC unroll 8") for (int d = 0; d < ROWS_AT_ONCE; d++)
+        _Pragma("GCC unroll 3") for (int side = 0; side < SIDES; side++) sums[d][side] =
+            load(to, d * BAND + side * W, F32) * kept[side];
     for (int64_t k = 0; k < rows; k++) {
         const char *values = (const char *)(block->values + k * block->padded + from);
-        vf left = load(block->products, k * BAND, F32);
-        vf right = load(block->products, k * BAND + W, F32);
-        _Pragma("GCC unroll 8") for (int d = 0; d < ROWS_AT_ONCE; d++) {
-            sums[d][0] = multiply_lanes(sums[d][0], left, values + 4 * d, pairs);
-            sums[d][1] = multiply_lanes(sums[d][1], right, values + 4 * d, pairs);
-        }
+        vf weights[SIDES];
+        _Pragma("GCC unroll 3") for (int side = 0; side < SIDES; side++) weights[side] =
+            load(block->products, k * BAND + side * W, F32);
+        _Pragma("GCC unroll 8") for (int d = 0; d < ROWS_AT_ONCE; d++)
+            _Pragma("GCC unroll 3") for (int side = 0; side < SIDES; side++) sums[d][side] =
+                multiply_lanes(sums[d][side], weights[side], values + 4 * d, pairs);
     }
-    _Pragma("GCC unroll 8") for (int d = 0; d < ROWS_AT_ONCE; d++) {
-        store(to, d * BAND, sums[d][0], F32);
-        store(to, d * BAND + W, sums[d][1], F32);
-    }
+    _Pragma("GCC unroll 8") for (int d = 0; d < ROWS_AT_ONCE; d++)
+        _Pragma("GCC unroll 3") for (int side = 0; side < SIDES; side++)
+            store(to, d * BAND + side * W, sums[d][side], F32);
 }
 
 /* Rounds weights, which are not negative, to bfloat16: the nearest, ties away from zero. */
@@ -147,16 +149,36 @@ INLINE vf weigh_keys(const struct key_block *block, int64_t rows, int64_t side, 
     return sum;
 }
 
+/* Names the rows of the block of `count` keys at `slots`, to be fetched. */
+INLINE void find_next(const struct attention_arguments *a, struct key_block *block,
+                      const int32_t *slots, int64_t count, int64_t head, enum dtype type) {
+    int64_t size = bytes_of(type), bytes = count > 0 ? a->head_dim * size : 0;
+    for (int64_t k = 0; k < KEYS && count > 0; k++)
+        block->offsets[k] = slots[smaller_of(k, count - 1)] * a->slot_stride * size;
+    block->next_keys = (struct ahead){cache_of(a->k, head, a, type), block->offsets, bytes};
+    block->next_values = (struct ahead){cache_of(a->v, head, a, type), block->offsets, bytes};
+}
+
+INLINE void fetch_next(const struct key_block *block, int64_t first, int64_t past) {
+    for (int64_t k = first; k < past; k++) {
+        fetch(block->next_keys, k);
+        fetch(block->next_values, k);
+    }
+}
+
 INLINE void attend_band(const struct attention_arguments *a, const struct key_block *block,
                         const struct band *band, int scaled, int pairs) {
     int64_t last = band->positions[BAND - 1] - block->first + 1;
     if (last <= 0) return;
     int64_t rows = round_up(smaller_of(last, block->count), ROWS_AT_ONCE);
     int64_t numbers = divide_up(a->head_dim, pairs ? 2 : 1);
-    for (int64_t k = 0; k < rows; k += ROWS_AT_ONCE) score_keys(block, k, band, numbers, pairs);
+    for (int64_t k = 0; k < rows; k += ROWS_AT_ONCE) {
+        score_keys(block, k, band, numbers, pairs);
+        fetch_next(block, k, k + ROWS_AT_ONCE);
+    }
     int hides = block->first + rows - 1 > band->positions[0];
-    vf kept[2];
-    for (int64_t side = 0; side < 2; side++) {
+    vf kept[SIDES];
+    for (int64_t side = 0; side < SIDES; side++) {
         vi positions;
         memcpy(&positions, band->positions + side * W, sizeof positions);
         vf before = load(band->maxima, side * W, F32);
@@ -229,7 +251,7 @@ INLINE void take_band(const struct attention_arguments *a, struct band *band, in
         band->positions[r] = (int32_t)(position + at);
         if (own < tokens) band->rows = r + 1;
     }
-    for (int64_t side = 0; side < 2; side++) {
+    for (int64_t side = 0; side < SIDES; side++) {
         store(band->maxima, side * W, splat(-__builtin_inff()), F32);
         store(band->weights, side * W, splat(0), F32);
         for (int64_t i = 0; i < numbers; i += W) {
@@ -248,7 +270,7 @@ INLINE void take_band(const struct attention_arguments *a, struct band *band, in
 INLINE void finish_band(const struct attention_arguments *a, const struct band *band,
                         int64_t token, int64_t row, int64_t head, enum dtype type) {
     int64_t group = a->heads / a->kv_heads, head_dim = a->head_dim;
-    for (int64_t side = 0; side < 2; side++) {
+    for (int64_t side = 0; side < SIDES; side++) {
         vf factor = 1.0f / load(band->weights, side * W, F32);
         for (int64_t i = 0; i < head_dim; i += W) {
             vf x[W];
@@ -277,8 +299,12 @@ INLINE void attend_block(const struct attention_arguments *a, const struct atten
     int64_t token = start + task->first;
     int64_t position = a->kv_lengths[chunk] - count + task->first;
     const int32_t *slots = a->table + a->rows[chunk] * a->table_stride;
+    int64_t past = position + tokens;
+    struct key_block block = {.padded = round_up(a->head_dim, 16)};
+    find_next(a, &block, slots, past, head, type);
+    fetch_next(&block, 0, smaller_of(past, KEYS));
     int64_t bands = divide_up(tokens * (a->heads / a->kv_heads), BAND);
-    int64_t padded = round_up(a->head_dim, 16);
+    int64_t padded = block.padded;
     /* Queries, sums, maxima, weights and positions of a band. */
     int64_t lanes = (2 * padded + 3) * BAND;
     float *room = ROOM(4 * bands * lanes);
@@ -294,15 +320,19 @@ INLINE void attend_block(const struct attention_arguments *a, const struct atten
                                 0};
         take_band(a, &band[b], token, position, tokens, b * BAND, head, q_type, pairs);
     }
-    struct key_block block = {.padded = padded};
     block.staged = ROOM(4 * KEYS * padded);
     block.values = ROOM(4 * KEYS * padded);
     block.scores = ROOM(4 * KEYS * BAND);
     block.products = ROOM(4 * KEYS * BAND);
-    for (int64_t past = position + tokens; block.first < past; block.first += KEYS) {
+    for (; block.first < past; block.first += KEYS) {
+        int64_t next = block.first + KEYS;
         block.count = smaller_of(past - block.first, KEYS);
         take_block(a, &block, slots + block.first, head, type, pairs);
-        for (int64_t b = 0; b < bands; b++) attend_band(a, &block, &band[b], type == I8, pairs);
+        find_next(a, &block, slots + next, past - next, head, type);
+        for (int64_t b = 0; b < bands; b++) {
+            attend_band(a, &block, &band[b], type == I8, pairs);
+            block.next_keys.bytes = block.next_values.bytes = 0; /* once is enough */
+        }
     }
     for (int64_t b = 0; b < bands; b++) finish_band(a, &band[b], token, b * BAND, head, q_type);
 }
