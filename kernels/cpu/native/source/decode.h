@@ -98,7 +98,7 @@ INLINE void finish_typed(const struct attention_arguments *a, char *out, const f
     float factor = 1.0f / sum_of(load(state, layout.padded, F32));
     for (int64_t i = 0; i < a->head_dim; i += 2 * W) {
         vf first = load(state, i, F32), second = {0};
-        if (out_of_order(a))
+        if (out_of_order(a, type))
             in_order(state + i, &first, &second);
         else if (i + W < a->head_dim)
             second = load(state, i + W, F32);

@@ -31,7 +31,9 @@ INLINE void widen_two(const char *row, int64_t i, enum dtype type, vf *first, vf
 }
 
 /* Whether sums of values lie as `widen_two` gives every other number. */
-INLINE int out_of_order(const struct attention_arguments *a) { return a->kv_dtype == BF16; }
+INLINE int out_of_order(const struct attention_arguments *a, enum dtype type) {
+    return type == BF16 && a->kv_dtype == BF16;
+}
 
 INLINE void in_order(const float *sums, vf *first, vf *second) {
     vf even = load(sums, 0, F32), odd = load(sums, W, F32);
@@ -69,7 +71,7 @@ INLINE void take_queries(const struct attention_arguments *a, int64_t token, int
             int64_t left = smaller_of(a->head_dim - i, STEP);
             memcpy(step, query + i * bytes_of(type), (size_t)(left * bytes_of(type)));
             vf one = load(step, 0, type), two = load(step, W, type);
-            if (out_of_order(a)) widen_two(step, 0, type, &one, &two);
+            if (out_of_order(a, type)) widen_two(step, 0, type, &one, &two);
             store(queries, head * padded + i, one, F32);
             store(queries, head * padded + i + W, two, F32);
         }

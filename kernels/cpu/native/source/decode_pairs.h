@@ -107,7 +107,10 @@ INLINE int64_t computed(int64_t count) {
     return TILE;
 }
 
-INLINE int out_of_order(const struct attention_arguments *a) { return PAIRED(a->dtype); }
+INLINE int out_of_order(const struct attention_arguments *a, enum dtype type) {
+    (void)a;
+    return PAIRED(type);
+}
 
 /* Sums of pairs come as the lower and the upper halves of every eight dimensions. */
 INLINE void in_order(const float *sums, vf *first, vf *second) {

@@ -39,8 +39,6 @@ struct key_block {
     float *scores;   /* [KEYS, BAND] */
     float *products; /* [keys, BAND], weights like values */
     float k_scales[KEYS], v_scales[KEYS];
-    int64_t offsets[KEYS]; /* of the next block's rows, which are fetched meanwhile */
-    struct ahead next_keys, next_values;
 };
 
 INLINE vf multiply_lanes(vf sum, vf x, const char *number, int pairs) {
@@ -149,32 +147,49 @@ INLINE vf weigh_keys(const struct key_block *block, int64_t rows, int64_t side, 
     return sum;
 }
 
-/* Names the rows of the block of `count` keys at `slots`, to be fetched. */
-INLINE void find_next(const struct attention_arguments *a, struct key_block *block,
+/* The rows of a block that are fetched before it is computed with. Where pairs are multiplied, that
+ * has not been measured, and is not done. */
+struct next_block {
+#if !defined(HAS_BF16)
+    int64_t offsets[KEYS];
+    struct ahead keys, values;
+#endif
+};
+
+INLINE void find_next(const struct attention_arguments *a, struct next_block *next,
                       const int32_t *slots, int64_t count, int64_t head, enum dtype type) {
+#if defined(HAS_BF16)
+    (void)a, (void)next, (void)slots, (void)count, (void)head, (void)type;
+#else
     int64_t size = bytes_of(type), bytes = count > 0 ? a->head_dim * size : 0;
     for (int64_t k = 0; k < KEYS && count > 0; k++)
-        block->offsets[k] = slots[smaller_of(k, count - 1)] * a->slot_stride * size;
-    block->next_keys = (struct ahead){cache_of(a->k, head, a, type), block->offsets, bytes};
-    block->next_values = (struct ahead){cache_of(a->v, head, a, type), block->offsets, bytes};
+        next->offsets[k] = slots[smaller_of(k, count - 1)] * a->slot_stride * size;
+    next->keys = (struct ahead){cache_of(a->k, head, a, type), next->offsets, bytes};
+    next->values = (struct ahead){cache_of(a->v, head, a, type), next->offsets, bytes};
+#endif
 }
 
-INLINE void fetch_next(const struct key_block *block, int64_t first, int64_t past) {
+INLINE void fetch_next(const struct next_block *next, int64_t first, int64_t past) {
+#if defined(HAS_BF16)
+    (void)next, (void)first, (void)past;
+#else
     for (int64_t k = first; k < past; k++) {
-        fetch(block->next_keys, k);
-        fetch(block->next_values, k);
+        fetch(next->keys, k);
+        fetch(next->values, k);
     }
+#endif
 }
 
 INLINE void attend_band(const struct attention_arguments *a, const struct key_block *block,
-                        const struct band *band, int scaled, int pairs) {
+                        const struct band *band, const struct next_block *next, int scaled,
+                        int pairs) {
     int64_t last = band->positions[BAND - 1] - block->first + 1;
     if (last <= 0) return;
     int64_t rows = round_up(smaller_of(last, block->count), ROWS_AT_ONCE);
     int64_t numbers = divide_up(a->head_dim, pairs ? 2 : 1);
     for (int64_t k = 0; k < rows; k += ROWS_AT_ONCE) {
         score_keys(block, k, band, numbers, pairs);
-        fetch_next(block, k, k + ROWS_AT_ONCE);
+        if (next != NULL) fetch_next(next, k, k + ROWS_AT_ONCE);
     }
     int hides = block->first + rows - 1 > band->positions[0];
     vf kept[SIDES];
@@ -299,12 +314,11 @@ INLINE void attend_block(const struct attention_arguments *a, const struct atten
     int64_t token = start + task->first;
     int64_t position = a->kv_lengths[chunk] - count + task->first;
     const int32_t *slots = a->table + a->rows[chunk] * a->table_stride;
-    int64_t past = position + tokens;
-    struct key_block block = {.padded = round_up(a->head_dim, 16)};
-    find_next(a, &block, slots, past, head, type);
-    fetch_next(&block, 0, smaller_of(past, KEYS));
+    struct next_block next;
+    find_next(a, &next, slots, position + tokens, head, type);
+    fetch_next(&next, 0, KEYS);
     int64_t bands = divide_up(tokens * (a->heads / a->kv_heads), BAND);
-    int64_t padded = block.padded;
+    int64_t padded = round_up(a->head_dim, 16);
     /* Queries, sums, maxima, weights and positions of a band. */
     int64_t lanes = (2 * padded + 3) * BAND;
     float *room = ROOM(4 * bands * lanes);
@@ -320,19 +334,18 @@ INLINE void attend_block(const struct attention_arguments *a, const struct atten
                                 0};
         take_band(a, &band[b], token, position, tokens, b * BAND, head, q_type, pairs);
     }
+    struct key_block block = {.padded = padded};
     block.staged = ROOM(4 * KEYS * padded);
     block.values = ROOM(4 * KEYS * padded);
     block.scores = ROOM(4 * KEYS * BAND);
     block.products = ROOM(4 * KEYS * BAND);
-    for (; block.first < past; block.first += KEYS) {
-        int64_t next = block.first + KEYS;
+    for (int64_t past = position + tokens; block.first < past; block.first += KEYS) {
         block.count = smaller_of(past - block.first, KEYS);
         take_block(a, &block, slots + block.first, head, type, pairs);
-        find_next(a, &block, slots + next, past - next, head, type);
-        for (int64_t b = 0; b < bands; b++) {
-            attend_band(a, &block, &band[b], type == I8, pairs);
-            block.next_keys.bytes = block.next_values.bytes = 0; /* once is enough */
-        }
+        int64_t follows = block.first + KEYS;
+        find_next(a, &next, slots + follows, past - follows, head, type);
+        for (int64_t b = 0; b < bands; b++)
+            attend_band(a, &block, &band[b], b == 0 ? &next : NULL, type == I8, pairs);
     }
     for (int64_t b = 0; b < bands; b++) finish_band(a, &band[b], token, b * BAND, head, q_type);
 }
