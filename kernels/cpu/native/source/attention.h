@@ -37,6 +37,17 @@ INLINE int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 INLINE int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
 
 #if W == 16
+#define INTERLEAVE_LOWER 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define INTERLEAVE_UPPER 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#elif W == 8
+#define INTERLEAVE_LOWER 0, 8, 1, 9, 2, 10, 3, 11
+#define INTERLEAVE_UPPER 4, 12, 5, 13, 6, 14, 7, 15
+#else
+#define INTERLEAVE_LOWER 0, 4, 1, 5
+#define INTERLEAVE_UPPER 2, 6, 3, 7
+#endif
+
+#if W == 16
 #define WIDEST(a, b)                                                                              \
     (SHUFFLE(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +                      \
      SHUFFLE(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31))

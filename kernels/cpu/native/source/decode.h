@@ -7,25 +7,6 @@
 
 #include <stdatomic.h>
 
-/* Rows of a tile as the products take them, from `slots[0]` on: floats, or bfloat16 where a lane
- * multiplies pairs. Rows that are so already stay where they are. */
-INLINE void take_rows(const struct attention_arguments *a, const char *cache,
-                      const int64_t *offsets, int64_t head, char *staged, const char **rows,
-                      enum dtype type, int pairs) {
-    int64_t head_dim = a->head_dim, padded = round_up(head_dim, STEP);
-    const char *from = cache_of(cache, head, a, type);
-    for (int64_t t = 0; t < TILE; t++) rows[t] = from + offsets[t];
-    if (pairs && type == BF16 && padded == head_dim) return;
-    for (int64_t t = 0; t < TILE; t++) {
-        char *copy = staged + t * padded * (pairs ? 2 : 4);
-        for (int64_t i = 0; i < padded; i += W)
-            store(copy, i,
-                  i < head_dim ? load_within(rows[t], i, head_dim, type) : splat(0),
-                  pairs ? BF16 : F32);
-        rows[t] = copy;
-    }
-}
-
 /* What a tile is computed in. */
 struct tile {
     char *staged;      /* rows of keys, then of values, where they have to be converted */
@@ -33,35 +14,12 @@ struct tile {
     uint16_t *weights; /* rounded */
 };
 
-INLINE void score_tile(const char *const *keys, const char *queries, int64_t between,
-                       int64_t group, int64_t padded, const float *scales, float *scores,
-                       struct ahead ahead, int pairs) {
-    int64_t parts = divide_up(group, QUERIES_AT_ONCE);
-    for (int64_t part = 0; part < parts; part++) {
-        if (part > 0) ahead.bytes = 0;
-        int64_t first = group * part / parts, count = group * (part + 1) / parts - first;
-        const char *own = queries + first * between;
-        for (int64_t t = 0; t < TILE; t += W) {
-            vf scale = load(scales, t, F32);
-            float *to = scores + first * TILE + t;
-            switch (count) {
-            case 1: score_1(keys + t, own, between, padded, scale, to, ahead, t, pairs); break;
-            case 2: score_2(keys + t, own, between, padded, scale, to, ahead, t, pairs); break;
-#if W == 16
-            case 3: score_3(keys + t, own, between, padded, scale, to, ahead, t, pairs); break;
-            case 4: score_4(keys + t, own, between, padded, scale, to, ahead, t, pairs); break;
-            default: score_5(keys + t, own, between, padded, scale, to, ahead, t, pairs);
-#endif
-            }
-        }
-    }
-}
-
 /* Turns scores of one query into weights, and what was summed before to the new maximum. */
 INLINE void weigh(float *scores, int64_t count, float *state, struct decode_layout layout) {
-    for (int64_t t = count; t < TILE; t++) scores[t] = -__builtin_inff();
+    int64_t past = computed(count);
+    for (int64_t t = count; t < past; t++) scores[t] = -__builtin_inff();
     vf largest = load(scores, 0, F32);
-    for (int64_t t = W; t < TILE; t += W) largest = larger(load(scores, t, F32), largest);
+    for (int64_t t = W; t < past; t += W) largest = larger(load(scores, t, F32), largest);
     float before = state[layout.maximum], maximum = largest_of(largest);
     if (maximum > before) {
         float kept = exponential(splat(before - maximum))[0];
@@ -72,54 +30,13 @@ INLINE void weigh(float *scores, int64_t count, float *state, struct decode_layo
         maximum = before;
     }
     vf sum = load(state, layout.padded, F32);
-    for (int64_t t = 0; t < TILE; t += W) {
+    for (int64_t t = 0; t < past; t += W) {
         vf weights = exponential(load(scores, t, F32) - maximum);
         store(scores, t, weights, F32);
         sum += weights;
     }
     store(state, layout.padded, sum, F32);
 }
-
-/* Rows ahead are fetched with the first of a row's dimensions alone. */
-#define ADD_VALUES(QUERIES)                                                                       \
-    for (; from + VECTORS_AT_ONCE * W <= padded; from += VECTORS_AT_ONCE * W, ahead.bytes = 0)    \
-        ADD_VALUES_AT_ONCE(QUERIES)(values, count, from, padded, weights, state, stride, ahead,   \
-                                    F32);                                                         \
-    for (; from < padded; from += W, ahead.bytes = 0)                                             \
-        add_values_##QUERIES##_1(values, count, from, padded, weights, state, stride, ahead, F32);
-
-#define ADD_PAIRS(QUERIES)                                                                        \
-    for (; from + 4 * W <= padded; from += 4 * W, ahead.bytes = 0)                                \
-        add_pairs_##QUERIES##_2(values, count, from, weights, state, stride, ahead);              \
-    for (; from < padded; from += 2 * W, ahead.bytes = 0)                                         \
-        add_pairs_##QUERIES##_1(values, count, from, weights, state, stride, ahead);
-
-INLINE void add_floats(const char *const *values, int64_t count, int64_t queries, int64_t padded,
-                       const float *weights, float *state, int64_t stride, struct ahead ahead) {
-    int64_t from = 0;
-    switch (queries) {
-    case 1: ADD_VALUES(1) break;
-    case 2: ADD_VALUES(2) break;
-    case 3: ADD_VALUES(3) break;
-    case 4: ADD_VALUES(4) break;
-    default: ADD_VALUES(5)
-    }
-}
-
-#if defined(HAS_BF16)
-INLINE void add_rounded(const char *const *values, int64_t count, int64_t queries, int64_t padded,
-                        const uint16_t *weights, float *state, int64_t stride,
-                        struct ahead ahead) {
-    int64_t from = 0;
-    switch (queries) {
-    case 1: ADD_PAIRS(1) break;
-    case 2: ADD_PAIRS(2) break;
-    case 3: ADD_PAIRS(3) break;
-    case 4: ADD_PAIRS(4) break;
-    default: ADD_PAIRS(5)
-    }
-}
-#endif
 
 /* Which rows a tile is made of, and which come after them. */
 struct unit {
@@ -144,12 +61,13 @@ INLINE void attend_tile(const struct attention_arguments *a, struct unit unit,
     }
     const char *rows[TILE];
     take_rows(a, a->k, unit.offsets, unit.head, tile.staged, rows, type, pairs);
-    score_tile(rows, queries, bytes, layout.group, padded, k_scales, scores, unit.keys, pairs);
+    score_tile(rows, count, queries, bytes, layout.group, padded, k_scales, scores, unit.keys, type,
+               pairs);
     for (int64_t g = 0; g < layout.group; g++)
         weigh(scores + g * TILE, count, state + g * layout.stride, layout);
     take_rows(a, a->v, unit.offsets, unit.head, tile.staged, rows, type, pairs);
     for (int64_t g = 0; g < layout.group; g++)
-        for (int64_t t = 0; t < TILE; t += W) {
+        for (int64_t t = 0; t < computed(count); t += W) {
             vf weights = load(scores, g * TILE + t, F32);
             if (type == I8) weights *= load(v_scales, t, F32);
             store(scores, g * TILE + t, weights, F32);
@@ -159,30 +77,9 @@ INLINE void attend_tile(const struct attention_arguments *a, struct unit unit,
     for (int64_t part = 0; part < parts; part++) {
         int64_t first = layout.group * part / parts;
         int64_t own = layout.group * (part + 1) / parts - first;
-        float *sums = state + first * layout.stride;
-#if defined(HAS_BF16)
-        if (pairs)
-            add_rounded(rows, count, own, padded, tile.weights + first * TILE, sums,
-                        layout.stride, unit.values);
-        else
-#endif
-            add_floats(rows, count, own, padded, scores + first * TILE, sums, layout.stride,
-                       unit.values);
+        add_tile(rows, count, own, padded, scores + first * TILE, tile.weights + first * TILE,
+                 state + first * layout.stride, layout.stride, unit.values, type, pairs);
         unit.values.bytes = 0;
-    }
-}
-
-/* The queries of some heads as the products take them, zeros after their last dimension. */
-INLINE void take_queries(const struct attention_arguments *a, int64_t token, int64_t first,
-                         int64_t count, char *queries, enum dtype type, int pairs) {
-    int64_t padded = round_up(a->head_dim, STEP);
-    enum dtype as = pairs ? BF16 : F32;
-    for (int64_t head = 0; head < count; head++) {
-        int64_t from = token * a->q_token_stride + (first + head) * a->q_head_stride;
-        const char *query = a->q + from * bytes_of(type);
-        for (int64_t i = 0; i < padded; i += W)
-            store(queries, head * padded + i,
-                  i < a->head_dim ? load_within(query, i, a->head_dim, type) : splat(0), as);
     }
 }
 
@@ -201,7 +98,7 @@ INLINE void finish_typed(const struct attention_arguments *a, char *out, const f
     float factor = 1.0f / sum_of(load(state, layout.padded, F32));
     for (int64_t i = 0; i < a->head_dim; i += 2 * W) {
         vf first = load(state, i, F32), second = {0};
-        if (PAIRED(type))
+        if (out_of_order(a, type))
             in_order(state + i, &first, &second);
         else if (i + W < a->head_dim)
             second = load(state, i + W, F32);

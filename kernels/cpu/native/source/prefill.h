@@ -1,22 +1,13 @@
 /* Attention of a block of one chunk's queries over all keys that they see.
  *
- * Lanes are queries: those of a block's tokens that share a key/value head, 2 * W at a time (a
- * band). So maxima, sums and masks need no sums over lanes, and numbers of keys and values are
+ * Lanes are queries: those of a block's tokens that share a key/value head, some vectors of
+ * them at a time (a band). So maxima, sums and masks need no sums over lanes, and numbers of keys and values are
  * broadcast from where they lie. Keys and values of a block are made ready once for all bands. */
 #include "decode.h"
 
-enum { BAND = 2 * W, BANDS = 4, KEYS = 64, ROWS_AT_ONCE = W == 16 ? 8 : 4 };
-
-#if W == 16
-#define INTERLEAVE_LOWER 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
-#define INTERLEAVE_UPPER 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
-#elif W == 8
-#define INTERLEAVE_LOWER 0, 8, 1, 9, 2, 10, 3, 11
-#define INTERLEAVE_UPPER 4, 12, 5, 13, 6, 14, 7, 15
-#else
-#define INTERLEAVE_LOWER 0, 4, 1, 5
-#define INTERLEAVE_UPPER 2, 6, 3, 7
-#endif
+/* Sums of ROWS_AT_ONCE keys or dimensions with a band take most of the registers. */
+enum { SIDES = W == 8 ? 3 : 2, BAND = SIDES * W, BANDS = 4, KEYS = 64 };
+enum { ROWS_AT_ONCE = W == 16 ? 8 : 4 };
 
 /* Makes W rows of W lanes into columns: a round moves a bit of a lane's number to its row's. */
 INLINE void transpose(vf x[W]) {
@@ -61,7 +52,12 @@ INLINE vf multiply_lanes(vf sum, vf x, const char *number, int pairs) {
     (void)pairs;
     float factor;
     memcpy(&factor, number, sizeof factor);
+#if defined(HAS_BF16)
     return sum + x * factor;
+#else
+    add_product(&sum, x, splat(factor));
+    return sum;
+#endif
 }
 
 /* Two rows of numbers that bfloat16 holds exactly, as one of pairs. */
@@ -70,46 +66,44 @@ INLINE vf pair_up(vf first, vf second) { return (vf)((vu)first >> 16 | (vu)secon
 /* Scores of ROWS_AT_ONCE keys with a band. */
 INLINE void score_keys(const struct key_block *block, int64_t from, const struct band *band,
                        int64_t numbers, int pairs) {
-    vf sums[ROWS_AT_ONCE][2] = {0};
+    vf sums[ROWS_AT_ONCE][SIDES] = {0};
     const char *keys[ROWS_AT_ONCE];
     _Pragma("GCC unroll 8") for (int k = 0; k < ROWS_AT_ONCE; k++) keys[k] = block->keys[from + k];
     for (int64_t i = 0; i < numbers; i++) {
-        vf left = load(band->queries, i * BAND, F32);
-        vf right = load(band->queries, i * BAND + W, F32);
-        _Pragma("GCC unroll 8") for (int k = 0; k < ROWS_AT_ONCE; k++) {
-            sums[k][0] = multiply_lanes(sums[k][0], left, keys[k] + 4 * i, pairs);
-            sums[k][1] = multiply_lanes(sums[k][1], right, keys[k] + 4 * i, pairs);
-        }
+        vf queries[SIDES];
+        _Pragma("GCC unroll 3") for (int side = 0; side < SIDES; side++) queries[side] =
+            load(band->queries, i * BAND + side * W, F32);
+        _Pragma("GCC unroll 8") for (int k = 0; k < ROWS_AT_ONCE; k++)
+            _Pragma("GCC unroll 3") for (int side = 0; side < SIDES; side++) sums[k][side] =
+                multiply_lanes(sums[k][side], queries[side], keys[k] + 4 * i, pairs);
     }
     _Pragma("GCC unroll 8") for (int k = 0; k < ROWS_AT_ONCE; k++) {
         float scale = block->k_scales[from + k];
-        store(block->scores, (from + k) * BAND, sums[k][0] * scale, F32);
-        store(block->scores, (from + k) * BAND + W, sums[k][1] * scale, F32);
+        _Pragma("GCC unroll 3") for (int side = 0; side < SIDES; side++)
+            store(block->scores, (from + k) * BAND + side * W, sums[k][side] * scale, F32);
     }
 }
 
 /* Adds weighted values to ROWS_AT_ONCE dimensions of a band's sums, of which `kept` remains. */
 INLINE void add_dimensions(const struct key_block *block, int64_t rows, int64_t from,
-                           const struct band *band, const vf kept[2], int pairs) {
-    vf sums[ROWS_AT_ONCE][2];
+                           const struct band *band, const vf kept[SIDES], int pairs) {
+    vf sums[ROWS_AT_ONCE][SIDES];
     float *to = band->sums + from * BAND;
-    _Pragma("GCC unroll 8") for (int d = 0; d < ROWS_AT_ONCE; d++) {
-        sums[d][0] = load(to, d * BAND, F32) * kept[0];
-        sums[d][1] = load(to, d * BAND + W, F32) * kept[1];
-    }
+    _Pragma("GCC unroll 8") for (int d = 0; d < ROWS_AT_ONCE; d++)
+        _Pragma("GCC unroll 3") for (int side = 0; side < SIDES; side++) sums[d][side] =
+            load(to, d * BAND + side * W, F32) * kept[side];
     for (int64_t k = 0; k < rows; k++) {
         const char *values = (const char *)(block->values + k * block->padded + from);
-        vf left = load(block->products, k * BAND, F32);
-        vf right = load(block->products, k * BAND + W, F32);
-        _Pragma("GCC unroll 8") for (int d = 0; d < ROWS_AT_ONCE; d++) {
-            sums[d][0] = multiply_lanes(sums[d][0], left, values + 4 * d, pairs);
-            sums[d][1] = multiply_lanes(sums[d][1], right, values + 4 * d, pairs);
-        }
+        vf weights[SIDES];
+        _Pragma("GCC unroll 3") for (int side = 0; side < SIDES; side++) weights[side] =
+            load(block->products, k * BAND + side * W, F32);
+        _Pragma("GCC unroll 8") for (int d = 0; d < ROWS_AT_ONCE; d++)
+            _Pragma("GCC unroll 3") for (int side = 0; side < SIDES; side++) sums[d][side] =
+                multiply_lanes(sums[d][side], weights[side], values + 4 * d, pairs);
     }
-    _Pragma("GCC unroll 8") for (int d = 0; d < ROWS_AT_ONCE; d++) {
-        store(to, d * BAND, sums[d][0], F32);
-        store(to, d * BAND + W, sums[d][1], F32);
-    }
+    _Pragma("GCC unroll 8") for (int d = 0; d < ROWS_AT_ONCE; d++)
+        _Pragma("GCC unroll 3") for (int side = 0; side < SIDES; side++)
+            store(to, d * BAND + side * W, sums[d][side], F32);
 }
 
 /* Rounds weights, which are not negative, to bfloat16: the nearest, ties away from zero. */
@@ -153,16 +147,53 @@ INLINE vf weigh_keys(const struct key_block *block, int64_t rows, int64_t side, 
     return sum;
 }
 
+/* The rows of a block that are fetched before it is computed with. Where pairs are multiplied, that
+ * has not been measured, and is not done. */
+struct next_block {
+#if !defined(HAS_BF16)
+    int64_t offsets[KEYS];
+    struct ahead keys, values;
+#endif
+};
+
+INLINE void find_next(const struct attention_arguments *a, struct next_block *next,
+                      const int32_t *slots, int64_t count, int64_t head, enum dtype type) {
+#if defined(HAS_BF16)
+    (void)a, (void)next, (void)slots, (void)count, (void)head, (void)type;
+#else
+    int64_t size = bytes_of(type), bytes = count > 0 ? a->head_dim * size : 0;
+    for (int64_t k = 0; k < KEYS && count > 0; k++)
+        next->offsets[k] = slots[smaller_of(k, count - 1)] * a->slot_stride * size;
+    next->keys = (struct ahead){cache_of(a->k, head, a, type), next->offsets, bytes};
+    next->values = (struct ahead){cache_of(a->v, head, a, type), next->offsets, bytes};
+#endif
+}
+
+INLINE void fetch_next(const struct next_block *next, int64_t first, int64_t past) {
+#if defined(HAS_BF16)
+    (void)next, (void)first, (void)past;
+#else
+    for (int64_t k = first; k < past; k++) {
+        fetch(next->keys, k);
+        fetch(next->values, k);
+    }
+#endif
+}
+
 INLINE void attend_band(const struct attention_arguments *a, const struct key_block *block,
-                        const struct band *band, int scaled, int pairs) {
+                        const struct band *band, const struct next_block *next, int scaled,
+                        int pairs) {
     int64_t last = band->positions[BAND - 1] - block->first + 1;
     if (last <= 0) return;
     int64_t rows = round_up(smaller_of(last, block->count), ROWS_AT_ONCE);
     int64_t numbers = divide_up(a->head_dim, pairs ? 2 : 1);
-    for (int64_t k = 0; k < rows; k += ROWS_AT_ONCE) score_keys(block, k, band, numbers, pairs);
+    for (int64_t k = 0; k < rows; k += ROWS_AT_ONCE) {
+        score_keys(block, k, band, numbers, pairs);
+        if (next != NULL) fetch_next(next, k, k + ROWS_AT_ONCE);
+    }
     int hides = block->first + rows - 1 > band->positions[0];
-    vf kept[2];
-    for (int64_t side = 0; side < 2; side++) {
+    vf kept[SIDES];
+    for (int64_t side = 0; side < SIDES; side++) {
         vi positions;
         memcpy(&positions, band->positions + side * W, sizeof positions);
         vf before = load(band->maxima, side * W, F32);
@@ -235,7 +266,7 @@ INLINE void take_band(const struct attention_arguments *a, struct band *band, in
         band->positions[r] = (int32_t)(position + at);
         if (own < tokens) band->rows = r + 1;
     }
-    for (int64_t side = 0; side < 2; side++) {
+    for (int64_t side = 0; side < SIDES; side++) {
         store(band->maxima, side * W, splat(-__builtin_inff()), F32);
         store(band->weights, side * W, splat(0), F32);
         for (int64_t i = 0; i < numbers; i += W) {
@@ -254,7 +285,7 @@ INLINE void take_band(const struct attention_arguments *a, struct band *band, in
 INLINE void finish_band(const struct attention_arguments *a, const struct band *band,
                         int64_t token, int64_t row, int64_t head, enum dtype type) {
     int64_t group = a->heads / a->kv_heads, head_dim = a->head_dim;
-    for (int64_t side = 0; side < 2; side++) {
+    for (int64_t side = 0; side < SIDES; side++) {
         vf factor = 1.0f / load(band->weights, side * W, F32);
         for (int64_t i = 0; i < head_dim; i += W) {
             vf x[W];
@@ -283,6 +314,9 @@ INLINE void attend_block(const struct attention_arguments *a, const struct atten
     int64_t token = start + task->first;
     int64_t position = a->kv_lengths[chunk] - count + task->first;
     const int32_t *slots = a->table + a->rows[chunk] * a->table_stride;
+    struct next_block next;
+    find_next(a, &next, slots, position + tokens, head, type);
+    fetch_next(&next, 0, KEYS);
     int64_t bands = divide_up(tokens * (a->heads / a->kv_heads), BAND);
     int64_t padded = round_up(a->head_dim, 16);
     /* Queries, sums, maxima, weights and positions of a band. */
@@ -308,7 +342,10 @@ INLINE void attend_block(const struct attention_arguments *a, const struct atten
     for (int64_t past = position + tokens; block.first < past; block.first += KEYS) {
         block.count = smaller_of(past - block.first, KEYS);
         take_block(a, &block, slots + block.first, head, type, pairs);
-        for (int64_t b = 0; b < bands; b++) attend_band(a, &block, &band[b], type == I8, pairs);
+        int64_t follows = block.first + KEYS;
+        find_next(a, &next, slots + follows, past - follows, head, type);
+        for (int64_t b = 0; b < bands; b++)
+            attend_band(a, &block, &band[b], b == 0 ? &next : NULL, type == I8, pairs);
     }
     for (int64_t b = 0; b < bands; b++) finish_band(a, &band[b], token, b * BAND, head, q_type);
 }

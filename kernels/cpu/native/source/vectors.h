@@ -91,6 +91,8 @@ INLINE vf load(const void *base, int64_t i, enum dtype type) {
         memcpy(&halves, from, sizeof halves);
 #if defined(HAS_AVX512)
         return (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)halves), 16);
+#elif defined(HAS_AVX2)
+        return (vf)_mm256_slli_epi32(_mm256_cvtepu16_epi32((__m128i)halves), 16);
 #else
         return (vf)(__builtin_convertvector(halves, vu) << 16);
 #endif
@@ -107,6 +109,8 @@ INLINE vf load(const void *base, int64_t i, enum dtype type) {
         memcpy(&bytes, from, sizeof bytes);
 #if defined(HAS_AVX512)
         return (vf)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32((__m128i)bytes));
+#elif defined(HAS_AVX2)
+        return (vf)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)from)));
 #else
         return __builtin_convertvector(__builtin_convertvector(bytes, vi), vf);
 #endif
