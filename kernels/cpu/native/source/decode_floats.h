@@ -10,8 +10,13 @@ enum { QUERIES_AT_ONCE = 5 };
 
 /* With so many queries, as many keys, or vectors of values, as there are registers for; few have
  * enough sums that none waits for the one before. */
-#define KEYS_AT_ONCE(queries) (W == 16 ? 4 : (queries) > 2 ? 2 : (queries) > 1 || W == 4 ? 4 : 8)
-#define VECTORS_AT_ONCE(queries) (W == 16 || (queries) < 4 ? 4 : 2)
+#if W == 16
+#define KEYS_AT_ONCE(queries) ((queries) > 4 ? 2 : (queries) > 1 ? 4 : 8)
+#define VECTORS_AT_ONCE(queries) 4
+#else
+#define KEYS_AT_ONCE(queries) ((queries) > 2 ? 2 : (queries) > 1 || W == 4 ? 4 : 8)
+#define VECTORS_AT_ONCE(queries) ((queries) > 3 ? 2 : 4)
+#endif
 
 /* So many positions of a tile are computed. */
 INLINE int64_t computed(int64_t count) { return round_up(count, W); }
@@ -117,18 +122,19 @@ INLINE void multiply_keys(const int queries, const int keys, const char *const *
 #pragma GCC unroll 8
         for (int k = 0; k < keys; k++) sums[q][k] = (vf){0};
     for (int64_t i = 0; i < padded; i += STEP)
+#pragma GCC unroll 4
+        for (int k = 0; k < keys; k += 2) {
+            vf one[2], other[2];
+            widen_two(rows[k], i, type, &one[0], &one[1]);
+            widen_two(rows[k + 1], i, type, &other[0], &other[1]);
 #pragma GCC unroll 2
-        for (int half = 0; half < 2; half++) {
-            vf numbers[8][2];
-#pragma GCC unroll 8
-            for (int k = 0; k < keys; k++)
-                widen_two(rows[k], i, type, &numbers[k][0], &numbers[k][1]);
+            for (int half = 0; half < 2; half++)
 #pragma GCC unroll 5
-            for (int q = 0; q < queries; q++) {
-                vf query = load(own, q * padded + i + half * W, F32);
-#pragma GCC unroll 8
-                for (int k = 0; k < keys; k++) add_product(&sums[q][k], query, numbers[k][half]);
-            }
+                for (int q = 0; q < queries; q++) {
+                    vf query = load(own, q * padded + i + half * W, F32);
+                    add_product(&sums[q][k], query, one[half]);
+                    add_product(&sums[q][k + 1], query, other[half]);
+                }
         }
 #pragma GCC unroll 5
     for (int q = 0; q < queries; q++)

@@ -1,12 +1,12 @@
 /* Attention of a block of one chunk's queries over all keys that they see.
  *
- * Lanes are queries: those of a block's tokens that share a key/value head, some vectors of
- * them at a time (a band). So maxima, sums and masks need no sums over lanes, and numbers of keys and values are
- * broadcast from where they lie. Keys and values of a block are made ready once for all bands. */
-#include "decode.h"
+ * Lanes are queries: those of a block's tokens that share a key/value head, SIDES vectors of them at
+ * a time (a band). So maxima, sums and masks need no sums over lanes, and numbers of keys and values
+ * are broadcast from where they lie. Keys and values of a block are made ready once for all bands. */
+#include "next_block.h"
 
 /* Sums of ROWS_AT_ONCE keys or dimensions with a band take most of the registers. */
-enum { SIDES = W == 8 ? 3 : 2, BAND = SIDES * W, BANDS = 4, KEYS = 64 };
+enum { SIDES = W == 8 ? 3 : 2, BAND = SIDES * W, BANDS = W == 8 ? 6 : 4 };
 enum { ROWS_AT_ONCE = W == 16 ? 8 : 4 };
 
 /* Makes W rows of W lanes into columns: a round moves a bit of a lane's number to its row's. */
@@ -147,39 +147,6 @@ INLINE vf weigh_keys(const struct key_block *block, int64_t rows, int64_t side, 
     return sum;
 }
 
-/* The rows of a block that are fetched before it is computed with. Where pairs are multiplied, that
- * has not been measured, and is not done. */
-struct next_block {
-#if !defined(HAS_BF16)
-    int64_t offsets[KEYS];
-    struct ahead keys, values;
-#endif
-};
-
-INLINE void find_next(const struct attention_arguments *a, struct next_block *next,
-                      const int32_t *slots, int64_t count, int64_t head, enum dtype type) {
-#if defined(HAS_BF16)
-    (void)a, (void)next, (void)slots, (void)count, (void)head, (void)type;
-#else
-    int64_t size = bytes_of(type), bytes = count > 0 ? a->head_dim * size : 0;
-    for (int64_t k = 0; k < KEYS && count > 0; k++)
-        next->offsets[k] = slots[smaller_of(k, count - 1)] * a->slot_stride * size;
-    next->keys = (struct ahead){cache_of(a->k, head, a, type), next->offsets, bytes};
-    next->values = (struct ahead){cache_of(a->v, head, a, type), next->offsets, bytes};
-#endif
-}
-
-INLINE void fetch_next(const struct next_block *next, int64_t first, int64_t past) {
-#if defined(HAS_BF16)
-    (void)next, (void)first, (void)past;
-#else
-    for (int64_t k = first; k < past; k++) {
-        fetch(next->keys, k);
-        fetch(next->values, k);
-    }
-#endif
-}
-
 INLINE void attend_band(const struct attention_arguments *a, const struct key_block *block,
                         const struct band *band, const struct next_block *next, int scaled,
                         int pairs) {
@@ -307,6 +274,13 @@ INLINE int64_t tokens_of_task(const struct attention_arguments *a) {
     return tokens > 1 ? tokens : 1;
 }
 
+/* A band in `room`: queries, sums, maxima, weights and positions. */
+INLINE struct band band_in(float *room, int64_t padded) {
+    float *sums = room + padded * BAND, *maxima = sums + padded * BAND;
+    memset(sums, 0, (size_t)(padded * BAND) * sizeof *sums);
+    return (struct band){room, sums, maxima, maxima + BAND, (int32_t *)(maxima + 2 * BAND), 0};
+}
+
 INLINE void attend_block(const struct attention_arguments *a, const struct attention_task *task,
                          int64_t head, enum dtype q_type, enum dtype type, int pairs) {
     int64_t chunk = task->chunk, tokens = task->past - task->first;
@@ -319,19 +293,11 @@ INLINE void attend_block(const struct attention_arguments *a, const struct atten
     fetch_next(&next, 0, KEYS);
     int64_t bands = divide_up(tokens * (a->heads / a->kv_heads), BAND);
     int64_t padded = round_up(a->head_dim, 16);
-    /* Queries, sums, maxima, weights and positions of a band. */
     int64_t lanes = (2 * padded + 3) * BAND;
     float *room = ROOM(4 * bands * lanes);
     struct band *band = ROOM(bands * (int64_t)sizeof *band);
     for (int64_t b = 0; b < bands; b++) {
-        float *own = room + b * lanes;
-        memset(own + padded * BAND, 0, (size_t)(padded * BAND) * sizeof *own);
-        band[b] = (struct band){own,
-                                own + padded * BAND,
-                                own + 2 * padded * BAND,
-                                own + (2 * padded + 1) * BAND,
-                                (int32_t *)(own + (2 * padded + 2) * BAND),
-                                0};
+        band[b] = band_in(room + b * lanes, padded);
         take_band(a, &band[b], token, position, tokens, b * BAND, head, q_type, pairs);
     }
     struct key_block block = {.padded = padded};
