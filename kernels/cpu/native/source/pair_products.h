@@ -21,7 +21,7 @@ enum { MOST_PARTS = 4 };
 /* As many tokens as have totals at once. */
 enum { TOTALS_AT_ONCE = 48 };
 /* How far ahead of use weights are fetched, in bytes. */
-enum { AHEAD = 4096 };
+enum { AHEAD = 2048 };
 
 /* Sums of neighbouring lanes: those of `first`, then those of `second`. */
 INLINE vi sum_neighbours(vi first, vi second) {
