@@ -18,7 +18,7 @@ from chassis.errors import StartError
 from chassis.introspection import triptych_version
 from kernels.choice import operations_for
 from kernels.cpu.native.argmax import NativeArgmax
-from kernels.cpu.native.library import chosen
+from kernels.cpu.native.library import LEVELS, chosen
 from kernels.devices import UnsupportedDevice, memory_of
 from model_svc.checkpoint import Checkpoint, CheckpointError, open_checkpoint
 from model_svc.commands import Report
@@ -67,15 +67,20 @@ class LoadedModel:
 def choose_dtype(asked: str, checkpoint_dtype: str, device: str) -> torch.dtype:
     """What the model computes in.
 
-    `auto` is bfloat16 for a checkpoint of 16 bits, but float32 on a CPU where neither the compiled
-    operations nor the processor multiply it.
+    `auto` is bfloat16 for a checkpoint of 16 bits, but float32 on a CPU that is not fast in it.
     """
     if asked == "auto":
-        compiled = chosen().library is not None
-        fast = device == "cuda" or compiled or torch.ops.mkldnn._is_mkldnn_bf16_supported()
         half = checkpoint_dtype in ("bfloat16", "float16")
-        return torch.bfloat16 if half and fast else torch.float32
+        fast = half and (device == "cuda" or _multiplies_bfloat16())
+        return torch.bfloat16 if fast else torch.float32
     return _DTYPES[asked]
+
+
+def _multiplies_bfloat16() -> bool:
+    """Whether compiled operations at any level but the slowest, or the processor itself, do."""
+    library = chosen().library
+    compiled = library is not None and library.level != LEVELS[0]
+    return compiled or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def choose_device(asked: str) -> str:

@@ -140,7 +140,7 @@ def _limits(turns: Sequence[Turn], models: Sequence[str]) -> Iterator[str]:
     yield "## Against the machine's limits"
     yield ""
     yield (
-        f"Memory is read at {read:.1f} GB/s, bf16 matrices are multiplied at {product:.0f} GFLOP/s "
+        f"Memory is read at {read:.1f} GB/s, matrices are multiplied at {product:.0f} GFLOP/s "
         "(medians of the rounds' best)."
     )
     yield ""

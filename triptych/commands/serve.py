@@ -23,7 +23,7 @@ _Model = Annotated[
     ),
 ]
 _DEVICE = "Where the model computes; today: cpu. [default: auto]"
-_DTYPE = "What it computes in. [default: auto, the checkpoint's where the CPU can]"
+_DTYPE = "What it computes in. [default: auto, bfloat16 for 16 bits where the CPU can]"
 _QUANTIZE = (
     "Round weights as they are loaded, on a CPU: to 8 or 4 bits, or weights and activations to 8. "
     "[default: none]"

@@ -73,7 +73,7 @@ INLINE void attend_tile(const struct attention_arguments *a, struct unit unit,
             store(scores, g * TILE + t, weights, F32);
             if (pairs) store(tile.weights, g * TILE + t, weights, BF16);
         }
-    int64_t parts = divide_up(layout.group, 5);
+    int64_t parts = divide_up(layout.group, QUERIES_AT_ONCE);
     for (int64_t part = 0; part < parts; part++) {
         int64_t first = layout.group * part / parts;
         int64_t own = layout.group * (part + 1) / parts - first;

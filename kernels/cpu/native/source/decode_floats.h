@@ -5,9 +5,6 @@
  * sums stay in registers. */
 #include "tiles.h"
 
-/* As many queries at once as registers hold sums of. */
-enum { QUERIES_AT_ONCE = 5 };
-
 /* With so many queries, as many keys, or vectors of values, as there are registers for; few have
  * enough sums that none waits for the one before. */
 #if W == 16
@@ -94,7 +91,8 @@ INLINE void take_queries(const struct attention_arguments *a, int64_t token, int
 #elif W == 8
 #define FOLD(a, b)                                                                                \
     (SHUFFLE(a, b, 0, 2, 8, 10, 4, 6, 12, 14) + SHUFFLE(a, b, 1, 3, 9, 11, 5, 7, 13, 15))
-#define FOLD_FOURS(a, b) WIDEST(a, b)
+#define FOLD_FOURS(a, b)                                                                          \
+    (SHUFFLE(a, b, 0, 1, 2, 3, 8, 9, 10, 11) + SHUFFLE(a, b, 4, 5, 6, 7, 12, 13, 14, 15))
 #else
 #define FOLD(a, b) (SHUFFLE(a, b, 0, 2, 4, 6) + SHUFFLE(a, b, 1, 3, 5, 7))
 #endif
@@ -116,7 +114,7 @@ INLINE vf sum_folded(const vf folded[W / 2]) {
 INLINE void multiply_keys(const int queries, const int keys, const char *const *rows,
                           const float *own, int64_t padded, enum dtype type,
                           vf (*folded)[W / 2]) {
-    vf sums[5][8];
+    vf sums[QUERIES_AT_ONCE][8];
 #pragma GCC unroll 5
     for (int q = 0; q < queries; q++)
 #pragma GCC unroll 8
@@ -152,7 +150,7 @@ struct operands {
 INLINE void score_queries(const int queries, struct operands of, const float *own,
                           const float *scales, float *scores, enum dtype type) {
     for (int64_t t = 0; t < of.count; t += W) {
-        vf folded[5][W / 2], scale = load(scales, t, F32);
+        vf folded[QUERIES_AT_ONCE][W / 2], scale = load(scales, t, F32);
         for (int64_t k = 0; k < W; k += KEYS_AT_ONCE(queries)) {
             for (int i = 0; i < KEYS_AT_ONCE(queries); i++) fetch(of.ahead, t + k + i);
             multiply_keys(queries, KEYS_AT_ONCE(queries), of.rows + t + k, own, of.padded, type,
@@ -174,7 +172,7 @@ INLINE struct ahead part_of(struct ahead ahead, int64_t first, int64_t past) {
 /* Adds weighted values to `vectors` of the sums of `queries` queries. */
 INLINE void add_vectors(const int queries, const int vectors, struct operands of, int64_t from,
                         const float *weights, float *state, int64_t stride, enum dtype type) {
-    vf sums[5][4];
+    vf sums[QUERIES_AT_ONCE][4];
 #pragma GCC unroll 5
     for (int q = 0; q < queries; q++)
 #pragma GCC unroll 4
@@ -219,7 +217,7 @@ INLINE void add_queries(const int queries, struct operands of, const float *weig
         case 2: function(2, __VA_ARGS__); break;                                                  \
         case 3: function(3, __VA_ARGS__); break;                                                  \
         case 4: function(4, __VA_ARGS__); break;                                                  \
-        default: function(5, __VA_ARGS__);                                                        \
+        default: function(QUERIES_AT_ONCE, __VA_ARGS__);                                          \
         }                                                                                         \
     } while (0)
 

@@ -14,8 +14,29 @@ INLINE vf add_products(vf sum, const char *x, const char *y, int64_t i, int pair
     return sum + load(x, i, F32) * load(y, i, F32);
 }
 
-/* As many queries at once as registers hold sums of. */
-enum { QUERIES_AT_ONCE = 5 };
+/* Vectors are summed over their lanes four at a time, then four such fours together: lane `t` of
+ * the result is the sum of the vector of token `t`. Four `n` takes the tokens that this names. */
+enum { FOURS = 4 };
+#define TOKEN_OF_FOUR(n, i) ((n) + (i) * FOURS)
+
+#define WIDEST(a, b)                                                                              \
+    (SHUFFLE(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +                      \
+     SHUFFLE(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31))
+#define NEXT(a, b)                                                                                \
+    (SHUFFLE(a, b, 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27) +                    \
+     SHUFFLE(a, b, 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31))
+#define THIRD(a, b)                                                                               \
+    (SHUFFLE(a, b, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29) +                    \
+     SHUFFLE(a, b, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31))
+#define LAST(a, b)                                                                                \
+    (SHUFFLE(a, b, 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30) +                   \
+     SHUFFLE(a, b, 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31))
+
+INLINE vf sum_four(vf a, vf b, vf c, vf d) { return NEXT(WIDEST(a, c), WIDEST(b, d)); }
+
+INLINE vf sum_fours(const vf fours[FOURS]) {
+    return LAST(THIRD(fours[0], fours[2]), THIRD(fours[1], fours[3]));
+}
 
 /* Scores of W keys, each with QUERIES queries that lie `between` bytes apart. */
 #define DEFINE_SCORE(QUERIES)                                                                     \
@@ -134,7 +155,7 @@ DEFINE_PAIRS(3)
 DEFINE_PAIRS(4)
 DEFINE_PAIRS(5)
 
-/* Rows of a tile as the products take them, from `slots[0]` on: floats, or bfloat16 where a lane
+/* Rows of a tile as the products take them: floats, or bfloat16 where a lane
  * multiplies pairs. Rows that are so already stay where they are. */
 INLINE void take_rows(const struct attention_arguments *a, const char *cache,
                       const int64_t *offsets, int64_t head, char *staged, const char **rows,

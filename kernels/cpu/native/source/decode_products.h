@@ -2,7 +2,8 @@
  * is what those of floats and those of pairs of bfloat16 share; a level has one of the two. */
 #include "attention.h"
 
-enum { TILE = 32 };
+/* As many queries at once as registers hold sums of. */
+enum { TILE = 32, QUERIES_AT_ONCE = 5 };
 
 /* Whether a lane multiplies two bfloat16 at once, of keys and of values. */
 #if defined(HAS_BF16)

@@ -23,11 +23,13 @@ enum { TILE_ROWS = 12 };
 enum { TILE_ROWS = 6 };
 #endif
 
-/* Up to so many rows wait for weights, which are fetched so many bytes ahead. */
+/* Up to so many rows wait for weights. */
+enum { WAITING_ROWS = TILE_ROWS / 2 };
+/* They are fetched so many bytes ahead. */
 #if defined(HAS_BF16)
-enum { WAITING_ROWS = TILE_ROWS / 2, AHEAD_OF_WAITING = 4096 };
+enum { AHEAD_OF_WAITING = 4096 };
 #else
-enum { WAITING_ROWS = TILE_ROWS / 2, AHEAD_OF_WAITING = 1024 };
+enum { AHEAD_OF_WAITING = 1024 };
 #endif
 
 /* What is fetched while a tile is computed: `step` bytes on for each pair of inputs. */

@@ -75,7 +75,7 @@ def test_equals_a_plain_layer_of_the_weights_held(
     outputs, inputs = shape
     weight, bias = torch.randn(shape).to(dtype), torch.randn(outputs).to(dtype)
     layer = QuantisedLinear(Calls(native_library), weight, bias, QUANTISATIONS[name])
-    for tokens in (*range(14), 40):
+    for tokens in (*range(14), 40, 48, 49, 100):
         x = torch.randn(tokens, inputs).to(dtype)
         rounded = round_activations(x.float()) if name == "w8a8" else x
         want = rounded.double() @ held(layer, *shape).T + bias.double()
