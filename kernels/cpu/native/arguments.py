@@ -33,6 +33,9 @@ ARGMAX = struct.Struct("=2q 3q q")
 STEP = struct.Struct("=2q 2q 3q 5q d 2q")
 LAYER = struct.Struct("=3q 2q 3q 4q q")
 
+# source/panels.h
+PACK_PANELS = struct.Struct("=q q 3q q q")
+
 # source/tiles.h, source/linear.h, source/routing.h and source/experts.h
 LINEAR = struct.Struct(f"=q {_ROWS} q q 3q")
 EXPERTS = struct.Struct(f"=q {_ROWS} q {_ROUTING} 3q q 2q")
@@ -58,6 +61,7 @@ SIZES = {
     "argmax": ARGMAX.size,
     "plan_attention": STEP.size + LAYER.size,
     "attention": STEP.size + LAYER.size,
+    "pack_panels": PACK_PANELS.size,
     "linear": LINEAR.size,
     "experts": EXPERTS.size,
     "pack_weights": PACK_WEIGHTS.size,

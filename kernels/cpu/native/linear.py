@@ -7,12 +7,13 @@ right.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch.nn import functional
 
-from kernels.cpu.native.arguments import EXPERTS, LINEAR
+from kernels.cpu.native.arguments import EXPERTS, LINEAR, PACK_PANELS
 from kernels.cpu.native.calls import Calls
 from kernels.cpu.native.routing import scratch_for
 from kernels.ops import Routing
@@ -36,23 +37,28 @@ class Panels:
         self.input_bytes = calls.library.constant("input_bytes")
         """Of a number in the rows that are multiplied."""
 
-    def pack(self, weight: torch.Tensor) -> torch.Tensor:
-        """[..., outputs, inputs] to panels by pairs by outputs by 2."""
-        panels = _split(_pairs(weight, self.outputs), self.outputs)
-        return _as_weights(panels.transpose(-1, -2))
+    def pack(self, weight: torch.Tensor, *, gated: bool = False) -> torch.Tensor:
+        """[..., outputs, inputs] to panels by pairs of inputs by outputs by 2.
 
-    def pack_gated(self, gate_up: torch.Tensor) -> torch.Tensor:
-        """The same with half of each panel for gates and half for the ups that belong to them.
-
-        Args:
-            gate_up: [..., 2 * intermediate, inputs], gate rows before up rows.
+        With `gated`, the first half of the outputs are gates and the second half ups, and half of
+        each panel is for gates, half for the ups that belong to them.
         """
-        halves = _split(gate_up, gate_up.shape[-2] // 2)
-        panels = _split(_pairs(halves, self.lanes), self.lanes).movedim(-4, -3).flatten(-3, -2)
-        return _as_weights(panels.transpose(-1, -2))
+        weight = weight.contiguous()
+        *others, outputs, inputs = weight.shape
+        lanes, own = (self.lanes, outputs // 2) if gated else (self.outputs, outputs)
+        panels = torch.empty(
+            (*others, -(-own // lanes), inputs // 2, self.outputs, 2), dtype=weight.dtype
+        )
+        self._calls.library.function("pack_panels")(
+            PACK_PANELS.pack(
+                *(torch.get_num_threads(), weight.data_ptr()),
+                *(math.prod(others), outputs, inputs, gated, panels.data_ptr()),
+            )
+        )
+        return panels
 
     def pack_bias(self, bias: torch.Tensor, *, gated: bool) -> torch.Tensor:
-        """[outputs] to [panels, outputs of a panel] float32, with `gated` as `pack_gated` does."""
+        """[outputs] to [panels, outputs of a panel] float32, `gated` as in `pack`."""
         halves = bias.float().view(2 if gated else 1, -1)
         lanes = self.lanes if gated else self.outputs
         filled = functional.pad(halves, (0, -halves.shape[1] % lanes))
@@ -66,24 +72,6 @@ class Panels:
         if self.input_bytes == x.dtype.itemsize:
             return None
         return self._calls.empty((x.shape[0], x.shape[1] * self.input_bytes), torch.uint8)
-
-
-def _split(rows: torch.Tensor, size: int) -> torch.Tensor:
-    """[..., rows, columns] to [..., rows / size, size, columns]."""
-    *others, count, columns = rows.shape
-    return rows.reshape(*others, count // size, size, columns)
-
-
-def _pairs(weight: torch.Tensor, multiple: int) -> torch.Tensor:
-    """Two inputs as one number, for they stay together; outputs filled up to a `multiple`."""
-    spare = -weight.shape[-2] % multiple
-    filled = functional.pad(weight, (0, 0, 0, spare)) if spare else weight
-    return filled.contiguous().view(torch.int32)
-
-
-def _as_weights(pairs: torch.Tensor) -> torch.Tensor:
-    whole = pairs.contiguous()
-    return whole.view(torch.bfloat16).view(*whole.shape, 2)
 
 
 class PackedLinear:
@@ -107,7 +95,7 @@ class PackedLinear:
         self._panels = Panels(calls)
         rows, self._inputs = weight.shape
         self._outputs = rows // 2 if gated else rows
-        self._weights = self._panels.pack_gated(weight) if gated else self._panels.pack(weight)
+        self._weights = self._panels.pack(weight, gated=gated)
         self._bias = None if bias is None else self._panels.pack_bias(bias, gated=gated)
         self._of_layer = (
             self._weights.data_ptr(),
@@ -174,7 +162,7 @@ class NativeExperts:
         panels = Panels(calls)
         spare = -intermediate % panels.lanes
         filled = functional.pad(down, (0, spare)) if spare else down
-        weights = (panels.pack(router), panels.pack_gated(gate_up), panels.pack(filled))
+        weights = (panels.pack(router), panels.pack(gate_up, gated=True), panels.pack(filled))
         return cls(calls, weights, ExpertSizes(experts, hidden, filled.shape[2]), routing)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:

@@ -3,6 +3,8 @@
 
 #include "experts.h"
 
+#include "panels.h"
+
 #include "plan.h"
 
 #include "quantised_experts.h"
