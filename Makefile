@@ -23,8 +23,16 @@ help: ## List targets
 demo: $(READY) ## Stream a completion from the bundled model through all four services
 	@$(BIN)/python tools/demo.py
 
+# Those of kernels only compute, and do so side by side; those of services mind each other's time.
+COMPUTING := tests/kernels tests/kernel_aot
+
 test: $(READY) ## Run the tests (ARGS="-k ring" narrows them)
+ifeq ($(ARGS),)
+	$(BIN)/python -m pytest -n auto $(COMPUTING)
+	$(BIN)/python -m pytest $(COMPUTING:%=--ignore %)
+else
 	$(BIN)/python -m pytest $(ARGS)
+endif
 
 setup: $(READY) ## Make .venv with exactly what constraints.txt pins
 
