@@ -31,7 +31,7 @@ static void route_task(const void *arguments, int64_t task) {
     const struct routing *r = &a->routing;
     int64_t first = task * TILE_ROWS;
     int64_t count = r->tokens - first < TILE_ROWS ? r->tokens - first : TILE_ROWS;
-    int64_t panels = (r->experts + PANEL - 1) / PANEL;
+    int64_t panels = panels_of(r->experts, 0);
     const char *x[TILE_ROWS];
     vf sums[TILE_ROWS][2];
     float logits[TILE_ROWS][panels * PANEL];
@@ -54,7 +54,8 @@ static void route_task(const void *arguments, int64_t task) {
 static void gate_task(const void *arguments, int64_t task) {
     const struct experts_arguments *a = arguments;
     const struct routing *r = &a->routing;
-    int64_t panels = a->intermediate / W, panel = task % panels, expert = r->hit[task / panels];
+    int64_t panels = panels_of(a->intermediate, 1), panel = task % panels;
+    int64_t expert = r->hit[task / panels];
     const char *weights = a->gate_up + (expert * panels + panel) * a->in.width * (PANEL * 2);
     int64_t row = r->starts[expert], past = r->starts[expert + 1], rows = past - row;
     while (row < past) {
@@ -76,7 +77,7 @@ static void gate_task(const void *arguments, int64_t task) {
 static void down_task(const void *arguments, int64_t panel) {
     const struct experts_arguments *a = arguments;
     const struct routing *r = &a->routing;
-    int64_t panels = (a->in.width + PANEL - 1) / PANEL;
+    int64_t panels = panels_of(a->in.width, 0);
     float *sums_of = a->sums + panel * r->tokens * PANEL;
     memset(sums_of, 0, (size_t)(r->tokens * PANEL) * sizeof *sums_of);
     for (int64_t expert = 0; expert < r->experts; expert++) {
@@ -111,14 +112,14 @@ TAKES(experts, struct experts_arguments);
 EXPORTED int64_t AT_LEVEL(experts)(const struct experts_arguments *a) {
     const struct routing *r = &a->routing;
     int64_t tiles = (r->tokens + TILE_ROWS - 1) / TILE_ROWS, rows = r->tokens * r->top_k;
-    int64_t panels = (a->in.width + PANEL - 1) / PANEL;
+    int64_t panels = panels_of(a->in.width, 0);
     widen(&a->in, a->threads);
     run_tasks(route_task, a, tiles, 1,
               threads_for(r->tokens, a->in.width, r->experts, a->threads));
     int64_t hit = sort_rows(r);
     /* An expert's rows are few even where tokens are many: it waits for weights. */
     int64_t threads = threads_for(rows, a->in.width, a->intermediate, a->threads);
-    run_tasks(gate_task, a, hit * (a->intermediate / W), 1, threads);
+    run_tasks(gate_task, a, hit * panels_of(a->intermediate, 1), 1, threads);
     run_tasks(down_task, a, panels, 1, threads);
     return 0;
 }

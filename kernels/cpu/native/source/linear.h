@@ -32,11 +32,6 @@ struct linear_arguments {
     char *out;         /* [rows, outputs] bfloat16 */
 };
 
-INLINE int64_t panels_of(const struct linear_arguments *a) {
-    int64_t outputs = a->gated ? W : PANEL;
-    return (a->outputs + outputs - 1) / outputs;
-}
-
 /* A row's outputs of one panel. */
 INLINE void finish_row(const struct linear_arguments *a, int64_t row, int64_t panel,
                        const vf *sums) {
@@ -53,7 +48,7 @@ INLINE void finish_row(const struct linear_arguments *a, int64_t row, int64_t pa
 
 static void linear_task(const void *arguments, int64_t task) {
     const struct linear_arguments *a = arguments;
-    int64_t panels = panels_of(a), panel = task % panels, inputs = a->in.width;
+    int64_t panels = panels_of(a->outputs, a->gated), panel = task % panels, inputs = a->in.width;
     int64_t block = block_of(a->in.rows, inputs);
     int64_t row = task / panels * block, past = row + block;
     if (past > a->in.rows) past = a->in.rows;
@@ -84,7 +79,7 @@ INLINE int64_t threads_for(int64_t rows, int64_t inputs, int64_t outputs, int64_
 
 TAKES(linear, struct linear_arguments);
 EXPORTED int64_t AT_LEVEL(linear)(const struct linear_arguments *a) {
-    int64_t rows = a->in.rows, panels = panels_of(a);
+    int64_t rows = a->in.rows, panels = panels_of(a->outputs, a->gated);
     if (rows == 0) return 0;
     int64_t block = block_of(rows, a->in.width), blocks = (rows + block - 1) / block;
     int64_t threads = threads_for(rows, a->in.width, panels * PANEL, a->threads);

@@ -243,7 +243,7 @@ INLINE void add_block(const struct unit_block *b, int64_t token, int64_t tokens,
                       float (*totals)[STRIP], const int64_t bits, const int spread) {
 #define TOKENS(count)                                                                             \
     case count:                                                                                   \
-        add_tokens(b, token, count, totals, bits, spread);                                                \
+        add_tokens(b, token, count, totals, bits, spread);                                        \
         return;
     switch (tokens) {
         TOKENS(1) TOKENS(2) TOKENS(3) TOKENS(4) TOKENS(5) TOKENS(6)

@@ -19,8 +19,7 @@ struct panel_arguments {
 enum { WORDS = 64 / 4 };
 
 INLINE int64_t panels_in(const struct panel_arguments *a) {
-    int64_t outputs = a->gated ? a->outputs / 2 : a->outputs, each = a->gated ? W : PANEL;
-    return (outputs + each - 1) / each;
+    return panels_of(a->gated ? a->outputs / 2 : a->outputs, a->gated);
 }
 
 /* The output that has a lane of a panel, or -1. */

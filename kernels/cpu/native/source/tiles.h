@@ -10,6 +10,12 @@
 
 enum { PANEL = 2 * W };
 
+/* Of so many outputs; a `gated` panel has W of them, gates and ups for each. */
+INLINE int64_t panels_of(int64_t outputs, int64_t gated) {
+    int64_t each = gated ? W : PANEL;
+    return (outputs + each - 1) / each;
+}
+
 #if defined(HAS_BF16)
 #define INPUT_TYPE BF16
 #else
