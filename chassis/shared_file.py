@@ -14,7 +14,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -52,7 +52,7 @@ class SharedFile:
             StartError: the folder cannot hold it.
         """
         size = HEADER_BYTES + payload_bytes
-        path, descriptor = _make_locked(kind, folder)
+        path, descriptor = make_locked(kind, folder, _make_file)
         try:
             os.posix_fallocate(descriptor, 0, size)
             mapping = mmap.mmap(descriptor, size)
@@ -77,7 +77,7 @@ class SharedFile:
             OSError: it cannot be seen or may not be used so.
             ValueError: it is not one of ours.
         """
-        if not _NAME.fullmatch(name):
+        if not is_shared_name(name):
             raise ValueError(f"{name!r} does not name a shared file")
         path = folder / name
         flags = os.O_RDWR if writable else os.O_RDONLY
@@ -126,12 +126,30 @@ class SharedFile:
             self._mapping.close()
 
 
-def _make_locked(kind: str, folder: Path) -> tuple[Path, int]:
-    """Make a file that no sweep takes for a dead owner's; return its path and descriptor."""
+def is_shared_name(name: str) -> bool:
+    """Whether `name` is one that `make_locked` gives."""
+    return _NAME.fullmatch(name) is not None
+
+
+def _make_file(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+
+
+def make_locked(kind: str, folder: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
+    """Make a file that no sweep takes for a dead owner's; return its path and descriptor.
+
+    Args:
+        kind: what it is for, in its name: lower-case letters.
+        folder: where.
+        make: makes it and opens it.
+
+    Raises:
+        StartError: the folder cannot hold it.
+    """
     while True:
         path = folder / f"triptych-{kind}-{secrets.token_hex(8)}"
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+            descriptor = make(path)
         except OSError as error:
             raise StartError(f"cannot make {path}: {error.strerror}; is {folder} there?") from error
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -195,7 +213,7 @@ def sweep(folder: Path = FOLDER) -> list[str]:
     """Remove the files whose owners are gone; return their names."""
     removed = []
     for path in folder.glob("triptych-*"):
-        if not _NAME.fullmatch(path.name):
+        if not is_shared_name(path.name):
             continue
         with _locked(path) as ours:
             if ours:

@@ -18,8 +18,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from chassis.introspection import transport
 from chassis.shared_file import PeerFiles
+from detokenizer_svc.hearing import hearing, listen
 from detokenizer_svc.registry import Registry, Replays
-from protos import model_pb2, model_pb2_grpc, service_pb2
+from protos import memory_pb2, model_pb2, model_pb2_grpc, service_pb2
+from protos.announcement import Announcement
 from protos.token_frame import FrameError, read_frame
 
 log = logging.getLogger(__name__)
@@ -135,10 +137,9 @@ class ModelLink:
         files = PeerFiles()
         cause = "the model ended it"
         try:
-            state = await self._join(call, files)
-            if state is not None:
-                await self._change(state)
-                await self._read(call, files)
+            offer = await call.read()
+            if isinstance(offer, model_pb2.FramesResponse):
+                await self._follow(call, files, offer.ring)
         except aio.AioRpcError as error:
             cause = f"{error.code().name}: {error.details()}"
         except asyncio.InvalidStateError:
@@ -157,16 +158,24 @@ class ModelLink:
                 await self._change(LinkState())
         return joined
 
-    async def _join(self, call: Call, files: PeerFiles) -> LinkState | None:
-        """Agree on the ring; None where the model ended the call instead."""
-        offer = await call.read()
-        if not isinstance(offer, model_pb2.FramesResponse):
-            return None
-        proof = files.prove(offer.ring)
-        join = model_pb2.Join(proof=proof)
+    async def _follow(self, call: Call, files: PeerFiles, ring: memory_pb2.SharedFile) -> None:
+        """Agree on the ring and read frames until the link ends."""
+        proof = files.prove(ring)
+        shared = bool(proof.nonce)
+        # From before the model can ring: what it tells from then on must be heard.
+        listener = listen(ring.bell) if shared else None
+
+        def take(announced: Announcement) -> None:
+            span = memory_pb2.Span(name=ring.name, offset=announced.offset, length=announced.length)
+            self._take(files.view(span), announced.sequence, acknowledge=announced.acknowledge)
+
+        join = model_pb2.Join(proof=proof, hears=listener is not None)
         await call.write(model_pb2.FramesRequest(join=join))
-        log.info("model joined", extra={"address": self.address, "shared": bool(proof.nonce)})
-        return LinkState(linked=True, shared=bool(proof.nonce))
+        told = {"address": self.address, "shared": shared, "bell": join.hears}
+        log.info("model joined", extra=told)
+        await self._change(LinkState(linked=True, shared=shared))
+        with hearing(listener, take) as failed:
+            await self._read(call, files, failed)
 
     async def _change(self, state: LinkState) -> None:
         self.state = state
@@ -176,29 +185,38 @@ class ModelLink:
         self.ask(self._registry.all_missing())
         await self._changed(state)
 
-    async def _read(self, call: Call, files: PeerFiles) -> None:
+    async def _read(self, call: Call, files: PeerFiles, failed: asyncio.Future[None]) -> None:
+        """Read messages, and write, until the model ends the call or `failed` has an outcome."""
         writer = asyncio.create_task(self._write(call))
+        reader = asyncio.create_task(self._read_messages(call, files))
         try:
-            while isinstance(response := await call.read(), model_pb2.FramesResponse):
-                kind = response.WhichOneof("message")
-                if kind == "frame":
-                    self._take(response.frame, files)
-                elif kind == "gap":
-                    self.metrics.gaps.inc()
-                    self.ask(self._registry.missing(response.gap))
+            ended, _ = await asyncio.wait([reader, failed], return_when=asyncio.FIRST_COMPLETED)
+            await ended.pop()
         finally:
             writer.cancel()
-            await asyncio.wait([writer])
+            reader.cancel()
+            await asyncio.wait([writer, reader])
 
-    def _take(self, frame: model_pb2.Frame, files: PeerFiles) -> None:
+    async def _read_messages(self, call: Call, files: PeerFiles) -> None:
+        while isinstance(response := await call.read(), model_pb2.FramesResponse):
+            kind = response.WhichOneof("message")
+            if kind == "frame":
+                frame = response.frame
+                in_ring = frame.WhichOneof("place") == "span"
+                place = files.view(frame.span) if in_ring else frame.inline
+                self._take(place, frame.sequence, acknowledge=frame.acknowledge)
+            elif kind == "gap":
+                self.metrics.gaps.inc()
+                self.ask(self._registry.missing(response.gap))
+
+    def _take(self, place: memoryview | bytes, sequence: int, *, acknowledge: bool) -> None:
         begun = time.perf_counter()
         metrics, registry = self.metrics, self._registry
-        place = files.view(frame.span) if frame.WhichOneof("place") == "span" else frame.inline
         content = read_frame(place)
         fenced_before = registry.fenced_rows
         self.ask(registry.take(content))
-        if frame.acknowledge:
-            self._read_up_to = frame.sequence
+        if acknowledge:
+            self._read_up_to = sequence
             self._wake.set()
         metrics.frames.inc()
         metrics.rows.inc(len(content.rows))

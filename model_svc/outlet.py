@@ -1,9 +1,11 @@
 """A detokenizer's stream of token frames: through a ring it shares, or inline.
 
-Room is bounded by what is not yet acknowledged; a frame asks for that once an eighth of the room
-has been used since the one that last asked. A frame for which there is none is left out and
-remembered as a gap, told when room comes back; the detokenizer then asks for the rows again. The
-engine never waits.
+Frames in a ring are told of by its bell, where the detokenizer listens, and else in messages.
+
+Room is bounded by what is not yet acknowledged; a frame asks for that once an eighth of the room,
+or some dozens of frames, have been used since the one that last asked. A frame for which there is
+none is left out and remembered as a gap, told when room comes back; the detokenizer then asks for
+the rows again. The engine never waits.
 """
 
 from __future__ import annotations
@@ -12,15 +14,23 @@ import asyncio
 from collections import deque
 from typing import Protocol
 
+from chassis.bell import Bell
 from chassis.ring import Ring
 from model_svc.frame_builder import cut
-from protos import memory_pb2, model_pb2
+from protos import model_pb2
+from protos.announcement import Announcement, write_announcement
 from protos.token_frame import TokenFrame, frame_bytes, write_frame
 
 # Frames are cut so that several fit the room there is. A full room always holds one that asked to
 # be acknowledged: what was used since is less than a frame may take.
 _FRAMES_IN_ROOM = 4
 _ACKNOWLEDGEMENTS_IN_ROOM = 8
+# A full bell must hold one too: a pipe of a single page takes 170 announcements.
+_FRAMES_UNASKED = 128
+
+
+class NoRoom(Exception):
+    """A frame does not fit what is free."""
 
 
 class Room(Protocol):
@@ -29,29 +39,39 @@ class Room(Protocol):
     size: int
     transport: str
 
-    def put(self, sequence: int, frame: TokenFrame) -> model_pb2.Frame | None:
-        """Place a frame; None where there is no room."""
+    def put(self, sequence: int, frame: TokenFrame, *, acknowledge: bool) -> model_pb2.Frame | None:
+        """Place a frame, and ask to `acknowledge` it; return what is to be sent, if anything.
+
+        Raises:
+            NoRoom: nothing was placed.
+        """
 
     def acknowledge(self, sequence: int) -> None:
         """Take back the room of frames up to and including `sequence`."""
 
 
 class SharedRoom:
-    """Frames in a token ring that the detokenizer sees."""
+    """Frames in a token ring that the detokenizer sees; it may listen to `bell`."""
 
     transport = "shared memory"
 
-    def __init__(self, ring: Ring) -> None:
+    def __init__(self, ring: Ring, bell: Bell | None = None) -> None:
         self._ring = ring
+        self._bell = bell
         self.size = len(ring.file.view)
 
-    def put(self, sequence: int, frame: TokenFrame) -> model_pb2.Frame | None:
+    def put(self, sequence: int, frame: TokenFrame, *, acknowledge: bool) -> model_pb2.Frame | None:
         size = frame_bytes(len(frame.rows), len(frame.alternatives))
         span = self._ring.reserve(sequence, size)
         if span is None:
-            return None
+            raise NoRoom
         write_frame(frame, self._ring.view(span))
-        return model_pb2.Frame(sequence=sequence, span=span)
+        if self._bell is None:
+            return model_pb2.Frame(sequence=sequence, span=span, acknowledge=acknowledge)
+        told = Announcement(sequence, span.offset, span.length, acknowledge)
+        if not self._bell.ring(write_announcement(told)):
+            raise NoRoom  # what was reserved comes back with the next that is acknowledged
+        return None
 
     def acknowledge(self, sequence: int) -> None:
         self._ring.acknowledge(sequence)
@@ -67,15 +87,15 @@ class InlineRoom:
         self._sent: deque[tuple[int, int]] = deque()
         self.size = most_bytes
 
-    def put(self, sequence: int, frame: TokenFrame) -> model_pb2.Frame | None:
+    def put(self, sequence: int, frame: TokenFrame, *, acknowledge: bool) -> model_pb2.Frame | None:
         size = frame_bytes(len(frame.rows), len(frame.alternatives))
         if size > self._free:
-            return None
+            raise NoRoom
         self._free -= size
         self._sent.append((sequence, size))
         payload = bytearray(size)
         write_frame(frame, memoryview(payload))
-        return model_pb2.Frame(sequence=sequence, inline=bytes(payload))
+        return model_pb2.Frame(sequence=sequence, inline=bytes(payload), acknowledge=acknowledge)
 
     def acknowledge(self, sequence: int) -> None:
         while self._sent and self._sent[0][0] <= sequence:
@@ -88,7 +108,8 @@ class Outlet:
     def __init__(self, room: Room | None = None) -> None:
         self._room = room
         self._sequence = 0
-        self._used = 0  # bytes, since a frame last asked to be acknowledged
+        self._unasked_frames = 0  # since one last asked to be acknowledged
+        self._unasked_bytes = 0
         self._responses: deque[model_pb2.FramesResponse] = deque()
         self._gaps: dict[tuple[int, int, int], None] = {}  # ordered set
         self._wake = asyncio.Event()
@@ -100,17 +121,22 @@ class Outlet:
             return self._leave_out(frame)
         left_out = 0
         for part in cut(frame, room.size // _FRAMES_IN_ROOM):
-            placed = room.put(self._sequence + 1, part)
-            if placed is None:
+            try:
+                self._put(part, room)
+            except NoRoom:
                 left_out += self._leave_out(part)
-            else:
-                self._sequence += 1
-                self._used += frame_bytes(len(part.rows), len(part.alternatives))
-                if self._used >= room.size // _ACKNOWLEDGEMENTS_IN_ROOM:
-                    placed.acknowledge, self._used = True, 0
-                self._responses.append(model_pb2.FramesResponse(frame=placed))
-        self._wake.set()
         return left_out
+
+    def _put(self, frame: TokenFrame, room: Room) -> None:
+        frames = self._unasked_frames + 1
+        used = self._unasked_bytes + frame_bytes(len(frame.rows), len(frame.alternatives))
+        ask = used >= room.size // _ACKNOWLEDGEMENTS_IN_ROOM or frames >= _FRAMES_UNASKED
+        message = room.put(self._sequence + 1, frame, acknowledge=ask)
+        self._sequence += 1
+        self._unasked_frames, self._unasked_bytes = (0, 0) if ask else (frames, used)
+        if message is not None:
+            self._responses.append(model_pb2.FramesResponse(frame=message))
+            self._wake.set()
 
     def _leave_out(self, frame: TokenFrame) -> int:
         rows = frame.rows[["handle", "attempt", "candidate"]].tolist()
@@ -147,8 +173,8 @@ class Outlet:
         return self._responses.popleft()
 
 
-def room_for(ring: Ring | None, proof: memory_pb2.SharedProof, inline_bytes: int) -> Room:
+def room_for(ring: Ring | None, bell: Bell | None, join: model_pb2.Join, inline_bytes: int) -> Room:
     """A shared room where the detokenizer proved that it sees the ring, else an inline one."""
-    if ring is not None and ring.file.proven_by(proof):
-        return SharedRoom(ring)
+    if ring is not None and ring.file.proven_by(join.proof):
+        return SharedRoom(ring, bell if join.hears else None)
     return InlineRoom(inline_bytes)

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import grpc
 from grpc import aio
 
+from chassis.bell import Bell
 from chassis.errors import AlreadyTaken, InvalidRequest, StartError
 from chassis.ring import Ring
 from chassis.shared_file import SharedFile
@@ -68,6 +69,22 @@ class Rings:
         """Remove the ring that was never lent."""
         if self._spare is not None:
             self._spare.file.close()
+
+
+@contextmanager
+def _bell_of(ring: Ring | None) -> Iterator[Bell | None]:
+    """A bell beside `ring` for the block, or None where there is no ring or no pipe can be made."""
+    if ring is None:
+        yield None
+        return
+    try:
+        bell = Bell.create()
+    except StartError as error:
+        log.warning("frames are told of in messages", extra={"reason": str(error)})
+        yield None
+        return
+    with closing(bell):
+        yield bell
 
 
 class ModelServicer(model_pb2_grpc.ModelServiceServicer):
@@ -177,8 +194,8 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         outlet = Outlet()
         number = self._model.hub.add_outlet(outlet)
         try:
-            with self._rings.lend() as ring:
-                await self._join(context, ring, outlet)
+            with self._rings.lend() as ring, _bell_of(ring) as bell:
+                await self._join(context, ring, bell, outlet)
                 await converse(
                     context, lambda message: self._hear(number, outlet, message), outlet.take
                 )
@@ -186,14 +203,18 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
             self._model.hub.drop_outlet(number)
             log.info("detokenizer left")
 
-    async def _join(self, context: Context, ring: Ring | None, outlet: Outlet) -> None:
-        """Agree with the caller on where its frames go."""
+    async def _join(
+        self, context: Context, ring: Ring | None, bell: Bell | None, outlet: Outlet
+    ) -> None:
+        """Agree with the caller on where its frames go, and how it is told of them."""
         described = memory_pb2.SharedFile() if ring is None else ring.file.describe()
+        if bell is not None:
+            described.bell = bell.name
         await context.write(model_pb2.FramesResponse(ring=described))
         request = await first(context)
         if request is None or request.WhichOneof("message") != "join":
             raise InvalidRequest("join", "a Frames stream begins with Join")
-        room = room_for(ring, request.join.proof, self._inline_bytes)
+        room = room_for(ring, bell, request.join, self._inline_bytes)
         outlet.open(room)
         log.info("detokenizer joined", extra={"transport": room.transport})
 

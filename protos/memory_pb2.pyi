@@ -26,19 +26,25 @@ class SharedFile(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     BYTES_FIELD_NUMBER: _builtins.int
+    BELL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """File name below /dev/shm, without a folder. Empty: the sender shares nothing."""
     bytes: _builtins.int
     """Size of the file in bytes."""
+    bell: _builtins.str
+    """Name of a pipe beside it, through which its owner tells of what is new in it. Empty: messages
+    tell of it.
+    """
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         bytes: _builtins.int = ...,
+        bell: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bell", b"bell", "bytes", b"bytes", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

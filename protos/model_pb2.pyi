@@ -546,6 +546,11 @@ class Join(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PROOF_FIELD_NUMBER: _builtins.int
+    HEARS_FIELD_NUMBER: _builtins.int
+    hears: _builtins.bool
+    """Whether the detokenizer listens to the ring's bell: frames are then told of there, as
+    `protos.announcement` says, and not in messages.
+    """
     @_builtins.property
     def proof(self) -> _memory_pb2.SharedProof:
         """Of FramesResponse.ring."""
@@ -554,10 +559,11 @@ class Join(_message.Message):
         self,
         *,
         proof: _memory_pb2.SharedProof | None = ...,
+        hears: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["proof", b"proof"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["proof", b"proof"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hears", b"hears", "proof", b"proof"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

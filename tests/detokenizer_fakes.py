@@ -13,6 +13,7 @@ import numpy as np
 from grpc import aio
 from tiny_tokenizers import byte_level
 
+from chassis.bell import Bell
 from chassis.channels import open_channel
 from chassis.ring import Ring
 from chassis.server import serving
@@ -26,6 +27,7 @@ from protos import (
     model_pb2,
     model_pb2_grpc,
 )
+from protos.announcement import Announcement, write_announcement
 from protos.token_frame import ALTERNATIVE, ROW, TokenFrame, frame_bytes, write_frame
 
 TOKENIZER = byte_level()
@@ -52,8 +54,10 @@ def frame_of(ids: Sequence[int], start: int = 0, **fields: int) -> TokenFrame:
 class FakeModel(model_pb2_grpc.ModelServiceServicer):
     """Sends the frames that a test gives it, and keeps what it hears."""
 
-    def __init__(self, ring: Ring | None) -> None:
+    def __init__(self, ring: Ring | None, bell: Bell | None = None) -> None:
         self.ring = ring
+        self.bell = bell
+        self.hears = False
         self.refusals = 0
         self.joined = asyncio.Event()
         self.left = asyncio.Event()
@@ -67,8 +71,11 @@ class FakeModel(model_pb2_grpc.ModelServiceServicer):
             self.refusals -= 1
             await context.abort(grpc.StatusCode.INTERNAL, "not today")
         offer = self.ring.file.describe() if self.ring else memory_pb2.SharedFile()
+        if self.bell is not None:
+            offer.bell = self.bell.name
         await context.write(model_pb2.FramesResponse(ring=offer))
         join = (await context.read()).join
+        self.hears = join.hears
         self.shared = self.ring is not None and self.ring.file.proven_by(join.proof)
         self.sequence = 0
         self._context = context
@@ -88,6 +95,9 @@ class FakeModel(model_pb2_grpc.ModelServiceServicer):
             span = self.ring.reserve(self.sequence, size)
             assert span is not None
             write_frame(frame, self.ring.view(span))
+            if self.hears:
+                self.announce(Announcement(self.sequence, span.offset, size, acknowledge))
+                return
             sent = model_pb2.Frame(sequence=self.sequence, span=span)
         else:
             content = bytearray(size)
@@ -95,6 +105,10 @@ class FakeModel(model_pb2_grpc.ModelServiceServicer):
             sent = model_pb2.Frame(sequence=self.sequence, inline=bytes(content))
         sent.acknowledge = acknowledge
         await self.say(model_pb2.FramesResponse(frame=sent))
+
+    def announce(self, announcement: Announcement) -> None:
+        assert self.bell is not None
+        assert self.bell.ring(write_announcement(announcement))
 
     async def say(self, response: model_pb2.FramesResponse) -> None:
         await self._context.write(response)
@@ -173,6 +187,13 @@ def ring() -> Iterator[Ring]:
     file.close()
 
 
+@contextmanager
+def bell() -> Iterator[Bell]:
+    bell = Bell.create()
+    yield bell
+    bell.close()
+
+
 @asynccontextmanager
 async def detokenizer(checkpoint: Path, socket: Path) -> AsyncIterator[aio.Channel]:
     settings = DetokenizerSettings(
@@ -188,10 +209,10 @@ async def detokenizer(checkpoint: Path, socket: Path) -> AsyncIterator[aio.Chann
 
 @asynccontextmanager
 async def pipeline(
-    checkpoint: Path, socket: Path, ring: Ring | None = None
+    checkpoint: Path, socket: Path, ring: Ring | None = None, bell: Bell | None = None
 ) -> AsyncIterator[tuple[FakeModel, FakeRouter, aio.Channel]]:
     """A model joined, and a router that listens."""
-    model = FakeModel(ring)
+    model = FakeModel(ring, bell)
     async with served(model, socket), detokenizer(checkpoint, socket) as channel:
         await model.joined.wait()
         router = FakeRouter(channel)

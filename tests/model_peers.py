@@ -97,9 +97,11 @@ class Detokenizer:
         """The ring, which the model offers first."""
         return (await self.call.read()).ring
 
-    async def prove(self, ring):
+    async def prove(self, ring, *, hears=False):
         proof = self.files.prove(ring) if self.shares else memory_pb2.SharedProof()
-        await self.call.write(model_pb2.FramesRequest(join=model_pb2.Join(proof=proof)))
+        await self.call.write(
+            model_pb2.FramesRequest(join=model_pb2.Join(proof=proof, hears=hears))
+        )
         return self
 
     async def take(self, acknowledge=True):

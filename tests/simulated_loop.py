@@ -1,4 +1,6 @@
-"""An event loop without I/O: its clock stands still until a test moves it, and nothing is random.
+"""An event loop whose clock stands still until a test moves it, and in which nothing is random.
+
+It does no I/O but for pipes between its processes, in which what is written is there at once.
 
 Several processes share it. A callback belongs to the process in whose context it was scheduled, and
 a paused process runs none of its own until it is resumed, as if stopped by a signal between two of
@@ -11,18 +13,25 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import select
 from asyncio import events
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from contextvars import Context, ContextVar, copy_context
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 _MOST_CALLBACKS = 200_000  # of one settling; more is a loop that never ends
 _MOST_CANCELS = 20
 _LOOPS = itertools.count()
 
 T = TypeVar("T")
+
+
+class HasFileno(Protocol):
+    """What has a descriptor."""
+
+    def fileno(self) -> int: ...
 
 
 class Process:
@@ -105,6 +114,7 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         self.failures: list[dict[str, Any]] = []
         self._now = 0.0
         self._ready: deque[_Handle] = deque()
+        self._readers: dict[int, _Handle] = {}
         self._timers: list[tuple[float, int, _Handle]] = []
         # Tasks of different loops meet in a set of asyncio's; the lower bits decide the order in
         # small sets.
@@ -153,6 +163,14 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
     ) -> _Handle:
         return self.call_at(self._now + delay, callback, *args, context=context)
 
+    def add_reader(  # type: ignore[override]
+        self, pipe: HasFileno, callback: Callable[..., object], *args: Any
+    ) -> None:
+        self._readers[pipe.fileno()] = _Handle(callback, args, copy_context(), self._now)
+
+    def remove_reader(self, pipe: HasFileno) -> bool:  # type: ignore[override]
+        return self._readers.pop(pipe.fileno(), None) is not None
+
     def create_future(self) -> asyncio.Future[Any]:
         return asyncio.Future(loop=self)
 
@@ -195,6 +213,8 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         """Run callbacks until there are none but those of paused processes; the clock stands."""
         ready = self._ready
         for _ in range(_MOST_CALLBACKS):
+            if not ready:
+                ready.extend(self._readable())
             if not ready:
                 return
             handle = ready.popleft()
@@ -260,6 +280,15 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
                 task.cancel()
             self.settle()
         raise AssertionError(f"{process.name} does not end: {self.tasks(process)}")
+
+    def _readable(self) -> list[_Handle]:
+        """The callbacks of pipes that have something to read, but for those of paused processes."""
+        waiting = [
+            pipe
+            for pipe, handle in self._readers.items()
+            if not ((process := handle.context.get(_PROCESS)) and process.paused)
+        ]
+        return [self._readers[pipe] for pipe in select.select(waiting, (), (), 0)[0]]
 
     def _run(self, handle: _Handle) -> None:
         try:

@@ -13,6 +13,7 @@ from detokenizer_fakes import (
     TOKENIZER,
     FakeModel,
     FakeRouter,
+    bell,
     detokenizer,
     frame_of,
     ids_in,
@@ -35,6 +36,7 @@ from protos import (
     service_pb2,
     service_pb2_grpc,
 )
+from protos.announcement import Announcement
 from protos.token_frame import LENGTH
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -62,15 +64,17 @@ async def described_link(channel: aio.Channel) -> service_pb2.Link:
     return link
 
 
-@pytest.mark.parametrize("shared", [True, False])
-async def test_tokens_become_text_in_shared_memory_and_inline(
-    checkpoint: Path, socket: Path, shared: bool
+@pytest.mark.parametrize("way", ["bell", "shared", "inline"])
+async def test_tokens_become_text_by_bell_in_shared_memory_and_inline(
+    checkpoint: Path, socket: Path, way: str
 ) -> None:
     ids = ids_of(TEXT)
-    with ring() as memory:
-        place = memory if shared else None
-        async with pipeline(checkpoint, socket, place) as (model, router, channel):
+    shared = way != "inline"
+    with ring() as memory, bell() as rung:
+        place, beside = memory if shared else None, rung if way == "bell" else None
+        async with pipeline(checkpoint, socket, place, beside) as (model, router, channel):
             assert await router.upstream() == (True, shared)
+            assert model.hears == (way == "bell")
             await router.register()
             for position, id_ in enumerate(ids):
                 last = position == len(ids) - 1
@@ -87,6 +91,22 @@ async def test_tokens_become_text_in_shared_memory_and_inline(
     assert link.transport == (
         service_pb2.TRANSPORT_SHARED_MEMORY if shared else service_pb2.TRANSPORT_INLINE
     )
+
+
+async def test_an_announcement_of_no_frame_ends_the_link_and_it_is_made_again(
+    checkpoint: Path, socket: Path
+) -> None:
+    ids = ids_of(TEXT)
+    with ring() as memory, bell() as rung:
+        async with pipeline(checkpoint, socket, memory, rung) as (model, router, _):
+            await router.register()
+            model.announce(Announcement(1, 1 << 40, 48, acknowledge=True))
+            await model.left.wait()
+            await model.joined.wait()
+            assert (await model.replay()).position == 0
+            await model.send(frame_of(ids, flags=LENGTH))
+            deltas = await router.to_the_end()
+    assert text_of(deltas) == TEXT
 
 
 async def test_only_a_frame_that_asks_is_acknowledged(checkpoint: Path, socket: Path) -> None:

@@ -10,8 +10,11 @@ from grpc import aio
 from model_peers import Detokenizer, Router, metrics, model, model_channel
 
 from chassis.arena import Arena
+from chassis.bell import Listener
 from chassis.shared_file import SharedFile
-from protos import model_pb2, model_pb2_grpc
+from protos import memory_pb2, model_pb2, model_pb2_grpc
+from protos.announcement import ANNOUNCEMENT_BYTES, read_announcements
+from protos.token_frame import FINISHED, read_frame
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +32,36 @@ async def test_a_submitted_prompt_comes_back_as_frames(checkpoint, shares, place
 
     assert len(ids) == 5
     assert detokenizer.places == {place}
+
+
+async def test_who_listens_to_the_bell_is_told_of_frames_there(checkpoint):
+    async with model(checkpoint) as stub:
+        detokenizer = Detokenizer(stub)
+        ring = await detokenizer.offered()
+        listener = Listener(ring.bell, ANNOUNCEMENT_BYTES)
+        await detokenizer.prove(ring, hears=True)
+        router = await Router(stub).join()
+        handle = await router.submit(max_tokens=5)
+
+        rows = []
+        while not any(row[6] & FINISHED for row in rows):
+            for told in await heard(listener):
+                span = memory_pb2.Span(name=ring.name, offset=told.offset, length=told.length)
+                rows += read_frame(bytes(detokenizer.files.view(span))).rows.tolist()
+        listener.close()
+        detokenizer.call.cancel()
+
+    assert [(row[0], row[2]) for row in rows] == [(handle, position) for position in range(5)]
+
+
+async def heard(listener):
+    """The next announcements, once there are some."""
+    there = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_reader(listener, there.set)
+    await there.wait()
+    loop.remove_reader(listener)
+    return read_announcements(listener.hear())
 
 
 async def test_a_prompt_in_the_arena_is_the_prompt_inline(checkpoint, tmp_path):

@@ -1,16 +1,20 @@
 """Frames reach a detokenizer or are remembered as gaps; nothing is lost and nothing waits."""
 
 import asyncio
+import fcntl
+import mmap
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chassis.bell import Bell, Listener
 from chassis.ring import Ring
 from chassis.shared_file import SharedFile
 from model_svc.outlet import InlineRoom, Outlet, SharedRoom, room_for
-from protos import memory_pb2
+from protos import memory_pb2, model_pb2
+from protos.announcement import ANNOUNCEMENT_BYTES, read_announcements
 from protos.token_frame import ALTERNATIVE, ROW, TokenFrame, frame_bytes, read_frame
 
 
@@ -103,7 +107,7 @@ async def test_few_frames_ask_to_be_acknowledged():
     for position in range(1000):
         outlet.offer(frame(position))
 
-    assert not any(response.frame.acknowledge for response in outlet._responses)
+    assert sum(response.frame.acknowledge for response in outlet._responses) == 1000 // 128
 
 
 async def test_what_came_before_the_detokenizer_had_joined_becomes_a_gap(room):
@@ -120,11 +124,61 @@ async def test_what_came_before_the_detokenizer_had_joined_becomes_a_gap(room):
 
 
 def test_who_proves_that_it_sees_the_ring_gets_it(ring):
-    proof = memory_pb2.SharedProof(nonce=ring.file.nonce)
+    proven = model_pb2.Join(proof=memory_pb2.SharedProof(nonce=ring.file.nonce))
+    blind = model_pb2.Join(proof=memory_pb2.SharedProof(nonce=b"x" * 16))
 
-    assert isinstance(room_for(ring, proof, 512), SharedRoom)
-    assert isinstance(room_for(ring, memory_pb2.SharedProof(nonce=b"x" * 16), 512), InlineRoom)
-    assert isinstance(room_for(None, proof, 512), InlineRoom)
+    assert isinstance(room_for(ring, None, proven, 512), SharedRoom)
+    assert isinstance(room_for(ring, None, blind, 512), InlineRoom)
+    assert isinstance(room_for(None, None, proven, 512), InlineRoom)
+
+
+@pytest.fixture
+def bell(tmp_path):
+    bell = Bell.create(tmp_path)
+    yield bell
+    bell.close()
+
+
+@pytest.mark.parametrize("hears", [True, False])
+async def test_frames_are_told_of_by_the_bell_where_the_detokenizer_listens(
+    ring, bell, hears, tmp_path
+):
+    join = model_pb2.Join(proof=memory_pb2.SharedProof(nonce=ring.file.nonce), hears=hears)
+    listener = Listener(bell.name, ANNOUNCEMENT_BYTES, tmp_path)
+    outlet = Outlet(room_for(ring, bell, join, 512))
+
+    outlet.offer(frame(3, 4))
+
+    told = list(read_announcements(listener.hear()))
+    assert [announced.sequence for announced in told] == ([1] if hears else [])
+    assert [sent.frame.sequence for sent in outlet._responses] == ([] if hears else [1])
+    if hears:
+        place = ring.file.view[told[0].offset : told[0].offset + told[0].length]
+        assert read_frame(bytes(place)).rows["position"].tolist() == [3, 4]
+    listener.close()
+
+
+async def test_rows_that_a_full_bell_does_not_take_become_a_gap(bell, tmp_path):
+    file = SharedFile.create("ring", 1 << 20, tmp_path)
+    fcntl.fcntl(bell._descriptor, fcntl.F_SETPIPE_SZ, mmap.PAGESIZE)  # as small as pipes are
+    listener = Listener(bell.name, ANNOUNCEMENT_BYTES, tmp_path)
+    outlet = Outlet(SharedRoom(Ring(file), bell))
+    offered = 2 * mmap.PAGESIZE // ANNOUNCEMENT_BYTES
+    left_out = sum(outlet.offer(frame(i, handle=i)) for i in range(offered))
+
+    told = []
+    while heard := listener.hear():
+        told += read_announcements(heard)
+    assert [announced.sequence for announced in told] == list(range(1, offered - left_out + 1))
+    asked = [announced.sequence for announced in told if announced.acknowledge]
+    assert asked, "nothing would tell the model that there is room again"
+
+    outlet.acknowledge(asked[-1])
+    gap = (await outlet.take()).gap
+    assert [missing.handle for missing in gap.requests] == list(range(offered - left_out, offered))
+    assert outlet.offer(frame(0)) == 0
+    listener.close()
+    file.close()
 
 
 def test_a_row_with_all_alternatives_fits_the_smallest_ring():

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from simulated_loop import Process, SimulatedLoop
+
+from chassis.bell import Bell, Listener
 
 
 @pytest.fixture
@@ -97,3 +100,23 @@ def test_what_a_callback_raises_is_kept(loop: SimulatedLoop) -> None:
     loop.call_soon(lambda: 1 / 0)
     loop.settle()
     assert isinstance(loop.failures[0]["exception"], ZeroDivisionError)
+
+
+def test_a_pipe_is_read_where_its_process_runs(loop: SimulatedLoop, tmp_path: Path) -> None:
+    bell = Bell.create(tmp_path)
+    listener = Listener(bell.name, 1, tmp_path)
+    process, heard = Process("p"), list[bytes | None]()
+    loop.call(process, loop.add_reader, listener, lambda: heard.append(listener.hear()))
+    loop.pause(process)
+    bell.ring(b"a")
+    loop.settle()
+    assert heard == []
+    loop.resume(process)
+    loop.settle()
+    assert heard == [b"a"]
+    assert loop.remove_reader(listener)
+    bell.ring(b"b")
+    loop.settle()
+    assert heard == [b"a"]
+    listener.close()
+    bell.close()
