@@ -10,14 +10,18 @@ from chassis.bell import Listener
 from protos.announcement import ANNOUNCEMENT_BYTES, Announcement, read_announcements
 
 
-def listen(name: str) -> Listener | None:
-    """Listen to the bell `name`, or answer None where there is none or it cannot be heard."""
-    if not name:
-        return None
+@contextmanager
+def listening(name: str) -> Iterator[Listener | None]:
+    """Listen to the bell `name` for the block; None where it is empty or cannot be heard."""
     try:
-        return Listener(name, ANNOUNCEMENT_BYTES)
+        listener = Listener(name, ANNOUNCEMENT_BYTES) if name else None
     except (OSError, ValueError):
-        return None
+        listener = None
+    try:
+        yield listener
+    finally:
+        if listener is not None:
+            listener.close()
 
 
 @contextmanager
@@ -51,5 +55,4 @@ def hearing(
         yield failed
     finally:
         loop.remove_reader(listener)
-        listener.close()
         failed.cancel()

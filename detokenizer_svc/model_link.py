@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from chassis.introspection import transport
 from chassis.shared_file import PeerFiles
-from detokenizer_svc.hearing import hearing, listen
+from detokenizer_svc.hearing import hearing, listening
 from detokenizer_svc.registry import Registry, Replays
 from protos import memory_pb2, model_pb2, model_pb2_grpc, service_pb2
 from protos.announcement import Announcement
@@ -162,20 +162,20 @@ class ModelLink:
         """Agree on the ring and read frames until the link ends."""
         proof = files.prove(ring)
         shared = bool(proof.nonce)
-        # From before the model can ring: what it tells from then on must be heard.
-        listener = listen(ring.bell) if shared else None
 
         def take(announced: Announcement) -> None:
             span = memory_pb2.Span(name=ring.name, offset=announced.offset, length=announced.length)
             self._take(files.view(span), announced.sequence, acknowledge=announced.acknowledge)
 
-        join = model_pb2.Join(proof=proof, hears=listener is not None)
-        await call.write(model_pb2.FramesRequest(join=join))
-        told = {"address": self.address, "shared": shared, "bell": join.hears}
-        log.info("model joined", extra=told)
-        await self._change(LinkState(linked=True, shared=shared))
-        with hearing(listener, take) as failed:
-            await self._read(call, files, failed)
+        # From before the model can ring: what it tells from then on must be heard.
+        with listening(ring.bell if shared else "") as listener:
+            join = model_pb2.Join(proof=proof, hears=listener is not None)
+            await call.write(model_pb2.FramesRequest(join=join))
+            told = {"address": self.address, "shared": shared, "bell": join.hears}
+            log.info("model joined", extra=told)
+            await self._change(LinkState(linked=True, shared=shared))
+            with hearing(listener, take) as failed:
+                await self._read(call, files, failed)
 
     async def _change(self, state: LinkState) -> None:
         self.state = state

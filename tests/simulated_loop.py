@@ -200,7 +200,7 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
     @property
     def busy(self) -> bool:
         """Whether there are callbacks to run without time passing."""
-        return bool(self._ready)
+        return bool(self._ready or self._readable())
 
     @property
     def next_timer(self) -> float | None:

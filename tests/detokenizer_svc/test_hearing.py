@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from chassis.bell import Bell
-from detokenizer_svc.hearing import hearing, listen
+from detokenizer_svc.hearing import hearing, listening
 from protos.announcement import Announcement, write_announcement
 from protos.token_frame import FrameError
 
@@ -25,14 +25,14 @@ def bell() -> Iterator[Bell]:
 
 async def test_announcements_are_taken_in_order(bell: Bell) -> None:
     taken: asyncio.Queue[Announcement] = asyncio.Queue()
-    listener = listen(bell.name)
-    bell.ring(write_announcement(FIRST))  # before the loop hears
     async with asyncio.timeout(10):
-        with hearing(listener, taken.put_nowait) as failed:
-            assert await taken.get() == FIRST
-            bell.ring(write_announcement(SECOND))
-            assert await taken.get() == SECOND
-            assert not failed.done()
+        with listening(bell.name) as listener:
+            bell.ring(write_announcement(FIRST))  # before the loop hears
+            with hearing(listener, taken.put_nowait) as failed:
+                assert await taken.get() == FIRST
+                bell.ring(write_announcement(SECOND))
+                assert await taken.get() == SECOND
+                assert not failed.done()
 
 
 async def test_what_cannot_be_taken_ends_it(bell: Bell) -> None:
@@ -40,7 +40,7 @@ async def test_what_cannot_be_taken_ends_it(bell: Bell) -> None:
         raise FrameError(f"no frame at {announcement.offset}")
 
     async with asyncio.timeout(10):
-        with hearing(listen(bell.name), refuse) as failed:
+        with listening(bell.name) as listener, hearing(listener, refuse) as failed:
             bell.ring(write_announcement(FIRST))
             with pytest.raises(FrameError, match="no frame at 64"):
                 await failed
@@ -48,9 +48,7 @@ async def test_what_cannot_be_taken_ends_it(bell: Bell) -> None:
 
 async def test_an_owner_that_is_gone_is_not_heard_for_ever() -> None:
     bell = Bell.create()
-    listener = listen(bell.name)
-    assert listener is not None
-    with hearing(listener, lambda _: None) as failed:
+    with listening(bell.name) as listener, hearing(listener, lambda _: None) as failed:
         bell.close()
         await asyncio.sleep(0)  # the loop sees the end of the pipe in its next round
         await asyncio.sleep(0)
@@ -60,4 +58,5 @@ async def test_an_owner_that_is_gone_is_not_heard_for_ever() -> None:
 
 @pytest.mark.parametrize("name", ["", "../etc", f"triptych-bell-{'0' * 16}"])
 def test_a_bell_that_is_not_there_is_not_listened_to(name: str) -> None:
-    assert listen(name) is None
+    with listening(name) as listener:
+        assert listener is None
