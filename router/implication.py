@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from chassis.errors import RequestFailed
 from router.live_request import Crash, LiveRequest
@@ -47,6 +47,7 @@ class Implications:
             self._last.take_back()
         elif self._last is not None:
             self._metrics.implications.inc(len(self._last.running))
+            self._last.known = True
             for live in self._last.running:
                 _convict(live)
         self._last = None
@@ -59,13 +60,15 @@ class Implications:
         Raises:
             RequestFailed: it was; what ran beside it is acquitted.
         """
-        if not _guilty(live):
+        if not _enough(live.crashes):
             return
         try:
             async with asyncio.timeout(self._recovery_s):
                 await self._back.wait()
         except TimeoutError:
-            _convict(live)  # a model that does not come back is taken to have crashed
+            if self._last is not None:  # a model that does not come back is taken to have crashed
+                self._last.known = True
+            _convict(live)
         if not live.convicted_of:
             return
         log.error(
@@ -78,14 +81,17 @@ class Implications:
         )
 
 
-def _guilty(live: LiveRequest) -> bool:
-    crashes = live.crashes
+def _enough(crashes: Sequence[Crash]) -> bool:
     return len(crashes) >= MOST or (len(crashes) >= MOST_ALONE and len(crashes[-1].running) == 1)
 
 
 def _convict(live: LiveRequest) -> None:
-    """Lay its crashes to `live`, if it is guilty, and to nobody else any more."""
-    if _guilty(live):
-        live.convicted_of = len(live.crashes)
-        for crash in tuple(live.crashes):
+    """Lay its crashes to `live`, if it is guilty, and to nobody else any more.
+
+    Those that another replica has yet to tell of may have been links that were lost.
+    """
+    known = [crash for crash in live.crashes if crash.known]
+    if _enough(known):
+        live.convicted_of = len(known)
+        for crash in known:
             crash.take_back()

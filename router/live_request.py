@@ -39,10 +39,16 @@ class CandidateProgress:
 
 
 class Crash:
-    """An engine's crash, or what is taken for one; `running` are the requests that it ran."""
+    """An engine's crash, or what is taken for one.
+
+    Attributes:
+        running: the requests that it ran.
+        known: it was a crash; until then it may have been a link that was lost.
+    """
 
     def __init__(self, running: tuple[LiveRequest, ...]) -> None:
         self.running = running
+        self.known = False
 
     def take_back(self) -> None:
         """Lay it to none of them any more."""
