@@ -1,17 +1,19 @@
 """The engine's reports, passed on to those they concern: detokenizers and routers.
 
-Runs on the event loop. A router that reads slowly gets the newest load, not each.
+Frames go to their outlets on the engine's thread, which so need not wake the event loop; all else
+runs there. A router that reads slowly gets the newest load, not each.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
+from functools import partial
 
 from chassis.shared_file import PeerFiles
 from model_svc.commands import Load, Report
 from model_svc.metrics import ModelMetrics
-from model_svc.outlet import Outlet
+from model_svc.outlet import Outlet, Post, at_once
 from protos import model_pb2
 
 
@@ -58,9 +60,12 @@ class Lease:
 class Hub:
     """All outlets and leases."""
 
-    def __init__(self, metrics: ModelMetrics) -> None:
+    def __init__(self, metrics: ModelMetrics, post: Post = at_once) -> None:
+        """Count in `metrics`; `post` has a call made on the event loop, from any thread."""
         self._metrics = metrics
+        self._post = post
         self._load: Load | None = None
+        # Replaced and never changed: the engine's thread may be going through it.
         self._outlets: dict[int, Outlet] = {}
         self._outlet_ids = 0
         self.leases: dict[int, Lease] = {}
@@ -68,12 +73,12 @@ class Hub:
     def add_outlet(self, outlet: Outlet) -> int:
         """Send frames to `outlet` from now on; return its number."""
         self._outlet_ids += 1
-        self._outlets[self._outlet_ids] = outlet
+        self._outlets = {**self._outlets, self._outlet_ids: outlet}
         return self._outlet_ids
 
     def drop_outlet(self, number: int) -> None:
         """Send it no more."""
-        del self._outlets[number]
+        self._outlets = {n: outlet for n, outlet in self._outlets.items() if n != number}
 
     def add_lease(self, lease: Lease) -> None:
         """Tell `lease` of the load, now and from now on."""
@@ -87,7 +92,7 @@ class Hub:
         lease.arenas.close()
 
     def deliver(self, report: Report) -> None:
-        """Pass a report on."""
+        """Pass a report on; on the engine's thread."""
         if report.frame is not None:
             for number, outlet in self._outlets.items():
                 if report.target in (None, number):
@@ -96,6 +101,9 @@ class Hub:
                     if report.target is not None:
                         self._metrics.resent_rows.inc(len(report.frame.rows) - left_out)
         if report.load is not None:
-            self._load = report.load
-            for lease in self.leases.values():
-                lease.tell(report.load)
+            self._post(partial(self._tell, report.load))
+
+    def _tell(self, load: Load) -> None:
+        self._load = load
+        for lease in self.leases.values():
+            lease.tell(load)

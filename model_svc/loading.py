@@ -21,7 +21,6 @@ from kernels.cpu.native.argmax import NativeArgmax
 from kernels.cpu.native.library import LEVELS, chosen
 from kernels.devices import UnsupportedDevice, memory_of
 from model_svc.checkpoint import Checkpoint, CheckpointError, open_checkpoint
-from model_svc.commands import Report
 from model_svc.engine import Engine
 from model_svc.fault_injection import crash_on
 from model_svc.hub import Hub
@@ -182,7 +181,7 @@ class Runtime:
 def _assemble(settings: ModelSettings, checkpoint: Checkpoint, runtime: Runtime) -> LoadedModel:
     kv, spec = runtime.kv, checkpoint.spec
     metrics = ModelMetrics(runtime.registry, kv.slots)
-    hub = Hub(metrics)
+    hub = Hub(metrics, runtime.post)
     pool = SlotPool(kv.slots)
     budget = settings.max_batch_tokens or max(_BATCH_TOKENS, settings.max_sequences)
     scheduler = Scheduler(
@@ -198,10 +197,7 @@ def _assemble(settings: ModelSettings, checkpoint: Checkpoint, runtime: Runtime)
         Runner(runtime.decoder, kv, scheduler.slot_table, threads, runtime.sampler),
     )
 
-    def report(said: Report) -> None:
-        runtime.post(lambda: hub.deliver(said))
-
-    engine = Engine(runner, scheduler, pool, report, metrics, spec.vocab_size)
+    engine = Engine(runner, scheduler, pool, hub.deliver, metrics, spec.vocab_size)
     limits = Limits(
         spec.vocab_size, min(spec.context_length, kv.slots), frozenset(checkpoint.eos_token_ids)
     )

@@ -5,13 +5,18 @@ Frames in a ring are told of by its bell, where the detokenizer listens, and els
 Room is bounded by what is not yet acknowledged; a frame asks for that once an eighth of the room,
 or some dozens of frames, have been used since the one that last asked. A frame for which there is
 none is left out and remembered as a gap, told when room comes back; the detokenizer then asks for
-the rows again. The engine never waits.
+the rows again.
+
+Frames come on the engine's thread, all else on the event loop. Their lock is held for as long as it
+takes to write a frame, never while waiting.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
+from threading import Lock
 from typing import Protocol
 
 from chassis.bell import Bell
@@ -27,6 +32,14 @@ _FRAMES_IN_ROOM = 4
 _ACKNOWLEDGEMENTS_IN_ROOM = 8
 # A full bell must hold one too: a pipe of a single page takes 170 announcements.
 _FRAMES_UNASKED = 128
+
+
+Post = Callable[[Callable[[], None]], object]
+
+
+def at_once(call: Callable[[], None]) -> None:
+    """Post to the thread that posts."""
+    call()
 
 
 class NoRoom(Exception):
@@ -105,8 +118,11 @@ class InlineRoom:
 class Outlet:
     """What is to be sent to one detokenizer; what comes before it has joined is left out."""
 
-    def __init__(self, room: Room | None = None) -> None:
+    def __init__(self, room: Room | None = None, post: Post = at_once) -> None:
+        """Send through `room`; `post` has a call made on the event loop, from any thread."""
+        self._lock = Lock()
         self._room = room
+        self._post = post
         self._sequence = 0
         self._unasked_frames = 0  # since one last asked to be acknowledged
         self._unasked_bytes = 0
@@ -116,16 +132,17 @@ class Outlet:
 
     def offer(self, frame: TokenFrame) -> int:
         """Send `frame`, or as much of it as there is room for; return the rows left out."""
-        room = self._room
-        if room is None:
-            return self._leave_out(frame)
-        left_out = 0
-        for part in cut(frame, room.size // _FRAMES_IN_ROOM):
-            try:
-                self._put(part, room)
-            except NoRoom:
-                left_out += self._leave_out(part)
-        return left_out
+        with self._lock:
+            room = self._room
+            if room is None:
+                return self._leave_out(frame)
+            left_out = 0
+            for part in cut(frame, room.size // _FRAMES_IN_ROOM):
+                try:
+                    self._put(part, room)
+                except NoRoom:
+                    left_out += self._leave_out(part)
+            return left_out
 
     def _put(self, frame: TokenFrame, room: Room) -> None:
         frames = self._unasked_frames + 1
@@ -135,8 +152,7 @@ class Outlet:
         self._sequence += 1
         self._unasked_frames, self._unasked_bytes = (0, 0) if ask else (frames, used)
         if message is not None:
-            self._responses.append(model_pb2.FramesResponse(frame=message))
-            self._wake.set()
+            self._say(model_pb2.FramesResponse(frame=message))
 
     def _leave_out(self, frame: TokenFrame) -> int:
         rows = frame.rows[["handle", "attempt", "candidate"]].tolist()
@@ -145,14 +161,21 @@ class Outlet:
 
     def open(self, room: Room) -> None:
         """Send through `room` from now on; tell of what was left out until now."""
-        self._room = room
-        self._tell_gaps()
+        with self._lock:
+            self._room = room
+            self._tell_gaps()
+
+    def close(self) -> None:
+        """Send nothing more; its room is no longer touched."""
+        with self._lock:
+            self._room = None
 
     def acknowledge(self, sequence: int) -> None:
         """Note what the detokenizer has read; tell it of gaps now that there is room."""
-        if self._room is not None:
-            self._room.acknowledge(sequence)
-            self._tell_gaps()
+        with self._lock:
+            if self._room is not None:
+                self._room.acknowledge(sequence)
+                self._tell_gaps()
 
     def _tell_gaps(self) -> None:
         if self._gaps:
@@ -162,8 +185,11 @@ class Outlet:
             ]
             self._gaps.clear()
             gap = model_pb2.Gap(requests=missing)
-            self._responses.append(model_pb2.FramesResponse(gap=gap))
-            self._wake.set()
+            self._say(model_pb2.FramesResponse(gap=gap))
+
+    def _say(self, response: model_pb2.FramesResponse) -> None:
+        self._responses.append(response)
+        self._post(self._wake.set)
 
     async def take(self) -> model_pb2.FramesResponse:
         """The next message, once there is one."""

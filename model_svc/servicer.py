@@ -191,14 +191,17 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         await self._loaded.wait()
         # From before the caller can know that it is linked: what comes from then on must not be
         # lost, even if it comes before Join.
-        outlet = Outlet()
+        outlet = Outlet(post=asyncio.get_running_loop().call_soon_threadsafe)
         number = self._model.hub.add_outlet(outlet)
         try:
             with self._rings.lend() as ring, _bell_of(ring) as bell:
-                await self._join(context, ring, bell, outlet)
-                await converse(
-                    context, lambda message: self._hear(number, outlet, message), outlet.take
-                )
+                try:
+                    await self._join(context, ring, bell, outlet)
+                    await converse(
+                        context, lambda message: self._hear(number, outlet, message), outlet.take
+                    )
+                finally:
+                    outlet.close()  # before ring and bell go
         finally:
             self._model.hub.drop_outlet(number)
             log.info("detokenizer left")

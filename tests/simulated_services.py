@@ -20,7 +20,6 @@ from simulated_streams import MemoryServer
 from detokenizer_svc.model_link import LinkMetrics, LinkState, ModelLink
 from detokenizer_svc.registry import Registry
 from detokenizer_svc.servicer import DetokenizerServicer
-from model_svc.commands import Report
 from model_svc.engine import Engine
 from model_svc.hub import Hub
 from model_svc.loading import LoadedModel
@@ -79,8 +78,10 @@ class SimulatedModel:
         scheduler = Scheduler(self.pool, rows=ROWS, context=CONTEXT, max_batch_tokens=BATCH_TOKENS)
         runner = PlainRunner(KV_SLOTS, scheduler.slot_table, conditions.flavours)
         metrics = counted().model
-        self._hub = Hub(metrics)
-        self.engine = Engine(runner, scheduler, self.pool, self._report, metrics, len(spelling()))
+        self._hub = Hub(metrics, network.loop.call_soon)
+        self.engine = Engine(
+            runner, scheduler, self.pool, self._hub.deliver, metrics, len(spelling())
+        )
         limits = Limits(len(spelling()), min(CONTEXT, KV_SLOTS), frozenset({eos_id()}))
         model = LoadedModel(self.engine, self._hub, metrics, limits, _welcome(incarnation))
         servicer = ModelServicer(self._rings, RING_BYTES, self.stopping)
@@ -99,9 +100,6 @@ class SimulatedModel:
         """End it at once."""
         self._network.kill(self.process)
         self._rings.close()
-
-    def _report(self, said: Report) -> None:
-        self._network.loop.call_soon(self._hub.deliver, said)
 
 
 def _welcome(incarnation: int) -> model_pb2.Welcome:

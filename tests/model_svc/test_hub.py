@@ -86,6 +86,22 @@ async def test_a_slow_router_gets_the_newest_load_with_its_own_count(hub):
     assert not await has_message(lease)
 
 
+async def test_frames_are_offered_at_once_and_loads_are_posted(registry):
+    posted = []
+    hub = Hub(ModelMetrics(registry, kv_slots=64), posted.append)
+    outlet, lease = Outlet(InlineRoom(4096)), Lease(7)
+    hub.add_outlet(outlet)
+    hub.add_lease(lease)
+
+    hub.deliver(Report(FRAME, None, load({7: 1})))
+
+    assert await has_message(outlet)
+    assert not await has_message(lease)
+    for call in posted:
+        call()
+    assert await has_message(lease)
+
+
 async def test_a_router_that_joins_is_told_the_load_at_once(hub):
     hub.deliver(Report(None, None, load({}, used_slots=3)))
     lease = Lease(7)

@@ -183,3 +183,25 @@ async def test_rows_that_a_full_bell_does_not_take_become_a_gap(bell, tmp_path):
 
 def test_a_row_with_all_alternatives_fits_the_smallest_ring():
     assert frame_bytes(1, 20) < 4096 // 4
+
+
+async def test_a_frame_from_another_thread_wakes_who_waits_for_it():
+    outlet = Outlet(InlineRoom(512), post=asyncio.get_running_loop().call_soon_threadsafe)
+    waiting = asyncio.ensure_future(outlet.take())
+    await asyncio.sleep(0)
+
+    await asyncio.to_thread(outlet.offer, frame(0))
+
+    async with asyncio.timeout(10):
+        assert (await waiting).frame.sequence == 1
+
+
+def test_a_closed_outlet_writes_nowhere(ring, bell, tmp_path):
+    listener = Listener(bell.name, ANNOUNCEMENT_BYTES, tmp_path)
+    outlet = Outlet(SharedRoom(ring, bell))
+    outlet.close()
+
+    assert outlet.offer(frame(0, 1)) == 2
+    assert listener.hear() == b""
+    assert ring.live_records == 0
+    listener.close()
