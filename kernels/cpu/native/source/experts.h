@@ -63,7 +63,8 @@ static void gate_task(const void *arguments, int64_t task) {
         const char *x[TILE_ROWS];
         vf sums[TILE_ROWS][2];
         for (int64_t i = 0; i < count; i++) x[i] = input_row(&a->in, r->tokens_of[row + i]);
-        struct prefetch prefetch = prefetch_for(weights, count, rows, past - row, a->in.width);
+        struct prefetch prefetch =
+            prefetch_for(weights, count, rows, past - row, a->in.width, a->threads);
         multiply_tile(count, x, weights, a->in.width / 2, prefetch, sums);
         for (int64_t i = 0; i < count; i++) {
             vf gated = gated_of(sums[i][0], sums[i][1]);

@@ -61,7 +61,8 @@ static void linear_task(const void *arguments, int64_t task) {
         const char *x[TILE_ROWS];
         vf sums[TILE_ROWS][2];
         for (int64_t i = 0; i < count; i++) x[i] = input_row(&a->in, row + i);
-        struct prefetch prefetch = prefetch_for(weights, count, rows, past - row, inputs);
+        struct prefetch prefetch =
+            prefetch_for(weights, count, rows, past - row, inputs, a->threads);
         multiply_tile(count, x, weights, inputs / 2, prefetch, sums);
         for (int64_t i = 0; i < count; i++) {
             vf biased[2] = {sums[i][0] + bias[0], sums[i][1] + bias[1]};

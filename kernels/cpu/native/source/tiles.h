@@ -157,17 +157,17 @@ static void multiply_tile(int64_t rows, const char *const *x, const char *panel,
 enum { FETCHING_TILES = 4 };
 
 /* What to fetch while `count` of `rows` rows, of which `left` are left, are multiplied. Tiles after
- * the first find their panel in the cache, so memory has time for the next panel; a lone tile has
- * its own to wait for. */
+ * the first find their panel in the cache, so memory has time for the thread's next panel, which is
+ * `threads` on, since the others take those between; a lone tile has its own to wait for. */
 INLINE struct prefetch prefetch_for(const char *panel, int64_t count, int64_t rows, int64_t left,
-                                    int64_t inputs) {
+                                    int64_t inputs, int64_t threads) {
     int64_t bytes = inputs * (PANEL * 2), tiles = (rows + count - 1) / count;
     int64_t to_come = (left + count - 1) / count;
     if (tiles <= 1) return (struct prefetch){panel + AHEAD_OF_WAITING, PANEL * 4};
     int64_t parts = tiles < FETCHING_TILES ? tiles : FETCHING_TILES;
     if (to_come > parts) return (struct prefetch){panel, 0};
     int64_t part = parts - to_come;
-    return (struct prefetch){panel + bytes + bytes * part / parts, PANEL * 4 / parts};
+    return (struct prefetch){panel + threads * bytes + bytes * part / parts, PANEL * 4 / parts};
 }
 
 struct input_rows {
