@@ -1,7 +1,7 @@
 """Find the compiled operations and choose the level of instructions that they run at.
 
-Every function is compiled for each level; the highest that processor and system support is taken,
-unless the environment asks for less. Invariant: a `Library` never runs instructions that this
+Every function is compiled for each level; the fastest that processor and system support is taken,
+unless the environment asks for another. Invariant: a `Library` never runs instructions that this
 processor lacks.
 """
 
@@ -20,11 +20,11 @@ import torch
 from kernels.cpu.native.arguments import CALL, RUN_CALLS, SIZES
 from kernels.devices import UnsupportedDevice
 
-LEVELS = ("portable", "avx2", "avx512", "avx512_bf16")
-"""From the one that every processor has to the fastest."""
+LEVELS = ("portable", "avx2", "avx512", "avx512_vnni", "avx512_bf16")
+"""Each has the instructions of those before it; the first, those of every processor."""
 
 VARIABLE = "TRIPTYCH_CPU_LEVEL"
-"""The highest level to use, or `torch` for none of ours."""
+"""The highest level to use instead of the fastest, or `torch` for none of ours."""
 
 Function = Callable[[bytes], int]
 """Takes its arguments packed as the structure that its source declares."""
@@ -106,9 +106,15 @@ class Choice:
 
 def supported(path: Path) -> tuple[str, ...]:
     """The levels that this processor supports of the library at `path`."""
-    best = ctypes.CDLL(str(path)).best_level
-    best.restype = ctypes.c_int64
-    return LEVELS[: best() + 1]
+    return LEVELS[: _told_by(path, "best_level") + 1]
+
+
+def fastest(path: Path) -> str:
+    """The level at which the library at `path` is fastest on this processor.
+
+    Not always the highest: Intel's processors are slower with products of bfloat16 than of floats.
+    """
+    return LEVELS[_told_by(path, "fastest_level")]
 
 
 def installed() -> Path | None:
@@ -133,19 +139,25 @@ def choose(path: Path | None, env: Mapping[str, str]) -> Choice:
     Raises:
         UnsupportedDevice: the environment asks for a level that does not exist.
     """
-    asked = env.get(VARIABLE, LEVELS[-1])
+    asked = env.get(VARIABLE)
     if asked == "torch":
         return Choice(None, f"{VARIABLE} asks for PyTorch's operations")
-    if asked not in LEVELS:
+    if asked is not None and asked not in LEVELS:
         raise UnsupportedDevice(f"{VARIABLE}: {asked!r} is none of {', '.join(LEVELS)}, torch")
     if path is None:
         return Choice(None, f"the native operations were not built: {_REMEDY}")
     try:
-        levels = supported(path)
+        wanted = fastest(path) if asked is None else asked
         ceiling = _LEVEL_OF_TORCH.get(torch.backends.cpu.get_cpu_capability(), LEVELS[-1])
-        return Choice(Library(path, min(levels[-1], asked, ceiling, key=LEVELS.index)))
+        return Choice(Library(path, min(supported(path)[-1], wanted, ceiling, key=LEVELS.index)))
     except OSError as error:
         return Choice(None, f"the native operations cannot be loaded ({error}): {_REMEDY}")
+
+
+def _told_by(path: Path, function: str) -> int:
+    told = ctypes.CDLL(str(path))[function]
+    told.restype = ctypes.c_int64
+    return int(told())
 
 
 def _parallel_of_torch() -> int | None:

@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from kernels.cpu.native.library import LEVELS, VARIABLE, Library, choose, installed, supported
+from kernels.cpu.native.library import (
+    LEVELS,
+    VARIABLE,
+    Library,
+    choose,
+    fastest,
+    installed,
+    supported,
+)
 from kernels.devices import UnsupportedDevice
 
 
@@ -23,17 +31,24 @@ def say_capability(monkeypatch: pytest.MonkeyPatch, capability: str) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
 
 
-def test_the_highest_supported_level_serves(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fastest_level_serves(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     say_capability(monkeypatch, "AVX512")
 
     library = choose(path, {}).library
 
     assert library is not None
-    assert library.level == supported(path)[-1]
+    assert library.level == fastest(path)
+
+
+def test_the_highest_level_is_the_fastest_but_for_pairs_on_intel(path: Path) -> None:
+    slow_pairs = "GenuineIntel" in Path("/proc/cpuinfo").read_text()
+    levels = [level for level in supported(path) if level != "avx512_bf16" or not slow_pairs]
+
+    assert fastest(path) == levels[-1]
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_the_environment_lowers_the_level(
+def test_the_environment_chooses_among_those_supported(
     path: Path, level: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     say_capability(monkeypatch, "AVX512")

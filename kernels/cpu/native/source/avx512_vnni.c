@@ -1,0 +1,16 @@
+/* For x86-64 processors with products of bytes in AVX-512, from 2019 (Cascade Lake) on. */
+#if defined(__x86_64__)
+#include <immintrin.h>
+#define LEVEL avx512_vnni
+#define HAS_AVX512
+#define HAS_VNNI
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c"))), apply_to = function)
+#else
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")
+#endif
+#include "bodies.h"
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+#endif
