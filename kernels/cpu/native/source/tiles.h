@@ -32,7 +32,7 @@ enum { TILE_ROWS = 6 };
 /* Up to so many rows wait for weights. */
 enum { WAITING_ROWS = TILE_ROWS / 2 };
 /* They are fetched so many bytes ahead. */
-#if defined(HAS_BF16)
+#if defined(HAS_AVX512)
 enum { AHEAD_OF_WAITING = 4096 };
 #else
 enum { AHEAD_OF_WAITING = 1024 };
