@@ -64,14 +64,14 @@ INLINE void multiply_tokens(const struct product_arguments *a, int64_t strip, in
             }
         if (bits == 4) {
             const uint8_t *scale = (const uint8_t *)a->scales + (strip * blocks + block) * 2 * STRIP;
-            _mm_prefetch((const char *)scale + AHEAD / GROUP * 4, _MM_HINT_T0);
+            _mm_prefetch((const char *)scale + AHEAD / GROUP * 4, _MM_HINT_T1);
 #pragma GCC unroll 4
             for (int64_t unit = 0; unit < GROUP / QUAD; unit += 2) {
                 __m512i even[HALVES], odd[HALVES];
 #pragma GCC unroll 2
                 for (int i = 0; i < HALVES; i++) {
                     __m512i both = _mm512_loadu_si512(from + i * UNIT / 2);
-                    _mm_prefetch((const char *)from + i * UNIT / 2 + AHEAD, _MM_HINT_T0);
+                    _mm_prefetch((const char *)from + i * UNIT / 2 + AHEAD, _MM_HINT_T1);
                     even[i] = _mm512_shuffle_epi8(table, _mm512_and_si512(both, low));
                     odd[i] = _mm512_shuffle_epi8(
                         table, _mm512_and_si512(_mm512_srli_epi16(both, 4), low));
@@ -90,7 +90,7 @@ INLINE void multiply_tokens(const struct product_arguments *a, int64_t strip, in
 #pragma GCC unroll 2
                 for (int i = 0; i < HALVES; i++) {
                     weights[i] = _mm512_loadu_si512(from + i * UNIT / 2);
-                    _mm_prefetch((const char *)from + i * UNIT / 2 + AHEAD, _MM_HINT_T0);
+                    _mm_prefetch((const char *)from + i * UNIT / 2 + AHEAD, _MM_HINT_T1);
                 }
                 from += UNIT;
 #pragma GCC unroll 12

@@ -120,7 +120,9 @@ EXPORTED int64_t AT_LEVEL(experts)(const struct experts_arguments *a) {
     int64_t hit = sort_rows(r);
     /* An expert's rows are few even where tokens are many: it waits for weights. */
     int64_t threads = threads_for(rows, a->in.width, a->intermediate, a->threads);
-    run_tasks(gate_task, a, hit * panels_of(a->intermediate, 1), 1, threads);
-    run_tasks(down_task, a, panels, 1, threads);
+    int64_t gates = hit * panels_of(a->intermediate, 1);
+    int few = rows <= hit * TILE_ROWS;
+    run_tasks(gate_task, a, gates, few ? neighbours(gates, threads) : 1, threads);
+    run_tasks(down_task, a, panels, few ? neighbours(panels, threads) : 1, threads);
     return 0;
 }

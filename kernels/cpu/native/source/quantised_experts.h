@@ -194,7 +194,7 @@ EXPORTED int64_t AT_LEVEL(quantised_experts)(const struct quantised_experts_argu
     gated.x = (const char *)a->gated;
     gated.token_stride = gated_stride(a);
     run_rows(quantise_token, &gated, rows, a->intermediate, a->threads);
-    run_tasks(down_quantised_task, a, down_strips(a), 1,
-              threads_worth(products * a->intermediate, ALONE_BYTE_PRODUCTS, a->threads));
+    run_strips(down_quantised_task, a, down_strips(a), hit > 0 ? rows / hit : 0,
+               products * a->intermediate, a->threads);
     return 0;
 }
