@@ -90,6 +90,8 @@ INLINE void multiply_tokens(const struct product_arguments *a, int64_t strip, in
 #pragma GCC unroll 2
                 for (int i = 0; i < HALVES; i++) {
                     weights[i] = _mm512_loadu_si512(from + i * UNIT / 2);
+                    /* Read once: the compiler would read it again for each digit. */
+                    __asm__("" : "+v"(weights[i]));
                     _mm_prefetch((const char *)from + i * UNIT / 2 + AHEAD, _MM_HINT_T1);
                 }
                 from += UNIT;
