@@ -3,7 +3,8 @@
 `python -m bench.cpu_operations` prints ratios of one run: every operation is timed in turn with its
 rival and with its limit, and medians are compared, since other processes come and go. A limit is
 the time to read the operation's bytes at the speed of a large sum, or to multiply as much in a
-large product. Shapes are those of a dense model of 466 million parameters.
+large product. Shapes are those of a dense model of 466 million parameters. Memory is asked for in
+large pages, and threads wait, as in the model's process.
 """
 
 from __future__ import annotations
@@ -17,6 +18,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
+
+# As model_svc does, before torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "300")
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 import torch
 from torch.nn import functional

@@ -1,10 +1,10 @@
 """Time quantised weights beside whole ones on a CPU: products by themselves, and steps of a model.
 
 `python -m bench.cpu_quantised` prints ratios of one run and writes bench/results/cpu_quantised.md.
-Forms are timed in turn, and medians are compared, since other processes come and go. The model is
-the dense one of 466 million random parameters, computed by the decoder that serves, without the
-services around it. Memory is asked for in large pages, and threads wait as the model's process has
-them do. Invariant: all forms get the same inputs in the same rounds.
+Forms are timed in turn, and medians are compared, since other processes come and go. The models are
+the large ones of `bench.peers`, computed by the decoder that serves, without the services around
+it. Memory is asked for in large pages, and threads wait as the model's process has them do.
+Invariant: all forms get the same inputs in the same rounds.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ import numpy as np
 
 # As model_svc does, before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "300")
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 import torch
 
 from bench.machine import describe
-from bench.random_checkpoint import DecoderShape, write_checkpoint
+from bench.peers.workloads import DENSE, MOE
+from bench.random_checkpoint import write_checkpoint
 from kernels.choice import UNQUANTISED, operations_for
 from kernels.cpu.native.library import chosen
 from kernels.cpu.quantised import QUANTISATIONS
@@ -41,9 +43,7 @@ from model_svc.weights import load_weights
 
 RESULTS = Path(__file__).resolve().parent / "results" / "cpu_quantised.md"
 DTYPE = torch.bfloat16
-DENSE = DecoderShape(
-    layers=24, hidden=1280, heads=20, kv_heads=4, head_dim=64, intermediate=3584, vocabulary=32000
-)
+MODELS = (DENSE, MOE)
 SHAPES = ((7168, 1280), (1280, 3584))
 TOKENS = (1, 8, 32, 512)
 CONTEXT = 128
@@ -115,14 +115,14 @@ def step(decoder: Decoder, kv: KvCache, counts: Sequence[int], cached: int) -> T
     return lambda: steps.logits(batch, finals)
 
 
-def model_lines(checkpoint: Checkpoint, rounds: int) -> Iterator[str]:
+def model_lines(title: str, checkpoint: Checkpoint, rounds: int) -> Iterator[str]:
     """Decode steps of 1 and 8 streams, and a prompt."""
     decoders = {}
     for name, ops in sets_of_operations().items():
         start = time.perf_counter()
         weights = load_weights(checkpoint, ops, DTYPE)
         decoders[name] = Decoder(checkpoint.spec, weights, ops, DTYPE)
-        yield f"{name}: loaded in {time.perf_counter() - start:.1f} s"
+        yield f"{title}, {name}: loaded in {time.perf_counter() - start:.1f} s"
     kv = KvCache(checkpoint.spec, 8 * (CONTEXT + 1), DTYPE)
     for name, counts, cached in (
         ("1 stream", [1], CONTEXT),
@@ -130,7 +130,7 @@ def model_lines(checkpoint: Checkpoint, rounds: int) -> Iterator[str]:
         ("a prompt of 512", [512], 0),
     ):
         calls = {form: step(decoder, kv, counts, cached) for form, decoder in decoders.items()}
-        yield f"step of {name}   {ratios(calls, rounds)}"
+        yield f"{title}, step of {name}   {ratios(calls, rounds)}"
 
 
 def main() -> None:
@@ -153,11 +153,12 @@ def main() -> None:
 
 
 def every_line(rounds: int) -> Iterator[str]:
-    """What is measured: products, then steps of a model."""
+    """What is measured: products, then steps of the models."""
     yield from product_lines(rounds)
-    with tempfile.TemporaryDirectory() as folder:
-        write_checkpoint(Path(folder), DENSE)
-        yield from model_lines(read_checkpoint(Path(folder)), rounds)
+    for model in MODELS:
+        with tempfile.TemporaryDirectory() as folder:
+            write_checkpoint(Path(folder), model.shape)
+            yield from model_lines(model.title, read_checkpoint(Path(folder)), rounds)
 
 
 def page(machine: str, lines: Sequence[str]) -> str:
@@ -168,8 +169,8 @@ def page(machine: str, lines: Sequence[str]) -> str:
             "",
             f"{date.today()}, {machine}; `python -m bench.cpu_quantised`.",
             "Ratios to bfloat16 in the same rounds, medians with the middle half in brackets.",
-            "Steps are the decoder's alone, of a dense model of 466 million random parameters,",
-            "with 128 tokens cached. The machine is shared with other work.",
+            "Steps are the decoder's alone, of models with random parameters, with 128 tokens",
+            "cached. The machine is shared with other work.",
             "",
             "```",
             *lines,
