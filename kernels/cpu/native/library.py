@@ -56,7 +56,7 @@ class Library:
             except ValueError:
                 built = 0
             if built != size:
-                raise OSError(f"{path.name} was built from other sources")
+                raise _from_other_sources(path)
         self._loaded.set_parallel.argtypes = [ctypes.c_void_p]
         self._loaded.set_parallel.restype = None
         self._loaded.set_parallel(_parallel_of_torch())
@@ -155,9 +155,17 @@ def choose(path: Path | None, env: Mapping[str, str]) -> Choice:
 
 
 def _told_by(path: Path, function: str) -> int:
-    told = ctypes.CDLL(str(path))[function]
+    """What a function of the library at `path` gives; raises OSError where there is none."""
+    try:
+        told = ctypes.CDLL(str(path))[function]
+    except AttributeError:
+        raise _from_other_sources(path) from None
     told.restype = ctypes.c_int64
     return int(told())
+
+
+def _from_other_sources(path: Path) -> OSError:
+    return OSError(f"{path.name} was built from other sources")
 
 
 def _parallel_of_torch() -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _ctypes
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,13 @@ def test_torch_serves_where_the_library_is_broken(tmp_path: Path) -> None:
 
     assert choice.library is None
     assert "cannot be loaded" in choice.why_not
+
+
+def test_torch_serves_where_the_library_has_other_functions() -> None:
+    choice = choose(Path(_ctypes.__file__), {})
+
+    assert choice.library is None
+    assert "built from other sources" in choice.why_not
 
 
 def test_an_unknown_level_is_refused_by_name() -> None:
