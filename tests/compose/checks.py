@@ -91,7 +91,7 @@ def shared_memory(project: Project) -> str:
         raise Broken(f"links: {links}")
     files = project.execute("router", "ls", "/dev/shm").split()
     kinds = sorted(name.split("-")[1] for name in files)
-    if kinds != ["arena", "ring"]:
+    if kinds != ["arena", "bell", "ring"]:
         raise Broken(f"files in shared memory: {files}")
     return f"on {len(links)} links; files: {', '.join(kinds)}"
 
