@@ -243,6 +243,7 @@ class Submit(_message.Message):
     PROMPT_LOGPROBS_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
+    BAD_WORDS_FIELD_NUMBER: _builtins.int
     handle: _builtins.int
     """Upper half Hello.router, lower half a counter."""
     attempt: _builtins.int
@@ -273,6 +274,12 @@ class Submit(_message.Message):
     def progress(self) -> _containers.RepeatedCompositeFieldContainer[Global___Progress]:
         """What each candidate has produced before this attempt; empty for a new request."""
 
+    @_builtins.property
+    def bad_words(self) -> _containers.RepeatedCompositeFieldContainer[_generation_pb2.TokenIds]:
+        """Sequences of ids that are not written: the last id of each is banned where the others precede
+        it, in prompt and output together. Made of SamplingParams.bad_words, which stay empty here.
+        """
+
     def __init__(
         self,
         *,
@@ -287,10 +294,11 @@ class Submit(_message.Message):
         prompt_logprobs: _builtins.bool = ...,
         priority: _builtins.int = ...,
         progress: _abc.Iterable[Global___Progress] | None = ...,
+        bad_words: _abc.Iterable[_generation_pb2.TokenIds] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_logprobs", b"_logprobs", "ids", b"ids", "logprobs", b"logprobs", "prompt", b"prompt", "sampling", b"sampling", "slab", b"slab", "stop", b"stop"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_logprobs", b"_logprobs", "attempt", b"attempt", "handle", b"handle", "ids", b"ids", "logprobs", b"logprobs", "priority", b"priority", "progress", b"progress", "prompt", b"prompt", "prompt_logprobs", b"prompt_logprobs", "request_id", b"request_id", "sampling", b"sampling", "slab", b"slab", "stop", b"stop"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_logprobs", b"_logprobs", "attempt", b"attempt", "bad_words", b"bad_words", "handle", b"handle", "ids", b"ids", "logprobs", b"logprobs", "priority", b"priority", "progress", b"progress", "prompt", b"prompt", "prompt_logprobs", b"prompt_logprobs", "request_id", b"request_id", "sampling", b"sampling", "slab", b"slab", "stop", b"stop"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__logprobs: _TypeAlias = _typing.Literal["logprobs"]  # noqa: Y015
     _WhichOneofArgType__logprobs: _TypeAlias = _typing.Literal["_logprobs", b"_logprobs"]  # noqa: Y015

@@ -81,6 +81,9 @@ class EncodeRequest(_message.Message):
     SLAB_FIELD_NUMBER: _builtins.int
     WANT_TEXT_FIELD_NUMBER: _builtins.int
     WANT_TOKENS_FIELD_NUMBER: _builtins.int
+    MOST_IDS_FIELD_NUMBER: _builtins.int
+    TRUNCATE_IDS_FIELD_NUMBER: _builtins.int
+    BAD_WORDS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """For the logs."""
     text: _builtins.str
@@ -91,6 +94,10 @@ class EncodeRequest(_message.Message):
     """Answer the text as the template rendered it."""
     want_tokens: _builtins.bool
     """Answer the bytes of each token."""
+    most_ids: _builtins.int
+    """Refuse a prompt of more ids, as soon as that is known; 0: no bound."""
+    truncate_ids: _builtins.int
+    """Keep the last so many ids of a longer prompt; 0: keep all."""
     @_builtins.property
     def chat(self) -> _generation_pb2.Chat:
         """Rendered by the checkpoint's chat template first."""
@@ -98,6 +105,10 @@ class EncodeRequest(_message.Message):
     @_builtins.property
     def slab(self) -> _memory_pb2.Span:
         """Where the ids go as int32, little-endian. Unset, or too small: they are answered inline."""
+
+    @_builtins.property
+    def bad_words(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Words to encode beside the prompt, each with and without a space before it."""
 
     def __init__(
         self,
@@ -109,10 +120,13 @@ class EncodeRequest(_message.Message):
         slab: _memory_pb2.Span | None = ...,
         want_text: _builtins.bool = ...,
         want_tokens: _builtins.bool = ...,
+        most_ids: _builtins.int = ...,
+        truncate_ids: _builtins.int = ...,
+        bad_words: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_add_special_tokens", b"_add_special_tokens", "add_special_tokens", b"add_special_tokens", "chat", b"chat", "prompt", b"prompt", "slab", b"slab", "text", b"text"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_add_special_tokens", b"_add_special_tokens", "add_special_tokens", b"add_special_tokens", "chat", b"chat", "prompt", b"prompt", "request_id", b"request_id", "slab", b"slab", "text", b"text", "want_text", b"want_text", "want_tokens", b"want_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_add_special_tokens", b"_add_special_tokens", "add_special_tokens", b"add_special_tokens", "bad_words", b"bad_words", "chat", b"chat", "most_ids", b"most_ids", "prompt", b"prompt", "request_id", b"request_id", "slab", b"slab", "text", b"text", "truncate_ids", b"truncate_ids", "want_text", b"want_text", "want_tokens", b"want_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__add_special_tokens: _TypeAlias = _typing.Literal["add_special_tokens"]  # noqa: Y015
     _WhichOneofArgType__add_special_tokens: _TypeAlias = _typing.Literal["_add_special_tokens", b"_add_special_tokens"]  # noqa: Y015
@@ -136,6 +150,7 @@ class EncodeResponse(_message.Message):
     IDS_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
+    BAD_WORDS_FIELD_NUMBER: _builtins.int
     count: _builtins.int
     """How many ids there are."""
     in_slab: _builtins.bool
@@ -148,6 +163,10 @@ class EncodeResponse(_message.Message):
     def tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """Where asked for, one per id."""
 
+    @_builtins.property
+    def bad_words(self) -> _containers.RepeatedCompositeFieldContainer[_generation_pb2.TokenIds]:
+        """The distinct sequences of ids that EncodeRequest.bad_words are written with."""
+
     def __init__(
         self,
         *,
@@ -156,11 +175,51 @@ class EncodeResponse(_message.Message):
         ids: _builtins.bytes = ...,
         text: _builtins.str = ...,
         tokens: _abc.Iterable[_builtins.bytes] | None = ...,
+        bad_words: _abc.Iterable[_generation_pb2.TokenIds] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "ids", b"ids", "in_slab", b"in_slab", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bad_words", b"bad_words", "count", b"count", "ids", b"ids", "in_slab", b"in_slab", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EncodeResponse: _TypeAlias = EncodeResponse  # noqa: Y015
+
+@_typing.final
+class GetVocabularyRequest(_message.Message):
+    """Nothing to say."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetVocabularyRequest: _TypeAlias = GetVocabularyRequest  # noqa: Y015
+
+@_typing.final
+class GetVocabularyResponse(_message.Message):
+    """What bounds the length of a text."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MOST_BYTES_PER_ID_FIELD_NUMBER: _builtins.int
+    most_bytes_per_id: _builtins.int
+    """Bytes of text that one id stands for at most; 0: no bound is known."""
+    def __init__(
+        self,
+        *,
+        most_bytes_per_id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["most_bytes_per_id", b"most_bytes_per_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetVocabularyResponse: _TypeAlias = GetVocabularyResponse  # noqa: Y015

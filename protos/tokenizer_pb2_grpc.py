@@ -45,6 +45,11 @@ class TokenizerServiceStub(object):
                 request_serializer=protos_dot_tokenizer__pb2.EncodeRequest.SerializeToString,
                 response_deserializer=protos_dot_tokenizer__pb2.EncodeResponse.FromString,
                 _registered_method=True)
+        self.GetVocabulary = channel.unary_unary(
+                '/triptych.internal.v1.TokenizerService/GetVocabulary',
+                request_serializer=protos_dot_tokenizer__pb2.GetVocabularyRequest.SerializeToString,
+                response_deserializer=protos_dot_tokenizer__pb2.GetVocabularyResponse.FromString,
+                _registered_method=True)
 
 
 class TokenizerServiceServicer(object):
@@ -59,7 +64,14 @@ class TokenizerServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Encode(self, request, context):
-        """Encodes one prompt.
+        """Encodes one prompt. A cancelled call is called back: nothing is written for it afterwards.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetVocabulary(self, request, context):
+        """Tells what bounds the length of a text.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -77,6 +89,11 @@ def add_TokenizerServiceServicer_to_server(servicer, server):
                     servicer.Encode,
                     request_deserializer=protos_dot_tokenizer__pb2.EncodeRequest.FromString,
                     response_serializer=protos_dot_tokenizer__pb2.EncodeResponse.SerializeToString,
+            ),
+            'GetVocabulary': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetVocabulary,
+                    request_deserializer=protos_dot_tokenizer__pb2.GetVocabularyRequest.FromString,
+                    response_serializer=protos_dot_tokenizer__pb2.GetVocabularyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +151,33 @@ class TokenizerService(object):
             '/triptych.internal.v1.TokenizerService/Encode',
             protos_dot_tokenizer__pb2.EncodeRequest.SerializeToString,
             protos_dot_tokenizer__pb2.EncodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetVocabulary(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.internal.v1.TokenizerService/GetVocabulary',
+            protos_dot_tokenizer__pb2.GetVocabularyRequest.SerializeToString,
+            protos_dot_tokenizer__pb2.GetVocabularyResponse.FromString,
             options,
             channel_credentials,
             insecure,

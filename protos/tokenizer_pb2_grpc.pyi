@@ -36,7 +36,9 @@ class TokenizerServiceStub:
     Attach: _grpc.UnaryUnaryMultiCallable[_tokenizer_pb2.AttachRequest, _tokenizer_pb2.AttachResponse]
     """Agrees on the caller's prompt arena. Called again for each new arena."""
     Encode: _grpc.UnaryUnaryMultiCallable[_tokenizer_pb2.EncodeRequest, _tokenizer_pb2.EncodeResponse]
-    """Encodes one prompt."""
+    """Encodes one prompt. A cancelled call is called back: nothing is written for it afterwards."""
+    GetVocabulary: _grpc.UnaryUnaryMultiCallable[_tokenizer_pb2.GetVocabularyRequest, _tokenizer_pb2.GetVocabularyResponse]
+    """Tells what bounds the length of a text."""
 
 @_typing.type_check_only
 class TokenizerServiceAsyncStub(TokenizerServiceStub):
@@ -46,7 +48,9 @@ class TokenizerServiceAsyncStub(TokenizerServiceStub):
     Attach: _aio.UnaryUnaryMultiCallable[_tokenizer_pb2.AttachRequest, _tokenizer_pb2.AttachResponse]  # type: ignore[assignment]
     """Agrees on the caller's prompt arena. Called again for each new arena."""
     Encode: _aio.UnaryUnaryMultiCallable[_tokenizer_pb2.EncodeRequest, _tokenizer_pb2.EncodeResponse]  # type: ignore[assignment]
-    """Encodes one prompt."""
+    """Encodes one prompt. A cancelled call is called back: nothing is written for it afterwards."""
+    GetVocabulary: _aio.UnaryUnaryMultiCallable[_tokenizer_pb2.GetVocabularyRequest, _tokenizer_pb2.GetVocabularyResponse]  # type: ignore[assignment]
+    """Tells what bounds the length of a text."""
 
 class TokenizerServiceServicer(metaclass=_abc_1.ABCMeta):
     """Renders chats and encodes text in a pool of worker processes."""
@@ -65,6 +69,14 @@ class TokenizerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tokenizer_pb2.EncodeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tokenizer_pb2.EncodeResponse, _abc.Awaitable[_tokenizer_pb2.EncodeResponse]]:
-        """Encodes one prompt."""
+        """Encodes one prompt. A cancelled call is called back: nothing is written for it afterwards."""
+
+    @_abc_1.abstractmethod
+    def GetVocabulary(
+        self,
+        request: _tokenizer_pb2.GetVocabularyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tokenizer_pb2.GetVocabularyResponse, _abc.Awaitable[_tokenizer_pb2.GetVocabularyResponse]]:
+        """Tells what bounds the length of a text."""
 
 def add_TokenizerServiceServicer_to_server(servicer: TokenizerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
