@@ -1,7 +1,7 @@
-"""What a service says of its health, to those who ask and to those who watch.
+"""Health of a service, for callers that ask once and callers that watch.
 
-Every watcher is told of the last state, and is let go when the service ends: gRPC's own servicer
-forgets all watchers when one of them leaves, and has a server that stops wait for them.
+Every watcher gets the last state, and its call ends when the service ends: gRPC's own servicer
+forgets all watchers when one of them leaves, and makes a server that stops wait for them.
 """
 
 from __future__ import annotations
@@ -10,16 +10,21 @@ import asyncio
 from collections.abc import Iterable
 from typing import Any
 
+import grpc
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from chassis.descriptors import HEALTH, health_message
 from chassis.errors import NotFound
 
 Context = aio.ServicerContext[Any, Any]
 Response = health_pb2.HealthCheckResponse
 
-SELF = "grpc.health.v1.Health"
+SELF = HEALTH
 """Serves for as long as the process answers and is not told to stop, whatever else it lacks."""
+
+_ListRequest: Any = health_message("HealthListRequest")
+_ListResponse: Any = health_message("HealthListResponse")
 
 
 class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
@@ -69,3 +74,20 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
                 return
             else:
                 await changed.wait()
+
+    async def List(self, request: Any, context: Context) -> Any:  # noqa: N802  (fixed by the proto)
+        """Tell the health of all services."""
+        response = _ListResponse()
+        for service, status in self._statuses.items():
+            response.statuses[service].status = status
+        return response
+
+
+def add_health(server: aio.Server, health: Health) -> None:
+    """Have `server` answer all of `grpc.health.v1.Health`."""
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    handler = grpc.unary_unary_rpc_method_handler(
+        health.List, _ListRequest.FromString, _ListResponse.SerializeToString
+    )
+    handlers = grpc.method_handlers_generic_handler(HEALTH, {"List": handler})
+    server.add_generic_rpc_handlers((handlers,))

@@ -18,15 +18,14 @@ from typing import TypeVar
 
 import uvloop
 from grpc import aio
-from grpc_health.v1 import health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry
 
 from chassis import config, logs, metrics
 from chassis.errors import ErrorInterceptor, StartError
-from chassis.health import Health
+from chassis.health import SELF, Health, add_health
 from chassis.introspection import Identity, Introspection, ListLinks, identify
 from chassis.process import die_with_parent
+from chassis.reflection import add_reflection
 from chassis.sockets import bind, release
 from protos import service_pb2_grpc
 
@@ -151,9 +150,9 @@ def _add_own_services(identity: Identity, host: Host) -> None:
     """Add what every service answers, beside what its mount has added."""
     introspection = Introspection(identity, host.registry, lambda: host.list_links())
     service_pb2_grpc.add_IntrospectionServiceServicer_to_server(introspection, host.server)
-    health_pb2_grpc.add_HealthServicer_to_server(host._health, host.server)
-    names = (*host.services, "triptych.internal.v1.IntrospectionService", "grpc.health.v1.Health")
-    reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), host.server)
+    add_health(host.server, host._health)
+    names = (*host.services, "triptych.internal.v1.IntrospectionService", SELF)
+    add_reflection(host.server, names)
 
 
 async def _run(service: str, mount: Mount, settings: config.ServiceSettings) -> None:

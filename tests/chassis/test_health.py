@@ -13,8 +13,9 @@ from grpc import StatusCode, aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from chassis.channels import open_channel
+from chassis.descriptors import health_message
 from chassis.errors import ErrorInterceptor, error_info
-from chassis.health import SELF, Health
+from chassis.health import SELF, Health, add_health
 from chassis.sockets import bind
 
 WAIT_S = 20.0
@@ -29,13 +30,22 @@ class Patient:
     def __init__(self, server: aio.Server, channel: aio.Channel) -> None:
         self.health = Health()
         self._stub = health_pb2_grpc.HealthStub(channel)
-        health_pb2_grpc.add_HealthServicer_to_server(self.health, server)
+        add_health(server, self.health)
+        self._list = channel.unary_unary(
+            "/grpc.health.v1.Health/List",
+            request_serializer=health_message("HealthListRequest").SerializeToString,
+            response_deserializer=health_message("HealthListResponse").FromString,
+        )
 
     async def check(self, service: str = "") -> int:
         request = health_pb2.HealthCheckRequest(service=service)
         answer = await self._stub.Check(request, timeout=WAIT_S)
         status: int = answer.status
         return status
+
+    async def list(self) -> dict[str, int]:
+        answer = await self._list(health_message("HealthListRequest")(), timeout=WAIT_S)
+        return {service: one.status for service, one in answer.statuses.items()}
 
     def watch(self, service: str = "") -> Any:
         request = health_pb2.HealthCheckRequest(service=service)
@@ -141,3 +151,14 @@ async def test_the_end_is_for_good(patient: Patient) -> None:
     late = patient.watch()
     assert await status(late) == NOT_SERVING
     assert await late.read() is aio.EOF
+
+
+async def test_list_tells_the_health_of_all_services(patient: Patient) -> None:
+    patient.health.tell(["", "triptych.v1.GenerationService"], serving=True)
+    patient.health.tell(["another"], serving=False)
+    assert await patient.list() == {
+        "": SERVING,
+        SELF: SERVING,
+        "triptych.v1.GenerationService": SERVING,
+        "another": NOT_SERVING,
+    }

@@ -13,7 +13,7 @@ import grpc
 import pytest
 from grpc import StatusCode, aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
 
 from chassis import healthcheck, server
 from chassis.channels import open_channel
@@ -108,32 +108,28 @@ async def test_a_watcher_is_told_that_the_service_ends(tmp_path: Path) -> None:
         assert await watch.read() is aio.EOF
 
 
-async def reflect(channel: aio.Channel, **request: str) -> Any:
-    stub = reflection_pb2_grpc.ServerReflectionStub(channel)
-    call = stub.ServerReflectionInfo(
-        iter([reflection_pb2.ServerReflectionRequest(**request)]), timeout=WAIT_S
-    )
-    (answer,) = [answer async for answer in call]
-    return answer
-
-
-async def test_reflection_lists_all_services_and_shows_their_files(tmp_path: Path) -> None:
+async def test_a_server_answers_health_list_and_both_versions_of_reflection(tmp_path: Path) -> None:
     settings = local(tmp_path)
     async with (
         serving("model", Stage().mount, settings),
         open_channel(settings.listen) as channel,
     ):
-        answer = await reflect(channel, list_services="")
-        assert {service.name for service in answer.list_services_response.service} == {
-            NAME,
-            "triptych.internal.v1.IntrospectionService",
-            "grpc.health.v1.Health",
-            "grpc.reflection.v1alpha.ServerReflection",
-        }
-        symbol = "triptych.internal.v1.IntrospectionService"
-        shown = await reflect(channel, file_containing_symbol=symbol)
-        (file, *_) = shown.file_descriptor_response.file_descriptor_proto
-        assert b"protos/service.proto" in file
+        for version in ("v1", "v1alpha"):
+            call = channel.stream_stream(
+                f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
+                reflection_pb2.ServerReflectionRequest.SerializeToString,
+                reflection_pb2.ServerReflectionResponse.FromString,
+            )(iter([reflection_pb2.ServerReflectionRequest(list_services="")]), timeout=WAIT_S)
+            (answer,) = [answer async for answer in call]
+            assert {service.name for service in answer.list_services_response.service} == {
+                NAME,
+                "triptych.internal.v1.IntrospectionService",
+                "grpc.health.v1.Health",
+                "grpc.reflection.v1.ServerReflection",
+                "grpc.reflection.v1alpha.ServerReflection",
+            }
+        list_all = channel.unary_unary("/grpc.health.v1.Health/List")
+        assert NAME.encode() in await list_all(b"", timeout=WAIT_S)
 
 
 async def echo(request: bytes, context: Any) -> bytes:
