@@ -35,10 +35,19 @@ def find_envoy() -> str:
     return envoy
 
 
-def adapted(here: str, routers: Sequence[str]) -> dict[str, Any]:
-    """The project's configuration, listening at `here`, for the routers at `HOST:PORT`."""
+def adapted(
+    here: str, routers: Sequence[str], policy: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """The project's configuration, listening at `here`, for the routers at `HOST:PORT`.
+
+    `policy` is added to the virtual host that clients see.
+    """
     config: dict[str, Any] = yaml.safe_load(CONFIG.read_text())
     resources = config["static_resources"]
+    (filters,) = resources["listeners"][0]["filter_chains"]
+    (manager,) = filters["filters"]
+    (virtual_host,) = manager["typed_config"]["route_config"]["virtual_hosts"]
+    virtual_host |= policy or {}
     for place in _socket_addresses(config):
         if place["address"] in ("0.0.0.0", "127.0.0.1"):
             place["address"] = here
@@ -81,12 +90,15 @@ def port_of(listener: str) -> int:
 
 @asynccontextmanager
 async def envoy_before(
-    routers: Sequence[str], folder: Path, options: Sequence[str] = ()
+    routers: Sequence[str],
+    folder: Path,
+    options: Sequence[str] = (),
+    policy: dict[str, Any] | None = None,
 ) -> AsyncIterator[str]:
     """Run Envoy inside the block, its configuration in `folder`; yield the host it listens at."""
     here = own_address()
     file = folder / f"{here}.yaml"
-    file.write_text(yaml.safe_dump(adapted(here, routers)))
+    file.write_text(yaml.safe_dump(adapted(here, routers, policy)))
     log = folder / f"{here}.log"
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import http.client
 import re
 import shutil
 import subprocess
 import urllib.request
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 WAIT_S = 30.0
 PROXY = next(yaml.safe_load_all((proxies.DEPLOY / "envoy" / "proxy.yaml").read_text()))
 CONTAINER = PROXY["spec"]["template"]["spec"]["containers"][0]
+GENERATION = "triptych.v1.GenerationService"
 SERVING = health_pb2.HealthCheckResponse.SERVING
 
 
@@ -91,7 +94,8 @@ def mount_of(router: Router, hosts: list[Host]) -> Callable[[Host], Any]:
 
 
 @asynccontextmanager
-async def front_in(folder: Path) -> AsyncIterator[Front]:
+async def front_in(folder: Path, policy: dict[str, Any] | None = None) -> AsyncIterator[Front]:
+    """An Envoy before two routers; `policy` is added to its virtual host."""
     proxies.find_envoy()
     routers, hosts = [Router(), Router()], list[Host]()
     settings = ServiceSettings(listen=f"{proxies.own_address()}:0", grace_s=0)
@@ -102,7 +106,7 @@ async def front_in(folder: Path) -> AsyncIterator[Front]:
         ]
         options = CONTAINER["args"][2:]
         host = await stack.enter_async_context(
-            proxies.envoy_before([one.address for one in served], folder, options)
+            proxies.envoy_before([one.address for one in served], folder, options, policy)
         )
         channel = await stack.enter_async_context(
             open_channel(f"{host}:{proxies.port_of('clients')}")
@@ -172,6 +176,21 @@ async def test_envoy_takes_the_certificate_where_the_manual_adds_one(tmp_path: P
     assert await complaints(tmp_path / "envoy.yaml") == []
 
 
+async def test_pages_of_the_origins_that_the_manual_lets_in_may_call(tmp_path: Path) -> None:
+    manual = (proxies.DEPLOY.parent / "docs" / "kubernetes.md").read_text()
+    (block,) = re.findall(r"```yaml\n(typed_per_filter_config:.*?)```", manual, re.DOTALL)
+    policy = yaml.safe_load(block)
+    async with front_in(tmp_path, policy) as front:
+        asked = {
+            "access_control_request_method": "POST",
+            "access_control_request_headers": "content-type,x-grpc-web",
+        }
+        for origin, let_in in (("https://chat.example.org", True), ("https://a.example", False)):
+            status, headers, _ = await ask_by_http(front, "OPTIONS", origin=origin, **asked)
+            assert (status == 200) == let_in
+            assert headers.get("access-control-allow-origin") == (origin if let_in else None)
+
+
 async def test_requests_of_one_connection_go_to_all_routers(front: Front) -> None:
     for router in front.routers:
         router.may_go_on.clear()
@@ -225,6 +244,68 @@ async def test_services_tell_clients_nothing_of_themselves(front: Front) -> None
     with pytest.raises(aio.AioRpcError) as refused:
         await stub.Describe(service_pb2.DescribeRequest(), timeout=WAIT_S)
     assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED
+
+
+def web_frame(message: bytes, kind: int = 0) -> bytes:
+    return bytes([kind]) + len(message).to_bytes(4, "big") + message
+
+
+async def ask_by_http(front: Front, verb: str, body: bytes = b"", **headers: str) -> Any:
+    """What a browser's request comes to: status, headers and body."""
+    port = proxies.port_of("clients")
+
+    def ask() -> Any:
+        connection = http.client.HTTPConnection(front.host, port, timeout=WAIT_S)
+        with closing(connection):
+            pairs = {key.replace("_", "-"): value for key, value in headers.items()}
+            connection.request(verb, f"/{GENERATION}/GenerateStream", body, pairs)
+            answer = connection.getresponse()
+            return answer.status, answer.headers, answer.read()
+
+    return await asyncio.to_thread(ask)
+
+
+@pytest.mark.parametrize("kind", ["", "+proto", "-text", "-text+proto"])
+async def test_a_browsers_call_is_answered_in_grpc_web(front: Front, kind: str) -> None:
+    text = kind.startswith("-text")
+    body = web_frame(generation_pb2.GenerateRequest(text="from a page").SerializeToString())
+    body = base64.b64encode(body) if text else body
+    content = f"application/grpc-web{kind}"
+    status, headers, answer = await ask_by_http(
+        front, "POST", body, content_type=content, accept=content, x_grpc_web="1"
+    )
+    assert status == 200
+    assert headers["content-type"].startswith(content)
+    if text:
+        # Each chunk is padded by itself.
+        answer = b"".join(map(base64.b64decode, re.findall(rb"[^=]+={0,2}", answer)))
+    frames = [
+        web_frame(generation_pb2.GenerateStreamResponse(request_id=str(n)).SerializeToString())
+        for n in range(2)
+    ]
+    assert answer.startswith(b"".join(frames) + b"\x80")
+    assert b"grpc-status:0" in answer.replace(b" ", b"")
+    (request,) = [one for router in front.routers for one in router.requests]
+    assert request.text == "from a page"
+
+
+async def test_a_page_of_another_origin_is_not_let_in(front: Front) -> None:
+    status, headers, _ = await ask_by_http(
+        front,
+        "OPTIONS",
+        origin="https://elsewhere.example",
+        access_control_request_method="POST",
+        access_control_request_headers="content-type,x-grpc-web",
+    )
+    assert "access-control-allow-origin" not in headers
+    assert status >= 400
+    assert front.told() == [0, 0]
+
+
+async def test_what_is_no_grpc_is_not_found(front: Front) -> None:
+    status, _, _ = await ask_by_http(front, "POST", b"{}", content_type="application/json")
+    assert status == 404
+    assert front.told() == [0, 0]
 
 
 async def health_told(front: Front, healthy: int) -> None:
