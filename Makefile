@@ -7,6 +7,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
+SERVES := $(VENV)/.serves
 READY := $(VENV)/.installed
 ARGS ?=
 PIP_ARGS ?=
@@ -20,7 +21,7 @@ COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose
 help: ## List targets
 	@awk -F':.*## ' '/^[a-z-]+:.*##/ {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(READY) ## Stream a completion from the bundled model through all four services
+demo: $(SERVES) ## Stream a completion from the bundled model through all four services
 	@$(BIN)/python tools/demo.py
 
 # Those of kernels only compute, and do so side by side; those of services mind each other's time.
@@ -92,17 +93,33 @@ deploy-tools: $(READY) ## Install what checks deploy/: Kubernetes' schemas and E
 compose-test: $(READY) ## Crash and restart containers under load (without Docker: skipped)
 	@$(BIN)/python -m tests.compose $(ARGS)
 
-$(READY): pyproject.toml constraints.txt setup.py $(wildcard kernels/cpu/native/source/*)
-ifndef INSTALLING
-	@# One at a time: two would link the same library. Whoever has waited finds it done.
+# Two stages, so that a first look does not wait for what only tests and checks need. One at a time:
+# two would link the same library. A second one waits and finds the work done.
+define INSTALL_ALONE
 	@flock $(VENV).lock $(MAKE) --no-print-directory INSTALLING=1 $@
+endef
+
+$(SERVES): pyproject.toml constraints.txt setup.py $(wildcard kernels/cpu/native/source/*)
+ifndef INSTALLING
+	$(INSTALL_ALONE)
 else
 	@$(PYTHON) -c 'import sys; sys.exit("Triptych needs Python 3.11 or newer, this is %d.%d; try make PYTHON=python3.12" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt pip
+	@echo "Installing into $(VENV) what a server needs: 0.9 GB, PyTorch is most of it; then C is compiled."
+	@echo "This is done once and takes 2 to 5 minutes, mostly without output."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet -c constraints.txt pip
 	@# setuptools warns at length that an editable installation is one.
-	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet -c constraints.txt \
-	  --build-constraint constraints.txt $(PIP_ARGS) -e . --group dev --group protos
+	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --no-compile -c constraints.txt \
+	  --build-constraint constraints.txt $(PIP_ARGS) -e .
+	@touch $@
+endif
+
+$(READY): $(SERVES)
+ifndef INSTALLING
+	$(INSTALL_ALONE)
+else
+	@echo "Installing what tests and checks need besides: 1.2 GB, about a minute."
+	@$(BIN)/python -m pip install --quiet -c constraints.txt $(PIP_ARGS) --group dev --group protos
 	@$(BIN)/python -c 'import triton' 2>/dev/null \
 	  || $(BIN)/python -m pip install --quiet --no-deps $(TRITON)
 	@touch $@

@@ -6,16 +6,37 @@ all the same, and the operations in PyTorch serve.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 SOURCES = Path("kernels/cpu/native/source")
 # Not -ffast-math: -inf and NaN have to stay what they are. And -fno-wrapv: Python is built with
 # -fwrapv, whose flags come first, and under which GCC keeps fewer sums in registers.
 FLAGS = "-std=gnu11 -O3 -g0 -fno-wrapv -fno-math-errno -fno-trapping-math -ffp-contract=fast"
 
+
+class ParallelBuild(build_ext):
+    """Compiles the sources of an extension side by side: a level of the processor takes 20 s."""
+
+    def build_extensions(self) -> None:
+        """Build all extensions."""
+        compile_some = self.compiler.compile
+
+        def compile_all(sources: list[str], **options: Any) -> list[str]:
+            with ThreadPoolExecutor() as threads:
+                compiled = threads.map(lambda one: compile_some([one], **options), sources)
+                return [file for files in compiled for file in files]
+
+        self.compiler.compile = compile_all
+        super().build_extensions()
+
+
 setup(
+    cmdclass={"build_ext": ParallelBuild},
     ext_modules=[
         Extension(
             "kernels.cpu.native._library",
@@ -24,5 +45,5 @@ setup(
             extra_compile_args=[*FLAGS.split(), "-fvisibility=hidden", "-Wno-psabi"],
             optional=True,
         )
-    ]
+    ],
 )

@@ -52,6 +52,7 @@ def serving(log: IO[bytes]) -> Iterator[str]:
     """
     command = [*TRIPTYCH, "serve", "--model", "models/demo", "--device", "cpu"]
     command += ["--listen", "127.0.0.1:0", "--metrics-listen", "off"]
+    print("Starting four services on models/demo, then streaming a completion.", file=sys.stderr)
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log) as server:
         try:
             yield wait_ready(server)
