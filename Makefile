@@ -1,7 +1,7 @@
 # Everything runs in .venv; the first target that needs it makes it.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test setup lint contract protos bench gpu faults peers up compose-test \
+.PHONY: help demo test setup lint contract protos bench gpu faults soak peers up compose-test \
   deploy-tools
 
 PYTHON ?= python3
@@ -78,6 +78,9 @@ gpu: ## On a GPU, test and measure the kernels (PYTHON=python3.12 WHEELS=folder 
 
 faults: $(READY) ## Kill processes under load, and write bench/results (ARGS="--only model" narrows it)
 	$(BIN)/python -m bench.faults $(ARGS)
+
+soak: $(READY) ## Hostile inputs beside ordinary streams, for 30 minutes (ARGS="--minutes 10")
+	$(BIN)/python -m bench.soak $(ARGS)
 
 peers: $(READY) ## Build llama.cpp and vLLM and measure beside them (ARGS="--quick" narrows it)
 	@$(BIN)/python -c 'import aiohttp' 2>/dev/null \

@@ -1,0 +1,1 @@
+"""Mixed load with hostile inputs beside ordinary streams, for minutes to hours."""
