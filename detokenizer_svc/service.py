@@ -20,7 +20,7 @@ from detokenizer_svc.registry import Registry
 from detokenizer_svc.servicer import DetokenizerServicer
 from detokenizer_svc.settings import DetokenizerSettings
 from protos import detokenizer_pb2_grpc
-from protos.token_bytes import VocabularyError, load_tokenizer
+from protos.tokenizer_files import VocabularyError, load_tokenizer
 
 SERVICE = "triptych.internal.v1.DetokenizerService"
 

@@ -10,44 +10,11 @@ import json
 import re
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-
-
-class VocabularyError(Exception):
-    """A checkpoint has no usable tokenizer; the message names the thing and the remedy."""
-
-
-def load_tokenizer(folder: Path) -> Tokenizer:
-    """Read `tokenizer.json` of a checkpoint; truncation and padding that it asks for are off.
-
-    Raises:
-        VocabularyError: the folder or the file is missing, or the file is malformed.
-    """
-    if not folder.is_dir():
-        raise VocabularyError(f"checkpoint folder {folder} does not exist; name a folder that does")
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise VocabularyError(
-            f"{path} is missing; convert the checkpoint's tokenizer with transformers' "
-            f"save_pretrained of the fast tokenizer"
-        )
-    # The library raises bare Exception for whatever it dislikes; a future hands that over as a
-    # value, so that only this call's failures are taken for a malformed file.
-    with ThreadPoolExecutor(max_workers=1) as thread:
-        loading = thread.submit(Tokenizer.from_file, str(path))
-    error = loading.exception()
-    if error is not None:
-        raise VocabularyError(f"{path} is malformed ({error}); fetch it again") from error
-    tokenizer = loading.result()
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
 
 
 class TokenBytes:

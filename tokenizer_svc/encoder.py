@@ -13,7 +13,8 @@ from tokenizers import Tokenizer
 from chassis.errors import InvalidRequest, StartError
 from chassis.shared_file import FOLDER, PeerFiles
 from protos import memory_pb2, tokenizer_pb2
-from protos.token_bytes import TokenBytes, VocabularyError, load_tokenizer
+from protos.token_bytes import TokenBytes
+from protos.tokenizer_files import VocabularyError, load_tokenizer
 from tokenizer_svc.chat_template import ChatTemplates
 
 

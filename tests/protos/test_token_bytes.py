@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_tokenizers import byte_fallback, byte_level, unigram, word_piece, write_checkpoint
+from tiny_tokenizers import byte_fallback, byte_level, unigram, word_piece
 from tokenizers import AddedToken, decoders
 
-from protos.token_bytes import TokenBytes, VocabularyError, load_tokenizer
+from protos.token_bytes import TokenBytes
 
 BYTE_LEVEL = byte_level()
 BYTE_FALLBACK = byte_fallback()
@@ -98,29 +96,3 @@ def test_a_byte_spelling_is_literal_where_the_decoder_has_no_byte_fallback() -> 
     tokenizer.decoder = decoders.Metaspace()
     assert TokenBytes(tokenizer).of(tokenizer.token_to_id("<0x0A>")) == b"<0x0A>"
     assert TokenBytes(BYTE_FALLBACK).of(BYTE_FALLBACK.token_to_id("<0x0A>")) == b"\n"
-
-
-def test_truncation_that_a_file_asks_for_is_off(tmp_path: Path) -> None:
-    tokenizer = byte_level()
-    tokenizer.enable_truncation(max_length=2)
-    tokenizer.enable_padding(length=9)
-    write_checkpoint(tmp_path, tokenizer)
-    assert len(load_tokenizer(tmp_path).encode("the dog, the fox").ids) == len(
-        BYTE_LEVEL.encode("the dog, the fox").ids
-    )
-
-
-@pytest.mark.parametrize("content", [None, "", "{", "{}", '{"model": {"type": "Odd"}}'])
-def test_a_missing_or_malformed_file_is_named_in_one_line(
-    tmp_path: Path, content: str | None
-) -> None:
-    if content is not None:
-        (tmp_path / "tokenizer.json").write_text(content)
-    with pytest.raises(VocabularyError, match=r"tokenizer\.json is .*; .*") as error:
-        load_tokenizer(tmp_path)
-    assert "\n" not in str(error.value)
-
-
-def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(VocabularyError, match=r"folder .*gone does not exist"):
-        load_tokenizer(tmp_path / "gone")
