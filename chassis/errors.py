@@ -20,8 +20,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from typing import Any, ClassVar
 
 import grpc
@@ -71,6 +71,28 @@ class InvalidRequest(ServiceError):
             field=_short(self.field), description=_short(self.description)
         )
         return (error_details_pb2.BadRequest(field_violations=[violation]),)
+
+
+@contextmanager
+def refuse_failures(field: str, step: str) -> Iterator[None]:
+    """Refuse the request whose data make the block fail, in whatever way.
+
+    For what a checkpoint brings: its templates and its tokenizer may raise anything.
+
+    Args:
+        field: path of the data in the request message.
+        step: what failed, such as "the chat template"; part of the message.
+
+    Raises:
+        InvalidRequest: the block raised what is not a ServiceError.
+    """
+    try:
+        yield
+    except ServiceError:
+        raise
+    except Exception as error:
+        cause = _short(str(error)) or type(error).__name__
+        raise InvalidRequest(field, f"{step} failed: {cause}") from error
 
 
 class NotFound(ServiceError):

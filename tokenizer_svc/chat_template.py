@@ -1,56 +1,39 @@
 """A checkpoint's chat templates: messages in, prompt text out.
 
-Templates run in Jinja2's immutable sandbox, under the conventions that Hugging Face checkpoints
-are written for, and for a bounded time. Whatever goes wrong is the request's error.
+Templates run in a sandbox, under the conventions that Hugging Face checkpoints are written for,
+for a bounded time and in bounded memory. Whatever goes wrong is the request's error.
 """
 
 from __future__ import annotations
 
-import json
-import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
-import jinja2.ext
-import jinja2.nodes
-import jinja2.parser
-import jinja2.sandbox
-from google.protobuf import json_format
 
-from chassis.errors import InvalidRequest, StartError
+from chassis.errors import InvalidRequest, StartError, refuse_failures
 from protos import generation_pb2
+from protos.tokenizer_files import TokenizerConfig, VocabularyError, read_object
+from tokenizer_svc.chat_variables import mark_end, read_arguments, read_messages, read_tools
+from tokenizer_svc.message_form import MessageForm
+from tokenizer_svc.sandbox import Refusal, Sandbox, TookTooLong, bounded
 
 RENDER_LIMIT_S = 10.0
+RENDER_LIMIT_BYTES = 128 << 20
 
-_OWN_VARIABLES = frozenset({"messages", "tools", "add_generation_prompt"})
+_REASON_CHARACTERS = 500
+# Copies of a request's text that a template may hold, a character in four bytes.
+_COPIES = 16
 # Stands where the text of a continued message ends; the trailing space tells whether the template
 # keeps or trims the spacing there.
 _END_OF_MESSAGE = "TRIPTYCH_END_OF_MESSAGE "
 
-# What evaluating an expression of a template may raise.
-_EVALUATION_ERRORS = (
-    jinja2.TemplateError,
-    TypeError,
-    ValueError,
-    ArithmeticError,
-    LookupError,
-    AttributeError,
-    RecursionError,
-    MemoryError,
-)
 
-
-class _Raised(jinja2.TemplateError):
-    """The template called raise_exception."""
-
-
-class _TookTooLong(Exception):
-    """The template ran into its time limit."""
+class _Template(NamedTuple):
+    code: jinja2.Template
+    form: MessageForm
 
 
 class ChatTemplates:
@@ -60,23 +43,17 @@ class ChatTemplates:
         """Compile templates.
 
         Args:
-            sources: templates by name; `default` is used, `tool_use` where a chat brings tools.
+            sources: templates by name; where a chat names none, `default` is used, `tool_use`
+                where it brings tools.
             special_tokens: variables such as bos_token.
 
         Raises:
             StartError: a template does not compile.
         """
-        environment = _environment()
-        try:
-            self._templates = {
-                name: environment.from_string(text) for name, text in sources.items()
-            }
-        except jinja2.TemplateSyntaxError as error:
-            raise StartError(
-                f"the chat template does not compile: line {error.lineno}: {error.message}; "
-                f"mend it, or remove it to serve without chats"
-            ) from error
+        environment = Sandbox()
+        self._own_functions = frozenset(environment.globals)
         self._special_tokens = dict(special_tokens)
+        self._templates = {name: _compile(environment, text) for name, text in sources.items()}
 
     @classmethod
     def load(cls, folder: Path) -> ChatTemplates:
@@ -85,140 +62,145 @@ class ChatTemplates:
         Raises:
             StartError: a file is malformed, or a template does not compile.
         """
-        config = _read_object(folder / "tokenizer_config.json")
-        special_tokens = {}
-        for name, value in config.items():
-            text = value.get("content") if isinstance(value, dict) else value
-            if name.endswith("_token") and isinstance(text, str):
-                special_tokens[name] = text
-        return cls(_find_sources(folder, config), special_tokens)
+        try:
+            config = TokenizerConfig.read(folder)
+            sources = _find_sources(folder, config.settings)
+        except VocabularyError as error:
+            raise StartError(str(error)) from error
+        return cls(sources, config.special_tokens)
 
     def render(self, chat: generation_pb2.Chat) -> str:
-        """Turn a chat into the prompt's text.
+        """Turn a chat into the prompt's text. Only in the main thread.
 
         Raises:
-            InvalidRequest: the checkpoint has no template, or the chat does not suit it.
+            InvalidRequest: the checkpoint has no such template, or the chat does not suit it.
         """
-        tools = _parse_tools(chat.tools_json)
-        template = self._pick(tools)
-        messages = [{"role": turn.role, "content": turn.content} for turn in chat.messages]
-        if chat.continue_final_message:
-            if not messages:
-                raise InvalidRequest("chat.messages", "there is no final message to continue")
-            messages[-1]["content"] += _END_OF_MESSAGE
+        with _refusing_excess(RENDER_LIMIT_BYTES + _COPIES * chat.ByteSize()):
+            return self._render(chat)
+
+    def _render(self, chat: generation_pb2.Chat) -> str:
+        tools = read_tools(chat)
+        template = self._pick(chat.template_name, tools)
+        arguments = read_arguments(chat, self._own_functions)
+        messages = read_messages(chat, template.form)
+        continued = _mark_final(messages) if chat.continue_final_message else None
         text = _evaluate(
-            template,
+            template.code,
             {
+                "documents": None,
                 **self._special_tokens,
-                **_template_arguments(chat),
+                **arguments,
                 "messages": messages,
                 "tools": tools,
                 "add_generation_prompt": not chat.continue_final_message,
             },
         )
-        if chat.continue_final_message:
-            return _cut_at_end_of_message(text, chat.messages[-1].content)
-        return text
+        return text if continued is None else _cut_at_end_of_message(text, continued)
 
-    def _pick(self, tools: Sequence[Any] | None) -> jinja2.Template:
-        if tools is not None and "tool_use" in self._templates:
-            return self._templates["tool_use"]
-        if "default" not in self._templates:
+    def _pick(self, name: str, tools: Sequence[Any] | None) -> _Template:
+        if not self._templates:
             raise InvalidRequest("chat", "the checkpoint has no chat template; send text instead")
-        return self._templates["default"]
+        chosen = name or "default"
+        if not name and tools is not None and "tool_use" in self._templates:
+            chosen = "tool_use"
+        if chosen not in self._templates:
+            raise InvalidRequest(
+                "chat.template_name",
+                f"the checkpoint's templates are {', '.join(sorted(self._templates))}",
+            )
+        return self._templates[chosen]
 
 
-def _read_object(path: Path) -> dict[str, Any]:
-    """Read a JSON object; a file that is not there is an empty one."""
+def _compile(environment: Sandbox, source: str) -> _Template:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise StartError(f"{path} is malformed ({error}); fetch it again") from error
-    if not isinstance(content, dict):
-        raise StartError(f"{path} is malformed (not a JSON object); fetch it again")
-    return content
+        with bounded(RENDER_LIMIT_S, RENDER_LIMIT_BYTES):
+            return _Template(environment.from_string(source), MessageForm.read(environment, source))
+    except jinja2.TemplateSyntaxError as error:
+        cause = f"line {error.lineno}: {error.message}"
+    except TookTooLong:
+        cause = f"it takes more than {RENDER_LIMIT_S:g} s"
+    except (SyntaxError, ValueError, ArithmeticError, RecursionError, MemoryError) as error:
+        cause = str(error) or type(error).__name__
+    raise StartError(
+        f"the chat template does not compile: {cause}; mend it, or remove it to serve without chats"
+    )
 
 
 def _find_sources(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
-    """Templates by name: from a file of their own before tokenizer_config.json."""
-    path = folder / "chat_template.jinja"
-    if path.is_file():
-        return {"default": path.read_text(encoding="utf-8")}
-    template = _read_object(folder / "chat_template.json").get("chat_template")
-    template = template or config.get("chat_template")
+    """Templates by name: from files of their own before tokenizer_config.json.
+
+    Raises:
+        StartError: a template is malformed.
+        VocabularyError: a JSON file is.
+    """
+    paths = [folder / "chat_template.jinja"]
+    paths += sorted((folder / "additional_chat_templates").glob("*.jinja"))
+    if files := [path for path in paths if path.is_file()]:
+        names = ["default" if path == paths[0] else path.stem for path in files]
+        return dict(zip(names, map(_read_template, files), strict=True))
+    template = read_object(folder / "chat_template.json").get("chat_template")
+    template = template or config.get("chat_template") or {}
     if isinstance(template, str):
         return {"default": template}
     try:
-        return {entry["name"]: entry["template"] for entry in template or ()}
-    except (TypeError, KeyError) as error:
+        if isinstance(template, list):
+            template = {entry["name"]: entry["template"] for entry in template}
+        return {str(name): _string(text) for name, text in template.items()}
+    except (TypeError, KeyError, AttributeError) as error:
         raise StartError(
             f"chat_template of {folder} is neither a template nor a list of named ones; mend it"
         ) from error
 
 
-def _parse_tools(tools_json: str) -> list[Any] | None:
-    if not tools_json:
-        return None
+def _string(text: Any) -> str:
+    if not isinstance(text, str):
+        raise TypeError("not a string")
+    return text
+
+
+def _read_template(path: Path) -> str:
     try:
-        tools = json.loads(tools_json)
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequest("chat.tools_json", f"is not JSON: {error}") from error
-    if not isinstance(tools, list):
-        raise InvalidRequest("chat.tools_json", "is not a JSON array")
-    return tools
-
-
-def _template_arguments(chat: generation_pb2.Chat) -> dict[str, Any]:
-    arguments = json_format.MessageToDict(chat.template_arguments)
-    if taken := _OWN_VARIABLES & arguments.keys():
-        raise InvalidRequest(
-            "chat.template_arguments",
-            f"{', '.join(sorted(taken))}: set by the request's own fields",
-        )
-    return {name: _whole_numbers(value) for name, value in arguments.items()}
-
-
-def _whole_numbers(value: Any) -> Any:
-    """Give back the integers that a Struct, which has only doubles, took away."""
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if isinstance(value, list):
-        return [_whole_numbers(item) for item in value]
-    if isinstance(value, dict):
-        return {name: _whole_numbers(item) for name, item in value.items()}
-    return value
-
-
-def _evaluate(template: jinja2.Template, variables: Mapping[str, Any]) -> str:
-    try:
-        with _time_limit(RENDER_LIMIT_S):
-            return template.render(variables)
-    except _Raised as error:
-        raise InvalidRequest("chat.messages", f"the chat template refused: {error}") from error
-    except _TookTooLong as error:
-        raise InvalidRequest(
-            "chat", f"the chat template ran for more than {RENDER_LIMIT_S:g} s"
-        ) from error
-    except _EVALUATION_ERRORS as error:
-        raise InvalidRequest("chat", f"the chat template failed: {error}") from error
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise StartError(f"{path} is malformed ({error}); fetch it again") from error
 
 
 @contextmanager
-def _time_limit(seconds: float) -> Iterator[None]:
-    """Bound the block's own CPU time, in the main thread; a busy machine does not count."""
-
-    def expire(number: int, frame: FrameType | None) -> None:
-        raise _TookTooLong
-
-    before = signal.signal(signal.SIGVTALRM, expire)
-    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+def _refusing_excess(memory_bytes: int) -> Iterator[None]:
     try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        signal.signal(signal.SIGVTALRM, before)
+        with bounded(RENDER_LIMIT_S, memory_bytes):
+            yield
+    except TookTooLong as error:
+        raise InvalidRequest(
+            "chat", f"the chat template ran for more than {RENDER_LIMIT_S:g} s"
+        ) from error
+    except MemoryError as error:
+        raise InvalidRequest(
+            "chat", f"rendering it took more than {memory_bytes >> 20} MiB"
+        ) from error
+
+
+def _evaluate(template: jinja2.Template, variables: Mapping[str, Any]) -> str:
+    with refuse_failures("chat", "the chat template"):
+        try:
+            text = template.render(variables)
+            text.encode()
+        except MemoryError as error:
+            raise InvalidRequest("chat", "the chat template took too much memory") from error
+        except Refusal as error:
+            reason = str(error)[:_REASON_CHARACTERS].encode(errors="replace").decode()
+            raise InvalidRequest("chat.messages", f"the chat template refused: {reason}") from error
+    return text
+
+
+def _mark_final(messages: list[dict[str, Any]]) -> str:
+    """Mark the end of the final message; return its text."""
+    if not messages:
+        raise InvalidRequest("chat.messages", "there is no final message to continue")
+    text = mark_end(messages[-1], _END_OF_MESSAGE)
+    if text is None:
+        raise InvalidRequest("chat.messages", "the final message has no text to continue")
+    return text
 
 
 def _cut_at_end_of_message(text: str, content: str) -> str:
@@ -231,49 +213,3 @@ def _cut_at_end_of_message(text: str, content: str) -> str:
     if text.startswith(_END_OF_MESSAGE, end):
         return text[:end]
     return text[:end].rstrip()  # the template trims messages
-
-
-class _GenerationBlocks(jinja2.ext.Extension):
-    """`{% generation %}` marks what an assistant wrote, for training; here it changes nothing."""
-
-    tags: set[str] = {"generation"}  # noqa: RUF012  (the name and type are Jinja2's)
-
-    def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-def _environment() -> jinja2.sandbox.ImmutableSandboxedEnvironment:
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True,
-        lstrip_blocks=True,
-        extensions=[_GenerationBlocks, jinja2.ext.loopcontrols],
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = _format_now
-    return environment
-
-
-def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    return json.dumps(
-        value,
-        ensure_ascii=ensure_ascii,
-        indent=indent,
-        separators=separators,
-        sort_keys=sort_keys,
-    )
-
-
-def _raise_exception(message: str) -> None:
-    raise _Raised(message)
-
-
-def _format_now(format_: str) -> str:
-    return datetime.now().strftime(format_)

@@ -176,3 +176,23 @@ def test_the_tree_at_the_top_of_the_file_is_true() -> None:
         and kind is not errors.ServiceError
     }
     assert told == tree
+
+
+@pytest.mark.parametrize(
+    "raised", [KeyError("x"), MemoryError(), Exception("\ud83d"), StopIteration()]
+)
+def test_failures_of_others_code_refuse_the_request(raised: Exception) -> None:
+    with (
+        pytest.raises(errors.InvalidRequest) as error,
+        errors.refuse_failures("chat", "the chat template"),
+    ):
+        raise raised
+    assert error.value.field == "chat"
+    assert error.value.description.encode().startswith(b"the chat template failed: ")
+
+
+@pytest.mark.parametrize("raised", [errors.NotFound("x"), KeyboardInterrupt()])
+def test_refusals_and_interrupts_pass_unchanged(raised: BaseException) -> None:
+    with pytest.raises(type(raised)) as error, errors.refuse_failures("chat", "the chat template"):
+        raise raised
+    assert error.value is raised

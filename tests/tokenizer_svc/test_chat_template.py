@@ -89,6 +89,55 @@ def test_a_template_that_fails_is_the_requests_error(expression: str) -> None:
 @pytest.mark.parametrize(
     "expression",
     [
+        "'x' * 10 ** 9",
+        "'%1000000000d' % 1",
+        "'{:1000000000}'.format(n)",
+        "'x' | center(10 ** 9 * n)",
+        "[0] * 10 ** 9",
+        "10 ** (10 ** 9)",
+        "1 | round(10 ** 9 * n, 'ceil')",
+        "(9 ** 5000) | string",
+        "range(99999) | map('foo') | list",
+        "[messages] | tojson(indent=messages)",
+        "cycler()",
+        "strftime_now('\\ud83d')",
+        "'\\ud83d'",
+        "raise_exception('\\ud83d')",
+        "raise_exception()",
+        "[1, none] | sort",
+        "[1, 'a'] | max",
+        "'ü'.encode('ascii')",
+        "messages | attr('x') | int // 0",
+    ],
+)
+def test_whatever_a_template_raises_is_the_requests_error(expression: str) -> None:
+    request = chat("Hi", template_arguments=arguments(n=1))
+    error = refusal("{{ " + expression + " }}", request)
+    assert error.field in ("chat", "chat.messages")
+    error.description.encode()
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+        "{% set x = namespace(y=[]) %}{% for i in range(5000) %}{% set x.y = [x.y] %}{% endfor %}"
+        "{{ x.y | tojson }}",
+        "{% set x = namespace(y=3) %}{% for i in range(99) %}{% set x.y = x.y * x.y %}{% endfor %}",
+        "{% set x = namespace(y='x') %}{% for i in range(99) %}{% set x.y = x.y ~ x.y %}"
+        "{% endfor %}",
+        "{% include 'x' %}",
+        "{% import 'x' as x %}",
+        "{% for i in 3 %}{% endfor %}",
+    ],
+)
+def test_whatever_a_template_does_is_the_requests_error(template: str) -> None:
+    assert refusal(template, chat("Hi")).field == "chat"
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
         "''.__class__.__mro__[1].__subclasses__()",
         "messages.append(1)",
         "raise_exception.__globals__.log",
@@ -122,15 +171,26 @@ def test_tools_that_are_no_array_are_refused(tools_json: str) -> None:
     assert refusal(TEMPLATE, chat("Hi", tools_json=tools_json)).field == "chat.tools_json"
 
 
-def test_template_arguments_keep_integers() -> None:
-    request = chat("Hi", template_arguments=arguments(n=3, x=1.5, on=True, deep={"n": [2]}))
-    assert render("{{ n }} {{ x }} {{ on }} {{ deep.n[0] }}", request) == "3 1.5 True 2"
+@pytest.mark.parametrize("name", ["raise_exception", "strftime_now", "range", "namespace", "dict"])
+@pytest.mark.parametrize("field", ["template_arguments", "template_arguments_json"])
+def test_template_arguments_cannot_replace_the_templates_functions(name: str, field: str) -> None:
+    value = arguments(**{name: "x"}) if field == "template_arguments" else json.dumps({name: "x"})
+    error = refusal(TEMPLATE, chat("Hi", **{field: value}))
+    assert error.field == f"chat.{field}"
+    assert name in error.description
 
 
-@pytest.mark.parametrize("name", ["messages", "tools", "add_generation_prompt"])
-def test_template_arguments_cannot_replace_the_requests_fields(name: str) -> None:
-    request = chat("Hi", template_arguments=arguments(**{name: "x"}))
-    assert refusal(TEMPLATE, request).field == "chat.template_arguments"
+def test_template_arguments_may_replace_special_tokens() -> None:
+    request = chat("Hi", template_arguments=arguments(bos_token="<x>", enable_thinking=False))
+    assert render("{{ bos_token }}{{ enable_thinking }}", request) == "<x>False"
+
+
+def test_documents_are_none_unless_sent() -> None:
+    template = "{{ documents is none }}{{ documents | tojson }}"
+    assert render(template, chat("Hi")) == "Truenull"
+    documents = [{"title": "T", "text": "t"}]
+    request = chat("Hi", template_arguments_json=json.dumps({"documents": documents}))
+    assert render(template, request) == "False" + json.dumps(documents)
 
 
 def test_blocks_are_trimmed_and_loops_can_be_left() -> None:
@@ -139,9 +199,9 @@ def test_blocks_are_trimmed_and_loops_can_be_left() -> None:
     assert render(template, chat("a", "b")) == "a\n"
 
 
-def test_generation_blocks_change_nothing() -> None:
-    template = "{% set x = 1 %}{% generation %}{{ messages[0].content }}{{ x }}{% endgeneration %}"
-    assert render(template, chat("a")) == "a1"
+def test_generation_blocks_are_scopes() -> None:
+    template = "{% set x = 1 %}{% generation %}{{ messages[0].content }}{{ x }}{% set y = 2 %}"
+    assert render(template + "{% endgeneration %}{{ y }}", chat("a")) == "a1"
 
 
 def test_a_template_can_tell_the_year() -> None:
@@ -154,22 +214,50 @@ def test_a_checkpoint_without_a_template_refuses_chats(tmp_path: Path) -> None:
         ChatTemplates.load(tmp_path).render(chat("Hi"))
 
 
-def test_special_tokens_are_read_in_both_spellings(tmp_path: Path) -> None:
+def load(folder: Path, config: object, **files: str) -> ChatTemplates:
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    for name, text in files.items():
+        path = folder / (name.replace("__", "/") + ".jinja")
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    return ChatTemplates.load(folder)
+
+
+def test_templates_see_the_special_tokens_of_all_files(tmp_path: Path) -> None:
     config = {
-        "bos_token": {"content": "<b>"},
         "eos_token": "<e>",
-        "pad_token": None,
-        "add_bos_token": True,
-        "chat_template": "{{ bos_token }}{{ eos_token }}{{ pad_token }}{{ add_bos_token }}",
+        "extra_special_tokens": {"image_token": "<i>"},
+        "chat_template": "{{ bos_token }}{{ eos_token }}{{ image_token }}{{ pad_token }}",
     }
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
-    assert ChatTemplates.load(tmp_path).render(chat("Hi")) == "<b><e>"
+    special = {"bos_token": {"content": "<b>"}}
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps(special))
+    assert load(tmp_path, config).render(chat("Hi")) == "<b><e><i>"
 
 
 def test_named_templates_are_read(tmp_path: Path) -> None:
     named = [{"name": "rag", "template": "r"}, {"name": "default", "template": "d"}]
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": named}))
     assert ChatTemplates.load(tmp_path).render(chat("Hi")) == "d"
+
+
+def test_a_chat_names_its_template(tmp_path: Path) -> None:
+    config = {"chat_template": {"rag": "r", "default": "d", "tool_use": "t"}}
+    templates = load(tmp_path, config)
+    assert templates.render(chat("Hi", template_name="rag", tools_json="[]")) == "r"
+    with pytest.raises(InvalidRequest, match="default, rag, tool_use") as error:
+        templates.render(chat("Hi", template_name="odd"))
+    assert error.value.field == "chat.template_name"
+
+
+def test_templates_in_files_of_their_own_stand_for_all(tmp_path: Path) -> None:
+    further = {"additional_chat_templates__tool_use": "t", "additional_chat_templates__rag": "r"}
+    templates = load(tmp_path, {"chat_template": "config"}, chat_template="d", **further)
+    assert templates.render(chat("Hi")) == "d"
+    assert templates.render(chat("Hi", tools_json="[]")) == "t"
+    assert templates.render(chat("Hi", template_name="rag")) == "r"
+    (tmp_path / "chat_template.jinja").unlink()
+    with pytest.raises(InvalidRequest, match="rag, tool_use"):
+        ChatTemplates.load(tmp_path).render(chat("Hi"))
 
 
 def test_a_templates_own_file_comes_first(tmp_path: Path) -> None:
@@ -182,7 +270,16 @@ def test_a_templates_own_file_comes_first(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "config",
-    ["{", "[]", '{"chat_template": "{% if %}"}', '{"chat_template": 3}', '{"chat_template": [1]}'],
+    [
+        "{",
+        "[]",
+        '{"chat_template": "{% if %}"}',
+        '{"chat_template": "{{ x | odd }}"}',
+        '{"chat_template": 3}',
+        '{"chat_template": [1]}',
+        '{"chat_template": {"default": 1}}',
+        '{"chat_template": "{% generation %}{% break %}{% endgeneration %}"}',
+    ],
 )
 def test_a_malformed_template_stops_the_start_in_one_line(tmp_path: Path, config: str) -> None:
     (tmp_path / "tokenizer_config.json").write_text(config)
