@@ -12,7 +12,6 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -97,7 +96,8 @@ def _bounded_time(seconds: float) -> Iterator[None]:
 
 @contextmanager
 def _bounded_memory(more_bytes: int) -> Iterator[None]:
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    with open("/proc/self/statm", "rb", buffering=0) as file:
+        pages = int(file.read().split()[0])
     before = resource.getrlimit(resource.RLIMIT_AS)
     bounds = [limit for limit in before if limit != resource.RLIM_INFINITY]
     soft = min([pages * resource.getpagesize() + more_bytes, *bounds])

@@ -184,15 +184,15 @@ def test_the_tree_at_the_top_of_the_file_is_true() -> None:
 def test_failures_of_others_code_refuse_the_request(raised: Exception) -> None:
     with (
         pytest.raises(errors.InvalidRequest) as error,
-        errors.refuse_failures("chat", "the chat template"),
+        errors.refuse_failures("chat", "it"),
     ):
         raise raised
     assert error.value.field == "chat"
-    assert error.value.description.encode().startswith(b"the chat template failed: ")
+    assert error.value.description.encode().startswith(b"it failed: ")
 
 
 @pytest.mark.parametrize("raised", [errors.NotFound("x"), KeyboardInterrupt()])
 def test_refusals_and_interrupts_pass_unchanged(raised: BaseException) -> None:
-    with pytest.raises(type(raised)) as error, errors.refuse_failures("chat", "the chat template"):
+    with pytest.raises(type(raised)) as error, errors.refuse_failures("chat", "it"):
         raise raised
     assert error.value is raised
