@@ -83,6 +83,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     tokenizer.no_padding()
     config = TokenizerConfig.read(folder)
     tokenizer.add_tokens(_missing_tokens(tokenizer, config))
+    tokenizer.encode_special_tokens = bool(config.settings.get("split_special_tokens"))
     _write_bos_and_eos(tokenizer, config)
     return tokenizer
 
