@@ -190,7 +190,7 @@ def _named_token(text: str, config: TokenizerConfig) -> AddedToken:
 
 
 def _write_bos_and_eos(tokenizer: Tokenizer, config: TokenizerConfig) -> None:
-    """Write bos and eos where the settings ask for them and tokenizer.json's own steps do not.
+    """Write bos and eos as the settings ask; what they leave open, tokenizer.json decides.
 
     Source: transformers 4's LlamaTokenizerFast.update_post_processor.
     """
@@ -198,16 +198,15 @@ def _write_bos_and_eos(tokenizer: Tokenizer, config: TokenizerConfig) -> None:
     if class_name.removesuffix("Tokenizer") not in _BOS_BY_CONFIG:
         return
     written = tokenizer.encode("").ids
-    wanted = []
+    parts = []
     for name in ("bos_token", "eos_token"):
         text = config.special_tokens.get(name)
         id_ = None if text is None else tokenizer.token_to_id(text)
         asked = config.settings.get(f"add_{name}", id_ in written)
-        wanted.append((text, id_) if asked and id_ is not None else None)
-    if all(token is None or token[1] in written for token in wanted):
-        return
-    bos, eos = wanted
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=[*([bos[0]] if bos else []), "$A", *([eos[0]] if eos else [])],
-        special_tokens=[token for token in wanted if token],
-    )
+        parts.append([(text, id_)] if asked and id_ is not None else [])
+    bos, eos = parts
+    if [id_ for _, id_ in bos + eos] != written:
+        single = [*(text for text, _ in bos), "$A", *(text for text, _ in eos)]
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=single, special_tokens=bos + eos
+        )

@@ -119,8 +119,12 @@ def parse_json(field: str, text: str) -> Any:
 
     try:
         value = json.loads(text, parse_constant=refuse, parse_float=read_float)
-    except (ValueError, RecursionError) as error:
+    except json.JSONDecodeError as error:
         refuse(error)
+    except RecursionError:
+        refuse(f"more than {MOST_NESTED} levels are nested")
+    except ValueError:
+        refuse("an integer has too many digits")
     if _depth(value) > MOST_NESTED:
         refuse(f"more than {MOST_NESTED} levels are nested")
     if _SURROGATE.search(text):

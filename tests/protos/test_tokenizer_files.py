@@ -129,6 +129,15 @@ def test_bos_and_eos_are_written_once_where_the_settings_ask(
     assert encode(tmp_path, processor, tokenizer_class="LlamaTokenizerFast", **asked) == tokens
 
 
+def test_bos_is_left_out_where_the_settings_ask(tmp_path: Path) -> None:
+    config = {"tokenizer_class": "LlamaTokenizerFast", "add_bos_token": False}
+    assert encode(tmp_path, None, **config) == ["a"]
+
+
+def test_what_the_settings_leave_open_is_as_tokenizer_json_has_it(tmp_path: Path) -> None:
+    assert encode(tmp_path, None, tokenizer_class="LlamaTokenizerFast") == ["<s>", "a"]
+
+
 def test_eos_is_written_beside_the_bos_of_tokenizer_json(tmp_path: Path) -> None:
     tokens = encode(tmp_path, None, tokenizer_class="GemmaTokenizer", add_eos_token=True)
     assert tokens == ["<s>", "a", "</s>"]
