@@ -22,10 +22,12 @@ from tokenizer_svc.sandbox import Refusal, Sandbox, TookTooLong, bounded
 
 RENDER_LIMIT_S = 10.0
 RENDER_LIMIT_BYTES = 128 << 20
+TEXT_LIMIT = 16 << 20  # characters, besides those of the request
 
 _REASON_CHARACTERS = 500
-# Copies of a request's text that a template may hold, a character in four bytes.
+# Copies of a request's text that a template may hold, a character in four bytes, and write.
 _COPIES = 16
+_REPEATS = 4
 # Stands where the text of a continued message ends; the trailing space tells whether the template
 # keeps or trims the spacing there.
 _END_OF_MESSAGE = "TRIPTYCH_END_OF_MESSAGE "
@@ -95,6 +97,11 @@ class ChatTemplates:
                 "add_generation_prompt": not chat.continue_final_message,
             },
         )
+        most = TEXT_LIMIT + _REPEATS * chat.ByteSize()
+        if len(text) > most:
+            raise InvalidRequest(
+                "chat", f"the chat template wrote {len(text)} characters; at most {most} are taken"
+            )
         return text if continued is None else _cut_at_end_of_message(text, continued)
 
     def _pick(self, name: str, tools: Sequence[Any] | None) -> _Template:

@@ -143,7 +143,7 @@ def _parse_array(field: str, text: str) -> list[Any]:
 
 
 def _depth(value: Any) -> int:
-    """How many levels of objects and arrays are nested."""
+    """Count the levels of nested objects and arrays."""
     depth = 0
     level = [value]
     while level := [item for item in level if isinstance(item, dict | list)]:

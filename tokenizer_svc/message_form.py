@@ -16,7 +16,7 @@ from jinja2 import nodes
 
 @dataclass(frozen=True)
 class MessageForm:
-    """What differs between templates.
+    """Spellings that differ between templates.
 
     Attributes:
         lists_parts: content may be a list of text parts.

@@ -1,4 +1,4 @@
-"""Where chat templates run: Jinja2's immutable sandbox, bounded in time and memory.
+"""Sandbox of chat templates: Jinja2's immutable one, bounded in time and memory.
 
 Nothing that a template does with a request's data ends the process: a step that would take long
 without being interruptible is refused, and the others are interrupted.
@@ -120,7 +120,7 @@ class _GenerationBlocks(jinja2.ext.Extension):
         return jinja2.nodes.CallBlock(call, [], [], body).set_lineno(line)
 
     def write(self, caller: Callable[[], str]) -> str:
-        """What the block wrote."""
+        """Write the block's text."""
         return caller()
 
 

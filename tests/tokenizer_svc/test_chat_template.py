@@ -126,6 +126,7 @@ def test_whatever_a_template_raises_is_the_requests_error(expression: str) -> No
         "{% set x = namespace(y=3) %}{% for i in range(99) %}{% set x.y = x.y * x.y %}{% endfor %}",
         "{% set x = namespace(y='x') %}{% for i in range(99) %}{% set x.y = x.y ~ x.y %}"
         "{% endfor %}",
+        "{% for i in range(40) %}{{ 'x' * 2 ** 19 }}{% endfor %}",
         "{% include 'x' %}",
         "{% import 'x' as x %}",
         "{% for i in 3 %}{% endfor %}",

@@ -1,4 +1,4 @@
-"""What a template expects of messages is read from its source."""
+"""The form of messages that a template expects is read from its source."""
 
 from __future__ import annotations
 
