@@ -6,123 +6,126 @@ can be decoded token by token with nothing but this table and UTF-8.
 
 from __future__ import annotations
 
-import json
+import copy
 import re
 import sys
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable
 
 from tokenizers import Tokenizer
 
-_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+from protos.byte_tokens import BYTE_TOKEN, undo_byte_alphabet
+from protos.decoder_steps import DecoderSteps, list_specs
+from protos.fused_text import Spec
+
+# What the steps of a decoder may be where it spells tokens one by one, a letter for each.
+_EXACT = re.compile(r"LF*|MF*|(?=.)R*B?(?:F+S?)?")
+# Tokens to put another between; two of them, for what is there twice may be said once.
+_NEIGHBOURS = ("x", "z"), ("y", "w")
 
 
 class TokenBytes:
     """The bytes of each token id below its length.
 
+    They are what the tokenizer's decoder makes of the token inside a text. Added tokens are no
+    exception: the library takes them through the decoder's steps too.
+
     Attributes:
         exact: a text is its tokens' bytes laid end to end, but for `lead_spaces`.
         lead_spaces: how many spaces at most a text loses at the start of its first token.
+        byte_ids: ids that stand for a byte each by their spelling, as `<0x0A>`.
         special_ids: ids that are left out of a text where special tokens are.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
+        self._steps = DecoderSteps.of(tokenizer)
+        vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+        self._size = max(vocabulary.values(), default=-1) + 1
         added = tokenizer.get_added_tokens_decoder()
-        self._added = {id_: token.content.encode() for id_, token in added.items()}
         self.special_ids = frozenset(id_ for id_, token in added.items() if token.special)
-        self._size = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
-        steps = list(_steps(tokenizer))
-        kinds = [step["type"] for step in steps]
-        self._byte_level = [kind for kind in kinds if kind != "Fuse"] == ["ByteLevel"]
-        self._byte_fallback = "ByteFallback" in kinds
-        self._spaces = [mark for step in steps if (mark := _space_mark(step))]
-        self.lead_spaces = max((_lead_spaces(step) for step in steps), default=0)
-        self.exact = self._byte_level or (bool(steps) and _only_respells(steps))
+        specs = list_specs(tokenizer)
+        kinds = "".join(map(_letter, specs))
+        self._byte_level = kinds.startswith("L")
+        self._marks = [mark for spec in specs if (mark := _space_mark(spec))]
+        self.lead_spaces = max(map(_lead_spaces, specs), default=0)
+        self.exact = _EXACT.fullmatch(kinds) is not None
+        if self.exact and kinds.startswith("M") and self.lead_spaces:
+            self.exact = _marks_lead(self._marks[0], vocabulary)
+        self.byte_ids: frozenset[int] = frozenset()
+        if "B" in kinds:
+            bytes_ = filter(BYTE_TOKEN.fullmatch, vocabulary)
+            self.byte_ids = frozenset(vocabulary[token] for token in bytes_)
 
     def __len__(self) -> int:
         return self._size
 
     def of(self, token_id: int) -> bytes:
         """The bytes of one token; none where the vocabulary has no such id."""
-        if token_id in self._added:
-            return self._added[token_id]
         token = self._tokenizer.id_to_token(token_id)
-        return b"" if token is None else self._spell(token)
-
-    def _spell(self, token: str) -> bytes:
+        if token is None:
+            return b""
+        if token_id in self.byte_ids:
+            return bytes.fromhex(token[3:5])
         if self._byte_level:
-            return _undo_byte_alphabet(token)
-        if self._byte_fallback and (byte := _BYTE_TOKEN.fullmatch(token)):
-            return bytes.fromhex(byte[1])
-        for mark in self._spaces:
+            piece = undo_byte_alphabet(token)
+            if self.exact or not _is_text(piece):
+                return piece
+        return (self._respell(token) if self.exact else self._spell_between(token)).encode()
+
+    def _respell(self, token: str) -> str:
+        for mark in self._marks:
             token = token.replace(mark, " ")
-        return token.encode()
+        return token
+
+    def _spell_between(self, token: str) -> str:
+        """What `token` adds to the text of two others that it comes between."""
+        before, after = next(pair for pair in _NEIGHBOURS if token not in pair)
+        text = self._decode(before, token, after)
+        start = len(self._decode(before))
+        return text[start : len(text) - len(self._decode(before, after)) + start]
+
+    def _decode(self, *tokens: str) -> str:
+        steps = copy.copy(self._steps)
+        return "".join(map(steps.push, tokens)) + steps.held()
 
 
-def _steps(tokenizer: Tokenizer) -> Iterator[dict[str, Any]]:
-    """The decoder's steps in order, as tokenizer.json spells them."""
-    if tokenizer.decoder is None:
-        return
-    pending = [json.loads(tokenizer.decoder.__getstate__())]
-    while pending:
-        step = pending.pop(0)
-        if step["type"] == "Sequence":
-            pending = step["decoders"] + pending
-        else:
-            yield step
+def _letter(spec: Spec) -> str:
+    """Name a step: Fuse, ByteLevel, ByteFallback, Metaspace, Replace, Strip, or any other."""
+    kind = spec["type"]
+    if kind in ("Replace", "Metaspace"):
+        return kind[0] if _space_mark(spec) else "?"
+    if kind == "Strip":
+        return "S" if (spec["content"], spec["stop"]) == (" ", 0) and spec["start"] <= 1 else "?"
+    return {"Fuse": "F", "ByteLevel": "L", "ByteFallback": "B"}.get(kind, "?")
 
 
-def _space_mark(step: dict[str, Any]) -> str | None:
-    """The character that stands for a space in tokens, if `step` undoes one."""
-    if step["type"] == "Metaspace":
-        return str(step["replacement"])
-    if step["type"] == "Replace" and step["content"] == " ":
-        pattern = step["pattern"].get("String")
-        return None if pattern is None else str(pattern)
+def _space_mark(spec: Spec) -> str | None:
+    """The string that stands for a space in tokens, if the step undoes one."""
+    if spec["type"] == "Metaspace":
+        return str(spec["replacement"])
+    if spec["type"] == "Replace" and spec["content"] == " ":
+        return spec["pattern"].get("String") or None
     return None
 
 
-def _lead_spaces(step: dict[str, Any]) -> int:
-    if step["type"] == "Metaspace":
-        return 0 if step["prepend_scheme"] == "never" else sys.maxsize
-    if step["type"] == "Strip" and step["content"] == " ":
-        return int(step["start"])
+def _lead_spaces(spec: Spec) -> int:
+    if spec["type"] == "Metaspace":
+        return 0 if spec["prepend_scheme"] == "never" else sys.maxsize
+    if spec["type"] == "Strip" and spec["content"] == " ":
+        return int(spec["start"])
     return 0
 
 
-def _only_respells(steps: list[dict[str, Any]]) -> bool:
-    """Whether each step changes tokens one by one, but for spaces at the start of the text."""
-    fused = False
-    for step in steps:
-        kind = step["type"]
-        fused = fused or kind == "Fuse"
-        stripped = kind == "Strip" and fused and step["content"] == " " and step["stop"] == 0
-        if not (stripped or kind in ("ByteFallback", "Fuse") or _space_mark(step)):
-            return False
-    return True
+def _marks_lead(mark: str, vocabulary: Iterable[str]) -> bool:
+    """Whether all a text loses of its first token, which is each `mark`, is its lead spaces."""
+    return all(
+        token.replace(mark, "") == token.replace(mark, " ").lstrip(" ") for token in vocabulary
+    )
 
 
-def _byte_alphabet() -> dict[int, int]:
-    """Map the characters that byte-level BPE writes for bytes to those bytes.
-
-    A printable Latin-1 character stands for its own code; the other bytes are, in order, the
-    characters from U+0100 on. Characters that stand for no byte map outside Latin-1.
-
-    Source: GPT-2's `bytes_to_unicode`.
-    """
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = [byte for byte in range(0x100) if byte not in printable]
-    codes = dict.fromkeys(others, 0xFFFD)
-    codes.update({0x100 + i: byte for i, byte in enumerate(others)})
-    return codes
-
-
-_BYTE_ALPHABET = _byte_alphabet()
-
-
-def _undo_byte_alphabet(token: str) -> bytes:
+def _is_text(piece: bytes) -> bool:
     try:
-        return token.translate(_BYTE_ALPHABET).encode("latin-1")
-    except UnicodeEncodeError:  # not of the alphabet: the decoder takes such a token as it is
-        return token.encode()
+        piece.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_tokenizers import byte_fallback, byte_level, unigram, word_piece
-from tokenizers import AddedToken, decoders
+from tiny_tokenizers import byte_fallback, byte_level, end_of_word, unigram, word_piece
+from tokenizers import AddedToken, Tokenizer, decoders
 
 from protos.token_bytes import TokenBytes
 
@@ -54,6 +54,8 @@ def test_a_metaspace_decoder_drops_the_spaces_at_the_start() -> None:
         decoders.Strip(content=" ", left=1, right=0),  # of each token, for want of Fuse
         decoders.Sequence([decoders.Fuse(), decoders.Strip(content=" ", left=0, right=1)]),
         decoders.Sequence([decoders.Replace("a", "b")]),
+        decoders.Sequence([decoders.Fuse(), decoders.ByteLevel()]),  # of all tokens as one
+        decoders.Sequence([decoders.Fuse(), decoders.Strip(content=" ", left=2, right=0)]),
     ],
 )
 def test_a_decoder_that_changes_more_than_spelling_is_not_exact(decoder) -> None:
@@ -68,15 +70,61 @@ def test_a_tokenizer_without_decoder_is_not_exact() -> None:
     assert not TokenBytes(tokenizer).exact
 
 
-def test_added_tokens_are_their_literal_text() -> None:
-    tokenizer = byte_level()
-    tokenizer.add_tokens(["ein Wört", AddedToken("ß")])
+def with_added_tokens(tokenizer: Tokenizer) -> Tokenizer:
+    """Give it tokens with the marks that decoders undo, special ones and others."""
+    plain = ["▁▁▁", "<0x0A>", "ein Wört", "ß", "Ġx", "##y", "y</w>", "▁z"]
+    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in plain])
+    tokenizer.add_tokens([AddedToken("▁norm▁", normalized=True)])
+    tokenizer.add_special_tokens(["▁<PRE>", "<|Ġ|>"])
+    return tokenizer
+
+
+MADE = {
+    "byte level": byte_level,
+    "byte fallback": byte_fallback,
+    "metaspace": unigram,
+    "word piece": word_piece,
+    "end of word": end_of_word,
+}
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_the_bytes_of_each_id_are_what_it_adds_inside_a_text(name: str) -> None:
+    tokenizer = with_added_tokens(MADE[name]())
     spelled = TokenBytes(tokenizer)
-    assert [spelled.of(tokenizer.token_to_id(token)) for token in ("<s>", "ein Wört", "ß")] == [
-        b"<s>",
-        "ein Wört".encode(),
-        "ß".encode(),
-    ]
+    before, after = (tokenizer.token_to_id(token) for token in ("<s>", "</s>"))
+    start = len(tokenizer.decode([before], skip_special_tokens=False))
+    end = len(tokenizer.decode([before, after], skip_special_tokens=False)) - start
+    for id_ in range(len(spelled)):
+        if id_ not in (before, after):
+            text = tokenizer.decode([before, id_, after], skip_special_tokens=False)
+            assert spelled.of(id_).decode(errors="replace") == text[start : len(text) - end]
+
+
+def test_added_tokens_take_the_decoders_steps() -> None:
+    tokenizer = with_added_tokens(byte_fallback())
+    spelled = TokenBytes(tokenizer)
+    assert spelled.of(tokenizer.token_to_id("▁▁▁")) == b"   "
+    assert spelled.of(tokenizer.token_to_id("▁<PRE>")) == b" <PRE>"
+
+
+def test_a_byte_that_is_spelled_between_other_steps_is_that_byte() -> None:
+    tokenizer = byte_fallback()
+    decoder = [decoders.ByteFallback(), decoders.Fuse(), decoders.Replace("▁", " ")]
+    tokenizer.decoder = decoders.Sequence(decoder)
+    spelled = TokenBytes(tokenizer)
+    assert not spelled.exact
+    assert spelled.of(tokenizer.token_to_id("<0xE4>")) == b"\xe4"
+    assert spelled.of(tokenizer.token_to_id("▁the")) == b" the"
+
+
+@pytest.mark.parametrize("token", ["a▁b", "▁ a", " a"])
+def test_a_first_token_that_loses_more_or_less_than_its_lead_spaces_is_not_exact(
+    token: str,
+) -> None:
+    tokenizer = unigram()
+    tokenizer.add_tokens([AddedToken(token, normalized=False)])
+    assert not TokenBytes(tokenizer).exact
 
 
 def test_only_special_tokens_are_special() -> None:
