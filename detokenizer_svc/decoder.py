@@ -7,18 +7,16 @@ with the context before them. Each step costs what is new, not what has been.
 from __future__ import annotations
 
 import codecs
-from collections.abc import Collection, Iterable, Sequence
+import copy
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from tokenizers import Tokenizer
 
+from protos.byte_tokens import REPLACEMENT
+from protos.decoder_steps import DecoderSteps
 from protos.token_bytes import TokenBytes
-
-_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-# Ids at most that wait for the rest of a character, or for any text; a character has four bytes.
-_MOST_HELD_IDS = 4
-_CONTEXT_IDS = 8
 
 _Utf8Decoder = codecs.getincrementaldecoder("utf-8")
 
@@ -68,10 +66,12 @@ class Spelling:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         token_bytes = TokenBytes(tokenizer)
-        self._tokenizer = tokenizer
+        self._token = tokenizer.id_to_token
+        self._steps = DecoderSteps.of(tokenizer)
         self._exact = token_bytes.exact
         self._lead_spaces = token_bytes.lead_spaces
         self._special_ids = token_bytes.special_ids
+        self._byte_ids = token_bytes.byte_ids
         self.pieces = [token_bytes.of(token_id) for token_id in range(len(token_bytes))]
         visible = [
             b"" if token_id in self._special_ids else piece
@@ -93,25 +93,18 @@ class Spelling:
             context: the last ids before them, enough to hold a visible one if there is any.
             skip_special: whether special tokens are left out of the text.
         """
-        if self._exact:
-            return _ByteDecoder(self._tables[skip_special], context, self._lead_spaces)
-        shown = self._shown(context, skip_special=skip_special)
-        return _WindowDecoder(self._tokenizer, shown, self._hidden(skip_special), len(self))
+        if not self._exact:
+            hidden = self._special_ids if skip_special else ()
+            return _StepDecoder(self._token, copy.copy(self._steps), context, hidden)
+        table = self._tables[skip_special]
+        if self._byte_ids:
+            return _RunDecoder(table, context, self._lead_spaces, self._byte_ids)
+        return _ByteDecoder(table, context, self._lead_spaces)
 
     def decode(self, token_ids: Sequence[int], *, skip_special: bool) -> str:
         """The text of all ids at once."""
-        if not self._exact:
-            shown = self._shown(token_ids, skip_special=skip_special)
-            return str(self._tokenizer.decode(shown, skip_special_tokens=False))
         decoder = self.decoder((), skip_special=skip_special)
         return "".join(map(decoder.feed, token_ids)) + decoder.held()
-
-    def _hidden(self, skip_special: bool) -> Collection[int]:
-        return self._special_ids if skip_special else ()
-
-    def _shown(self, token_ids: Iterable[int], *, skip_special: bool) -> list[int]:
-        hidden = self._hidden(skip_special)
-        return [id_ for id_ in token_ids if id_ < len(self) and id_ not in hidden]
 
 
 class _ByteDecoder:
@@ -122,9 +115,11 @@ class _ByteDecoder:
 
     __slots__ = ("_lead_spaces", "_partial", "_table", "_utf8")
 
+    _errors = "replace"
+
     def __init__(self, table: _Table, context: Sequence[int], lead_spaces: int) -> None:
         self._table = table
-        self._utf8 = _Utf8Decoder(errors="replace")
+        self._utf8 = _Utf8Decoder(errors=self._errors)
         self._partial = False
         self._lead_spaces = 0
         for token_id in context:
@@ -138,8 +133,7 @@ class _ByteDecoder:
             return ""
         text = self._table.texts[token_id]
         if text is None or self._partial:
-            text = self._utf8.decode(self._table.pieces[token_id])
-            self._partial = bool(self._utf8.getstate()[0])
+            text = self._join(token_id)
         if self._lead_spaces and (text or self._partial):
             text = text[self._count_lead(text) :]
             self._lead_spaces = 0
@@ -148,45 +142,97 @@ class _ByteDecoder:
     def held(self) -> str:
         return self._utf8.getstate()[0].decode(errors="replace")
 
+    def _join(self, token_id: int) -> str:
+        """The text that an id gives which is part of a character, or comes after such a part."""
+        text = self._utf8.decode(self._table.pieces[token_id])
+        self._partial = bool(self._utf8.getstate()[0])
+        return text
+
     def _count_lead(self, text: str) -> int:
         return min(self._lead_spaces, len(text) - len(text.lstrip(" ")))
 
 
-class _WindowDecoder:
-    """Decodes a few ids with and without the newest; the difference is the newest's text.
+class _RunDecoder(_ByteDecoder):
+    """Lays the bytes of tokens end to end where byte tokens side by side are a run.
 
-    For decoders that join tokens by rules of their own. The ids before the newest are those whose
-    text came last: they decide how the newest is spelled.
+    Whole characters are said as they come. From there on, a run that becomes no text is a U+FFFD
+    for each of its bytes, as the library makes it.
     """
 
-    __slots__ = ("_before", "_hidden", "_ids", "_known", "_size", "_tokenizer")
+    __slots__ = ("_broken", "_byte_ids")
+
+    _errors = "strict"
 
     def __init__(
-        self, tokenizer: Tokenizer, context: list[int], hidden: Collection[int], size: int
+        self, table: _Table, context: Sequence[int], lead_spaces: int, byte_ids: Collection[int]
     ) -> None:
-        self._tokenizer = tokenizer
-        self._hidden = hidden
-        self._size = size
-        self._ids = context[-_CONTEXT_IDS:]
-        self._known = len(self._ids)  # the first so many ids are in `_before`
-        self._before = self._decode()
-
-    def feed(self, token_id: int) -> str:
-        if token_id >= self._size or token_id in self._hidden:
-            return ""
-        self._ids.append(token_id)
-        text = self._decode()
-        told = len(text) > len(self._before) and not text.endswith(_REPLACEMENT)
-        if not told and len(self._ids) - self._known < _MOST_HELD_IDS:
-            return ""
-        fresh = text[len(self._before) :]
-        self._ids = self._ids[self._known :]
-        self._known = len(self._ids)
-        self._before = self._decode()
-        return fresh
+        self._broken = False
+        self._byte_ids = byte_ids
+        super().__init__(table, context, lead_spaces)
 
     def held(self) -> str:
-        return self._decode()[len(self._before) :]
+        return REPLACEMENT * len(self._utf8.getstate()[0])
 
-    def _decode(self) -> str:
-        return str(self._tokenizer.decode(self._ids, skip_special_tokens=False))
+    def _join(self, token_id: int) -> str:
+        text = self._table.texts[token_id]
+        if text is not None and token_id not in self._byte_ids:
+            return self._end_run() + text if text else ""
+        if self._broken:
+            return REPLACEMENT
+        try:
+            text = self._utf8.decode(self._table.pieces[token_id])
+            self._partial = bool(self._utf8.getstate()[0])
+        except UnicodeDecodeError:
+            text = self._end_run() + REPLACEMENT
+            self._partial = self._broken = True
+        return text
+
+    def _end_run(self) -> str:
+        held = self.held()
+        self._utf8.reset()
+        self._partial = self._broken = False
+        return held
+
+
+class _StepDecoder:
+    """Takes tokens through the decoder's steps, which may join them by rules of their own."""
+
+    __slots__ = ("_hidden", "_said", "_steps", "_token")
+
+    def __init__(
+        self,
+        token: Callable[[int], str | None],
+        steps: DecoderSteps,
+        context: Sequence[int],
+        hidden: Collection[int],
+    ) -> None:
+        self._token = token
+        self._steps = steps
+        self._hidden = hidden
+        self._said = ""
+        for token_id in context:
+            self.feed(token_id)
+        self._said = steps.held()  # the context's text has it already
+
+    def feed(self, token_id: int) -> str:
+        token = None if token_id in self._hidden else self._token(token_id)
+        if token is None:
+            return ""
+        text = self._steps.push(token)
+        if self._said and text:
+            known = self._known(text)
+            self._said = self._said[known:] if known == len(text) else ""
+            return text[known:]
+        return text
+
+    def held(self) -> str:
+        text = self._steps.held()
+        return text[self._known(text) :]
+
+    def _known(self, text: str) -> int:
+        """How many characters of `text` the context has already."""
+        alike = zip(self._said, text, strict=False)
+        return next(
+            (i for i, (said, new) in enumerate(alike) if said != new),
+            min(len(self._said), len(text)),
+        )

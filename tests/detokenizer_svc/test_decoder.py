@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_tokenizers import byte_fallback, byte_level, end_of_word, unigram, word_piece
+from tokenizers import AddedToken, Regex, Tokenizer, decoders
 
 from detokenizer_svc.decoder import Spelling
 
@@ -20,6 +21,40 @@ WORD_PIECE = word_piece()
 END_OF_WORD = end_of_word()
 JOINED_BY_SPACES = word_piece()
 JOINED_BY_SPACES.decoder = None
+
+
+def marked(decoder: decoders.Decoder) -> Tokenizer:
+    """Words that begin with U+2581 and bytes, some of them added, under another decoder."""
+    tokenizer = byte_fallback()
+    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in ("▁▁▁", "a▁b", "##y")])
+    tokenizer.add_special_tokens(["▁<PRE>"])
+    tokenizer.decoder = decoder
+    return tokenizer
+
+
+def in_steps(*steps: decoders.Decoder) -> Tokenizer:
+    return marked(decoders.Sequence(list(steps)))
+
+
+BYTES = decoders.ByteFallback()
+FUSE = decoders.Fuse()
+SPACES = decoders.Replace("▁", " ")
+# Decoders that the table of bytes does not know.
+OTHERS = {
+    "spaces by a pattern": in_steps(
+        decoders.Replace(Regex("▁"), " "), BYTES, FUSE, decoders.Strip(" ", 1, 0)
+    ),
+    "a rule of the start": in_steps(SPACES, BYTES, FUSE, decoders.Replace(Regex(r"\A (?! )"), "")),
+    "a rule of each line": in_steps(SPACES, BYTES, FUSE, decoders.Replace(Regex("^ "), "")),
+    "spaces after bytes": in_steps(BYTES, FUSE, SPACES),
+    "two spaces fewer": in_steps(SPACES, BYTES, FUSE, decoders.Strip(" ", 2, 0)),
+    "bytes and metaspace": in_steps(BYTES, decoders.Metaspace()),
+    "marks inside": marked(decoders.Metaspace()),
+    "once": marked(decoders.CTC(pad_token="<s>", word_delimiter_token="▁")),
+    "word piece": marked(decoders.WordPiece(cleanup=False)),
+    "end of word": marked(decoders.BPEDecoder(suffix="g")),
+}
+OTHER_SPELLINGS = {name: Spelling(tokenizer) for name, tokenizer in OTHERS.items()}
 SPELLINGS = {
     "byte level": (BYTE_LEVEL, Spelling(BYTE_LEVEL)),
     "byte fallback": (BYTE_FALLBACK, Spelling(BYTE_FALLBACK)),
@@ -86,6 +121,28 @@ def test_any_ids_become_the_text_that_the_tokenizer_gives(name: str, data: st.Da
     assert context + shown == whole
 
 
+@pytest.mark.parametrize("name", OTHERS)
+@given(data=st.data(), skip=FLAGS)
+def test_any_decoders_text_is_that_of_all_ids(name: str, data: st.DataObject, skip: bool) -> None:
+    tokenizer, spelling = OTHERS[name], OTHER_SPELLINGS[name]
+    ids = data.draw(st.lists(st.integers(0, len(spelling) + 2), max_size=30))
+    whole = tokenizer.decode(ids, skip_special_tokens=skip)
+    assert step_by_step(spelling, ids, skip=skip) == whole
+    assert spelling.decode(ids, skip_special=skip) == whole
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@given(data=st.data())
+def test_words_go_on_where_the_prompt_ends(name: str, data: st.DataObject) -> None:
+    tokenizer, spelling = OTHERS[name], OTHER_SPELLINGS[name]
+    words = ["▁the", "▁", "▁▁▁", "dog", "a▁b", "##y", "世", "<s>"]
+    known = [tokenizer.token_to_id(word) for word in words]
+    ids = data.draw(st.lists(st.sampled_from(known), max_size=12))
+    cut = data.draw(st.integers(0, len(ids)))
+    shown = step_by_step(spelling, ids[cut:], context=ids[:cut])
+    assert tokenizer.decode(ids[:cut]) + shown == tokenizer.decode(ids)
+
+
 @pytest.mark.parametrize("name", SPELLINGS)
 @given(data=st.data(), skip=FLAGS)
 def test_whole_texts_and_stepwise_ones_agree(name: str, data: st.DataObject, skip: bool) -> None:
@@ -109,6 +166,53 @@ def test_bytes_that_can_form_no_character_are_told_at_once() -> None:
     assert [decoder.feed(lead), decoder.held()] == ["", "\ufffd"]
     assert decoder.feed(letter) == "\ufffdd"
     assert decoder.feed(BYTE_FALLBACK.token_to_id("<0xFF>")) == "\ufffd"
+
+
+@pytest.mark.parametrize(
+    ("run", "text"),
+    [
+        (b"\xf0\x9f", "\ufffd\ufffd"),
+        (b"\xf0\x9fA", "\ufffd\ufffd\ufffd"),
+        (b"\xff\xe4\xb8\x96", "\ufffd\ufffd\ufffd\ufffd"),
+        (b"A\n", "A\n"),
+    ],
+)
+@pytest.mark.parametrize("after", ["d", "<s>", None])
+def test_bytes_that_are_no_text_are_replaced_one_by_one(
+    run: bytes, text: str, after: str | None
+) -> None:
+    _, spelling = SPELLINGS["byte fallback"]
+    ids = [BYTE_FALLBACK.token_to_id(f"<0x{byte:02X}>") for byte in run]
+    ids += [BYTE_FALLBACK.token_to_id(after)] if after else []
+    assert step_by_step(spelling, ids) == BYTE_FALLBACK.decode(ids)
+    assert step_by_step(spelling, ids) == text + (after if after == "d" else "")
+
+
+def test_a_special_token_that_is_left_out_does_not_part_the_bytes_of_a_character() -> None:
+    _, spelling = SPELLINGS["byte fallback"]
+    first, second = (BYTE_FALLBACK.token_to_id(f"<0x{byte:02X}>") for byte in "ß".encode())
+    ids = [first, BYTE_FALLBACK.token_to_id("<s>"), second]
+    assert step_by_step(spelling, ids) == "ß"
+    assert step_by_step(spelling, ids, skip=False) == BYTE_FALLBACK.decode(
+        ids, skip_special_tokens=False
+    )
+
+
+def test_whole_characters_before_bytes_that_are_no_text_were_said() -> None:
+    _, spelling = SPELLINGS["byte fallback"]
+    ids = [BYTE_FALLBACK.token_to_id(f"<0x{byte:02X}>") for byte in "世".encode() + b"\xff"]
+    assert step_by_step(spelling, ids) == "世\ufffd"
+
+
+@pytest.mark.parametrize("name", ["byte fallback", "metaspace"])
+def test_added_tokens_take_the_decoders_steps(name: str) -> None:
+    tokenizer = byte_fallback() if name == "byte fallback" else unigram()
+    tokenizer.add_tokens([AddedToken("▁▁▁", normalized=False)])
+    tokenizer.add_special_tokens(["▁<PRE>"])
+    spelling = Spelling(tokenizer)
+    ids = [tokenizer.token_to_id(token) for token in ("d", "▁▁▁", "d", "▁<PRE>", "d")]
+    assert step_by_step(spelling, ids, skip=False) == "d   d <PRE>d"
+    assert step_by_step(spelling, ids) == "d   dd"
 
 
 def test_a_character_begun_in_the_prompt_is_completed() -> None:
