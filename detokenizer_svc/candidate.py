@@ -8,11 +8,11 @@ not fit is dropped.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from detokenizer_svc.decoder import Decoder
-from detokenizer_svc.stops import StopMatcher
+from detokenizer_svc.stops import SpecialMatcher, StopMatcher
 from detokenizer_svc.unsent import Alternatives, Unsent
 from protos.generation_pb2 import FINISH_REASON_LENGTH, FINISH_REASON_STOP, FinishReason
 from protos.token_frame import FINISHED, NO_TOKEN, STOP
@@ -163,3 +163,33 @@ class Candidate:
         self.unsent.finish = reason
         self.unsent.matched = matched
         self.finished = True
+
+
+class SpecialCandidate(Candidate):
+    """One continuation that a special token may end which its text leaves out."""
+
+    __slots__ = ("_named", "_special_matcher")
+
+    def __init__(
+        self,
+        index: int,
+        rules: Rules,
+        decoder: Decoder,
+        matcher: SpecialMatcher,
+        named: Mapping[int, str],
+    ) -> None:
+        """Begin an output; `named` are the special tokens that stop strings name."""
+        super().__init__(index, rules, decoder, matcher)
+        self._special_matcher = matcher
+        self._named = named
+
+    def _say(self, token_id: int, flags: int) -> None:
+        name = self._named.get(token_id)
+        if name is not None:
+            armed = self.expected > self._rules.min_tokens
+            held = self._decoder.held()
+            text, stop = self._special_matcher.feed_special(name, held, armed=armed)
+            if stop is not None:
+                self._end(text, FINISH_REASON_STOP, stop)
+                return
+        super()._say(token_id, flags)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import codecs
 import copy
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from tokenizers import Tokenizer
 
+from detokenizer_svc.stops import SpecialNames
 from protos.byte_tokens import REPLACEMENT
 from protos.decoder_steps import DecoderSteps
 from protos.token_bytes import TokenBytes
@@ -62,6 +63,7 @@ class Spelling:
 
     Attributes:
         pieces: the bytes of each id.
+        special_names: special tokens by their content, and by their text.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -73,6 +75,7 @@ class Spelling:
         self._special_ids = token_bytes.special_ids
         self._byte_ids = token_bytes.byte_ids
         self.pieces = [token_bytes.of(token_id) for token_id in range(len(token_bytes))]
+        self.special_names = SpecialNames(self._name_specials())
         visible = [
             b"" if token_id in self._special_ids else piece
             for token_id, piece in enumerate(self.pieces)
@@ -81,6 +84,13 @@ class Spelling:
 
     def __len__(self) -> int:
         return len(self.pieces)
+
+    def _name_specials(self) -> Iterator[tuple[str, int]]:
+        ids = sorted(self._special_ids)
+        yield from ((self._token(token_id) or "", token_id) for token_id in ids)
+        for token_id in ids:
+            text = self.pieces[token_id].decode(errors="replace")
+            yield from ((text, token_id), (text.strip(" "), token_id))
 
     def piece(self, token_id: int) -> bytes:
         """The bytes of one id; a vocabulary's padding has none."""

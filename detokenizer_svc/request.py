@@ -8,9 +8,9 @@ from __future__ import annotations
 from array import array
 from typing import Protocol
 
-from detokenizer_svc.candidate import Candidate, Outcome, Rules
+from detokenizer_svc.candidate import Candidate, Outcome, Rules, SpecialCandidate
 from detokenizer_svc.decoder import Spelling
-from detokenizer_svc.stops import StopAutomaton, StopMatcher
+from detokenizer_svc.stops import SpecialMatcher, StopAutomaton, StopMatcher
 from detokenizer_svc.unsent import Alternatives
 from protos import detokenizer_pb2, model_pb2
 
@@ -100,11 +100,16 @@ def _candidates(register: detokenizer_pb2.Register, spelling: Spelling) -> list[
     )
     skip_special = not output.HasField("skip_special_tokens") or output.skip_special_tokens
     automaton = StopAutomaton(stop.strings) if any(stop.strings) else None
-    candidates = []
-    for index in range(register.candidates):
+    named = spelling.special_names.found_in(stop.strings) if skip_special else {}
+
+    def begin(index: int) -> Candidate:
         decoder = spelling.decoder(register.prompt_tail, skip_special=skip_special)
-        matcher = None
-        if automaton is not None:
+        if automaton is None:
+            return Candidate(index, rules, decoder, None)
+        if not named:
             matcher = StopMatcher(automaton, include_matched=stop.include_matched)
-        candidates.append(Candidate(index, rules, decoder, matcher))
-    return candidates
+            return Candidate(index, rules, decoder, matcher)
+        matcher = SpecialMatcher(automaton, include_matched=stop.include_matched)
+        return SpecialCandidate(index, rules, decoder, matcher, named)
+
+    return [begin(index) for index in range(register.candidates)]

@@ -5,6 +5,9 @@ are completed there, the longest counts, so that as much as possible is cut. How
 into tokens changes nothing. An occurrence that is completed while matching is off never counts,
 but one that began then and is completed later does.
 
+A special token that is left out of the text ends it too where a stop string names it. Then the
+text is read with such tokens spelled out as well, and an occurrence has each of them whole.
+
 Each character costs amortised constant time, however many stop strings there are.
 
 Source: Aho and Corasick, Efficient string matching: an aid to bibliographic search, 1975.
@@ -13,7 +16,7 @@ Source: Aho and Corasick, Efficient string matching: an aid to bibliographic sea
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class StopAutomaton:
@@ -22,6 +25,7 @@ class StopAutomaton:
     A state is a prefix of a stop string; state 0 is the empty one. The lists are indexed by state.
 
     Attributes:
+        depth: length of the state.
         matched: the longest stop string that the state ends with.
         hold: length of the longest suffix of the state that a longer text may still make a stop.
     """
@@ -30,6 +34,7 @@ class StopAutomaton:
         """Build the automaton of `stops`; empty ones are ignored."""
         self._next: list[dict[str, int]] = [{}]
         self._suffix = [0]
+        self.depth = [0]
         self.matched: list[str | None] = [None]
         self.hold = [0]
         for stop in stops:
@@ -49,6 +54,7 @@ class StopAutomaton:
                 self._next[state][character] = len(self._next)
                 self._next.append({})
                 self._suffix.append(0)
+                self.depth.append(depth)
                 self.matched.append(None)
                 self.hold.append(depth)
             state = self._next[state][character]
@@ -108,3 +114,121 @@ class StopMatcher:
         whole = before + text
         self.held = whole[len(whole) - held :]
         return whole[: len(whole) - held], None
+
+
+class SpecialNames:
+    """The names by which stop strings may call special tokens."""
+
+    def __init__(self, names: Iterable[tuple[str, int]]) -> None:
+        """Take in names with their ids; of two that are one name, the first counts."""
+        self._ids: dict[str, int] = {}
+        self._lengths: dict[str, set[int]] = {}  # by first character
+        for name, token_id in names:
+            if name:
+                self._ids.setdefault(name, token_id)
+                self._lengths.setdefault(name[0], set()).add(len(name))
+
+    def found_in(self, stops: Iterable[str]) -> Mapping[int, str]:
+        """The ids whose names are in `stops`, each with the longest of its names there."""
+        found: dict[int, str] = {}
+        for stop in stops:
+            for start, character in enumerate(stop):
+                for length in self._lengths.get(character, ()):
+                    name = stop[start : start + length]
+                    token_id = self._ids.get(name)
+                    if token_id is not None and len(name) > len(found.get(token_id, "")):
+                        found[token_id] = name
+        return found
+
+
+class SpecialMatcher(StopMatcher):
+    """One text on its way through an automaton, with special tokens that are left out of it.
+
+    From the first of those on, the text is read once more with them spelled out. Places in that
+    are counted from where it began.
+    """
+
+    __slots__ = ("_place", "_spans", "_spelled")
+
+    def __init__(self, automaton: StopAutomaton, *, include_matched: bool) -> None:
+        super().__init__(automaton, include_matched=include_matched)
+        self._spelled: int | None = None  # the state of the text spelled out
+        self._place = 0
+        self._spans: list[tuple[int, int]] = []  # first and end of the tokens in that state
+
+    def feed_special(self, name: str, held: str, *, armed: bool) -> tuple[str, str | None]:
+        """Take in a special token that is left out of the text.
+
+        Args:
+            name: its own text.
+            held: the end of the text before it, which is not fed yet.
+            armed: whether an occurrence that is completed by it counts.
+
+        Returns:
+            All that can be said and the stop string that ends it, or nothing.
+        """
+        state = self._state if self._spelled is None else self._spelled
+        state = self._spell(self._spell(state, held), name)
+        self._spans.append((self._place - len(name), self._place))
+        if armed and (stop := self._completed(state)) is not None:
+            return self._cut(self.held + held, stop), stop
+        self._go_on(None if held else state)
+        return "", None
+
+    def feed(self, text: str, *, armed: bool) -> tuple[str, str | None]:
+        """Take in the next part of the text, as `StopMatcher.feed` does."""
+        if self._spelled is None:
+            return super().feed(text, armed=armed)
+        automaton, spelled, visible = self._automaton, self._spelled, self.held
+        for character in text:
+            visible += character
+            self._state = automaton.advance(self._state, character)
+            spelled = self._spell(spelled, character)
+            if armed and (stop := automaton.matched[self._state]) is not None:
+                return visible[: len(visible) - (0 if self._include else len(stop))], stop
+            if armed and (stop := self._completed(spelled)) is not None:
+                return self._cut(visible, stop), stop
+            self._go_on(spelled)
+        held = 0 if self._include else automaton.hold[self._state]
+        end = max(0, len(visible) - max(held, self._visible_in(automaton.depth[spelled])))
+        self.held = visible[end:]
+        return visible[:end], None
+
+    def _spell(self, state: int, text: str) -> int:
+        for character in text:
+            state = self._automaton.advance(state, character)
+        self._place += len(text)
+        return state
+
+    def _go_on(self, state: int | None) -> None:
+        self._spelled = state
+        start = self._place - (0 if state is None else self._automaton.depth[state])
+        self._spans = [span for span in self._spans if span[1] > start]
+
+    def _whole_in(self, length: int) -> list[tuple[int, int]]:
+        """The special tokens that are whole in the last `length` characters spelled out."""
+        return [span for span in self._spans if span[0] >= self._place - length]
+
+    def _completed(self, state: int) -> str | None:
+        """The stop string that `state` completes, if it has special tokens, each of them whole."""
+        stop = self._automaton.matched[state]
+        if stop is None or not self._whole_in(len(stop)):
+            return None
+        start = self._place - len(stop)
+        return None if any(first < start < end for first, end in self._spans) else stop
+
+    def _visible_in(self, length: int) -> int:
+        """How much of the last `length` characters spelled out is text, to be held back."""
+        spans = self._whole_in(length)
+        if not spans:
+            return 0
+        start = spans[0][0] if self._include else self._place - length
+        return self._place - start - sum(end - first for first, end in spans)
+
+    def _cut(self, visible: str, stop: str) -> str:
+        """What is said of the text, which `stop` ends."""
+        kept = visible[: max(0, len(visible) - self._visible_in(len(stop)))]
+        if not self._include:
+            return kept
+        first, _ = self._whole_in(len(stop))[0]
+        return kept + stop[first - self._place :]

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_tokenizers import byte_fallback, byte_level, word_piece
 
-from detokenizer_svc.candidate import Candidate, Outcome, Rules
+from detokenizer_svc.candidate import Candidate, Outcome, Rules, SpecialCandidate
 from detokenizer_svc.decoder import Spelling
-from detokenizer_svc.stops import StopAutomaton, StopMatcher
+from detokenizer_svc.stops import SpecialMatcher, StopAutomaton, StopMatcher
 from protos.detokenizer_pb2 import TextDelta
 from protos.token_frame import LENGTH, NO_TOKEN, STOP
 
@@ -47,11 +47,16 @@ class Case:
 
     def candidate(self) -> Candidate:
         rules = Rules(self.min_tokens, self.include, logprobs=True)
-        matcher = None
-        if self.stops:
-            matcher = StopMatcher(StopAutomaton(self.stops), include_matched=self.include)
         spelling = SPELLINGS[self.spelling]
         decoder = spelling.decoder(IDS[self.spelling][:2], skip_special=self.skip_special)
+        if not self.stops:
+            return Candidate(0, rules, decoder, None)
+        automaton = StopAutomaton(self.stops)
+        named = spelling.special_names.found_in(self.stops) if self.skip_special else {}
+        if named:
+            special = SpecialMatcher(automaton, include_matched=self.include)
+            return SpecialCandidate(0, rules, decoder, special, named)
+        matcher = StopMatcher(automaton, include_matched=self.include)
         return Candidate(0, rules, decoder, matcher)
 
     def feed(self, candidate: Candidate, position: int) -> Outcome:
@@ -90,6 +95,11 @@ class Told:
             self.hear(candidate)
 
 
+STOP_STRING = st.lists(
+    st.sampled_from([*"abdost🌍世 \ufffd", "<s>", "</s>"]), min_size=1, max_size=3
+).map("".join)
+
+
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
     name = draw(st.sampled_from(sorted(SPELLINGS)))
@@ -97,7 +107,7 @@ def cases(draw: st.DrawFn) -> Case:
         spelling=name,
         ids=draw(st.lists(st.sampled_from(IDS[name]), min_size=1, max_size=12)),
         ending=draw(st.sampled_from([LENGTH, STOP])),
-        stops=draw(st.lists(st.text("abdost🌍世 \ufffd", min_size=1, max_size=3), max_size=2)),
+        stops=draw(st.lists(STOP_STRING, max_size=2)),
         include=draw(st.booleans()),
         min_tokens=draw(st.integers(0, 6)),
         skip_special=draw(st.booleans()),

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detokenizer_svc.stops import StopAutomaton, StopMatcher
+from detokenizer_svc.stops import SpecialMatcher, SpecialNames, StopAutomaton, StopMatcher
 
 LETTERS = st.text("ab", max_size=12)
 STOPS = st.lists(st.text("ab", min_size=1, max_size=4), min_size=1, max_size=4)
@@ -102,3 +102,79 @@ def test_nothing_to_match_matches_nothing(stops: list[str]) -> None:
 
 def test_characters_beyond_the_basic_plane_count_as_one() -> None:
     assert matcher(["🌍!"]).feed("né🌍!", armed=True) == ("né", "🌍!")
+
+
+NAMES = ("<x>", "<yy>")
+
+
+def feed_all(
+    stops: list[str], parts: list[str], *, include: bool, armed_from: int = 0
+) -> tuple[str, str | None]:
+    """What is said of parts of a text and special tokens that it leaves out."""
+    matcher = SpecialMatcher(StopAutomaton(stops), include_matched=include)
+    said = ""
+    for index, part in enumerate(parts):
+        armed = index >= armed_from
+        if part in NAMES:
+            more, stop = matcher.feed_special(part, "", armed=armed)
+        else:
+            more, stop = matcher.feed(part, armed=armed)
+        said += more
+        if stop is not None:
+            return said, stop
+    return said + matcher.held, None
+
+
+def read_at_once(stops: list[str], parts: list[str], *, include: bool) -> tuple[str, str | None]:
+    """The same, found by looking at all that came so far after each character and token."""
+    symbols: list[str] = []
+    for part in parts:
+        for symbol in [part] if part in NAMES else part:
+            symbols.append(symbol)
+            visible = [symbol for symbol in symbols if symbol not in NAMES]
+            for read in (visible, symbols) if symbol not in NAMES else (symbols,):
+                ends = [stop for stop in stops if "".join(read).endswith(stop)]
+                stop = max(ends, key=len, default="")
+                inside = next((n for n in range(len(read)) if "".join(read[n:]) == stop), None)
+                if not stop or inside is None:
+                    continue
+                if read is symbols and not any(symbol in NAMES for symbol in read[inside:]):
+                    continue
+                before = "".join(s for s in read[:inside] if s not in NAMES)
+                return before + (stop if include else ""), stop
+    return "".join(symbol for symbol in symbols if symbol not in NAMES), None
+
+
+PART = st.one_of(st.sampled_from(NAMES), st.text("ab>", max_size=3))
+STOP = st.lists(st.sampled_from([*NAMES, "a", "b", ">"]), min_size=1, max_size=4).map("".join)
+
+
+@given(st.lists(STOP, min_size=1, max_size=3), st.lists(PART, max_size=10), st.booleans())
+def test_special_tokens_match_though_the_text_leaves_them_out(
+    stops: list[str], parts: list[str], include: bool
+) -> None:
+    assert feed_all(stops, parts, include=include) == read_at_once(stops, parts, include=include)
+
+
+@pytest.mark.parametrize(("include", "said"), [(False, "a"), (True, "ab<x>b")])
+def test_text_around_a_special_token_is_cut_with_it(include: bool, said: str) -> None:
+    assert feed_all(["b<x>b"], ["ab", "<x>", "b", "a"], include=include) == (said, "b<x>b")
+
+
+def test_part_of_a_special_token_is_no_match() -> None:
+    assert feed_all([">"], ["a", "<x>", "b"], include=False) == ("ab", None)
+    assert feed_all(["<x>"], ["a<", "x>", "b"], include=False) == ("a", "<x>")
+
+
+def test_a_special_token_that_comes_before_matching_is_on_ends_nothing() -> None:
+    parts = ["a", "<x>", "b", "<x>", "a"]
+    assert feed_all(["<x>"], parts, include=False, armed_from=2) == ("ab", "<x>")
+
+
+def test_names_are_found_wherever_they_are_in_a_stop_string() -> None:
+    names = SpecialNames([("<x>", 1), (" <x>", 1), ("<xy>", 2), ("<x>", 3), ("", 4)])
+    assert names.found_in(["\n<x>", "no <xy"]) == {1: "<x>"}
+    assert names.found_in(["a <x><xy>"]) == {1: " <x>", 2: "<xy>"}
+    assert names.found_in(["a", ""]) == {}
+    longer = SpecialNames([("_<x>", 1), ("<x>", 1), ("<xyz>", 2)])
+    assert longer.found_in(["_<x>"]) == {1: "_<x>"}
