@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detokenizer_svc.stops import SpecialMatcher, SpecialNames, StopAutomaton, StopMatcher
@@ -145,14 +145,17 @@ def read_at_once(stops: list[str], parts: list[str], *, include: bool) -> tuple[
     return "".join(symbol for symbol in symbols if symbol not in NAMES), None
 
 
-PART = st.one_of(st.sampled_from(NAMES), st.text("ab>", max_size=3))
-STOP = st.lists(st.sampled_from([*NAMES, "a", "b", ">"]), min_size=1, max_size=4).map("".join)
+PARTS = st.lists(st.sampled_from([*NAMES, "a", "b", "ab", ">"]), min_size=1, max_size=8)
 
 
-@given(st.lists(STOP, min_size=1, max_size=3), st.lists(PART, max_size=10), st.booleans())
+@settings(max_examples=400)
+@given(PARTS, st.data(), st.booleans())
 def test_special_tokens_match_though_the_text_leaves_them_out(
-    stops: list[str], parts: list[str], include: bool
+    parts: list[str], data: st.DataObject, include: bool
 ) -> None:
+    spelled = "".join(parts)
+    cuts = st.tuples(st.integers(0, len(spelled) - 1), st.integers(1, 9))
+    stops = [spelled[at : at + size] for at, size in data.draw(st.lists(cuts, max_size=3))]
     assert feed_all(stops, parts, include=include) == read_at_once(stops, parts, include=include)
 
 
