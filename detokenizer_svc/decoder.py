@@ -6,10 +6,10 @@ with the context before them. Each step costs what is new, not what has been.
 
 from __future__ import annotations
 
-import codecs
 import copy
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from encodings.utf_8 import IncrementalDecoder as Utf8Decoder
 from typing import Protocol
 
 from tokenizers import Tokenizer
@@ -18,8 +18,6 @@ from detokenizer_svc.stops import SpecialNames
 from protos.byte_tokens import REPLACEMENT
 from protos.decoder_steps import DecoderSteps
 from protos.token_bytes import TokenBytes
-
-_Utf8Decoder = codecs.getincrementaldecoder("utf-8")
 
 
 class Decoder(Protocol):
@@ -129,7 +127,7 @@ class _ByteDecoder:
 
     def __init__(self, table: _Table, context: Sequence[int], lead_spaces: int) -> None:
         self._table = table
-        self._utf8 = _Utf8Decoder(errors=self._errors)
+        self._utf8 = Utf8Decoder(errors=self._errors)
         self._partial = False
         self._lead_spaces = 0
         for token_id in context:
@@ -150,12 +148,12 @@ class _ByteDecoder:
         return text
 
     def held(self) -> str:
-        return self._utf8.getstate()[0].decode(errors="replace")
+        return self._utf8.buffer.decode(errors="replace")
 
     def _join(self, token_id: int) -> str:
         """The text that an id gives which is part of a character, or comes after such a part."""
         text = self._utf8.decode(self._table.pieces[token_id])
-        self._partial = bool(self._utf8.getstate()[0])
+        self._partial = bool(self._utf8.buffer)
         return text
 
     def _count_lead(self, text: str) -> int:
@@ -181,7 +179,7 @@ class _RunDecoder(_ByteDecoder):
         super().__init__(table, context, lead_spaces)
 
     def held(self) -> str:
-        return REPLACEMENT * len(self._utf8.getstate()[0])
+        return REPLACEMENT * len(self._utf8.buffer)
 
     def _join(self, token_id: int) -> str:
         text = self._table.texts[token_id]
@@ -191,7 +189,7 @@ class _RunDecoder(_ByteDecoder):
             return REPLACEMENT
         try:
             text = self._utf8.decode(self._table.pieces[token_id])
-            self._partial = bool(self._utf8.getstate()[0])
+            self._partial = bool(self._utf8.buffer)
         except UnicodeDecodeError:
             text = self._end_run() + REPLACEMENT
             self._partial = self._broken = True
