@@ -14,7 +14,8 @@ from detokenizer_svc.candidate import Candidate
 from detokenizer_svc.request import Request
 from protos import detokenizer_pb2
 
-# Positions after which a message is not filled further, which bounds its size.
+# Positions, alternatives counted too, after which a message is not filled further. This bounds its
+# size, and how long the others wait while it is made.
 _ENOUGH_POSITIONS = 16384
 
 
@@ -62,8 +63,7 @@ class Outbox:
             delta = frame.deltas.add(
                 handle=request.handle, attempt=request.attempt, candidate=candidate.index
             )
-            candidate.unsent.move_into(delta, self._piece)
-            positions += len(delta.token_ids) + len(delta.prompt_logprobs)
+            positions += candidate.unsent.move_into(delta, self._piece)
             if candidate.unsent:
                 return  # its next part goes into the next message
             del self._moved[candidate]

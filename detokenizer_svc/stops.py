@@ -16,7 +16,10 @@ Source: Aho and Corasick, Efficient string matching: an aid to bibliographic sea
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+
+# Characters by which names are sought.
+_FIRST = 3
 
 
 class StopAutomaton:
@@ -122,23 +125,28 @@ class SpecialNames:
     def __init__(self, names: Iterable[tuple[str, int]]) -> None:
         """Take in names with their ids; of two that are one name, the first counts."""
         self._ids: dict[str, int] = {}
-        self._lengths: dict[str, set[int]] = {}  # by first character
+        self._lengths: dict[str, set[int]] = {}  # by first characters
         for name, token_id in names:
             if name:
                 self._ids.setdefault(name, token_id)
-                self._lengths.setdefault(name[0], set()).add(len(name))
+                self._lengths.setdefault(name[:_FIRST], set()).add(len(name))
+        self._firsts = {len(first) for first in self._lengths}
 
     def found_in(self, stops: Iterable[str]) -> Mapping[int, str]:
         """The ids whose names are in `stops`, each with the longest of its names there."""
         found: dict[int, str] = {}
-        for stop in stops:
-            for start, character in enumerate(stop):
-                for length in self._lengths.get(character, ()):
-                    name = stop[start : start + length]
-                    token_id = self._ids.get(name)
-                    if token_id is not None and len(name) > len(found.get(token_id, "")):
-                        found[token_id] = name
+        for name in (name for stop in stops for name in self._names_in(stop)):
+            token_id = self._ids.get(name)
+            if token_id is not None and len(name) > len(found.get(token_id, "")):
+                found[token_id] = name
         return found
+
+    def _names_in(self, stop: str) -> Iterator[str]:
+        """Parts of `stop` that may be names."""
+        for first in self._firsts:
+            for start in range(len(stop) - first + 1):
+                for length in self._lengths.get(stop[start : start + first], ()):
+                    yield stop[start : start + length]
 
 
 class SpecialMatcher(StopMatcher):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from protos import detokenizer_pb2, generation_pb2
 
-# Positions at most in one delta.
+# Positions at most in one delta; each alternative in a position's place counts as one more.
 MOST_POSITIONS = 4096
 
 Alternatives = Sequence[tuple[int, float]]
@@ -59,36 +59,49 @@ class Unsent:
     def __bool__(self) -> bool:
         return bool(self.ids or self.text or self.prompt_scores or self.finish)
 
-    def move_into(self, delta: detokenizer_pb2.TextDelta, piece: Callable[[int], bytes]) -> None:
+    def move_into(self, delta: detokenizer_pb2.TextDelta, piece: Callable[[int], bytes]) -> int:
         """Write it, or the next part of it, into `delta`; what was written is no longer unsent.
 
         Args:
             delta: names its candidate and nothing else.
             piece: the bytes of an id.
+
+        Returns:
+            How many positions were written, alternatives counted too.
         """
         delta.position = self.position
+        written = 0
         if self.prompt_scores:
-            self._move_prompt(delta, piece)
+            written = self._move_prompt(delta, piece)
         if not self.prompt_scores:
-            self._move_ids(delta, piece)
+            written += self._move_ids(delta, piece)
         if not (self.ids or self.prompt_scores):
             self._move_text(delta)
+        return written
 
-    def _move_ids(self, delta: detokenizer_pb2.TextDelta, piece: Callable[[int], bytes]) -> None:
+    def _move_ids(self, delta: detokenizer_pb2.TextDelta, piece: Callable[[int], bytes]) -> int:
         ids, scores = self.ids, self.scores
-        self.ids, self.scores = ids[MOST_POSITIONS:], scores[MOST_POSITIONS:]
-        delta.token_ids.extend(ids[:MOST_POSITIONS])
-        self.position += len(ids) - len(self.ids)
-        for score in scores[:MOST_POSITIONS]:
+        each = 1 + len(scores[0][2]) if scores else 1
+        most = max(1, MOST_POSITIONS // each)
+        self.ids, self.scores = ids[most:], scores[most:]
+        delta.token_ids.extend(ids[:most])
+        moved = len(ids) - len(self.ids)
+        self.position += moved
+        for score in scores[:most]:
             _write(delta.logprobs.add(), score, piece)
+        return moved * each
 
-    def _move_prompt(self, delta: detokenizer_pb2.TextDelta, piece: Callable[[int], bytes]) -> None:
+    def _move_prompt(self, delta: detokenizer_pb2.TextDelta, piece: Callable[[int], bytes]) -> int:
         delta.prompt_position = self.prompt_position
         scores = self.prompt_scores
-        self.prompt_scores = scores[MOST_POSITIONS:]
-        self.prompt_position += len(scores) - len(self.prompt_scores)
-        for score in scores[:MOST_POSITIONS]:
+        each = 1 + len(scores[-1][2])  # the first of a prompt has no alternatives
+        most = max(1, MOST_POSITIONS // each)
+        self.prompt_scores = scores[most:]
+        moved = len(scores) - len(self.prompt_scores)
+        self.prompt_position += moved
+        for score in scores[:most]:
             _write(delta.prompt_logprobs.add(), score, piece)
+        return moved * each
 
     def _move_text(self, delta: detokenizer_pb2.TextDelta) -> None:
         if self.text:

@@ -116,3 +116,22 @@ def test_the_last_id_is_told_with_text_and_ending_and_after_the_scores_of_the_pr
     scored = [place for place, part in enumerate(parts) if part.prompt_logprobs]
     output = [place for place, part in enumerate(parts) if part.token_ids]
     assert not (scored and output) or scored[-1] <= output[0]
+
+
+@pytest.mark.parametrize("prompt", [False, True])
+def test_alternatives_count_towards_what_one_delta_holds(prompt: bool) -> None:
+    count, each = 1000, 21
+    scores = [(id_, 0.0, [(id_, -1.0)] * (each - 1)) for id_ in range(count)]
+    unsent = Unsent()
+    if prompt:
+        unsent.prompt_scores += scores
+    else:
+        unsent.ids += range(count)
+        unsent.scores += scores
+    sizes, written = [], 0
+    while unsent:
+        delta = TextDelta()
+        written += unsent.move_into(delta, piece)
+        sizes.append(len(delta.prompt_logprobs if prompt else delta.token_ids))
+    assert max(sizes) == MOST_POSITIONS // each
+    assert (sum(sizes), written) == (count, count * each)
