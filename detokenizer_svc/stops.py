@@ -15,7 +15,6 @@ Source: Aho and Corasick, Efficient string matching: an aid to bibliographic sea
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 
 # Characters by which names are sought.
@@ -26,8 +25,11 @@ class StopAutomaton:
     """A trie of stop strings with links to the longest suffix that is in the trie too.
 
     A state is a prefix of a stop string; state 0 is the empty one. The lists are indexed by state.
+    States are made once a text comes to the one before, so that long stop strings cost nothing
+    until a text has much of them. Where a state has its next ones, so has its suffix.
 
     Attributes:
+        first: the characters that stop strings begin with.
         depth: length of the state.
         matched: the longest stop string that the state ends with.
         hold: length of the longest suffix of the state that a longer text may still make a stop.
@@ -35,48 +37,66 @@ class StopAutomaton:
 
     def __init__(self, stops: Iterable[str]) -> None:
         """Build the automaton of `stops`; empty ones are ignored."""
-        self._next: list[dict[str, int]] = [{}]
+        self._stops = [tuple(dict.fromkeys(filter(None, stops)))]  # those that go on from a state
+        self._next: list[dict[str, int] | None] = [None]
         self._suffix = [0]
         self.depth = [0]
         self.matched: list[str | None] = [None]
         self.hold = [0]
-        for stop in stops:
-            self._add(stop)
-        self._link()
+        self.first = frozenset(self._grow(0))
 
     def advance(self, state: int, character: str) -> int:
         """The state after one more character."""
-        while state and character not in self._next[state]:
+        state = self._step(state, character)
+        if state and self._next[state] is None:
+            self._grow_with_suffixes(state)
+        return state
+
+    def _step(self, state: int, character: str) -> int:
+        """The state after one more character, if `state` has its next ones."""
+        while True:
+            following = self._next[state] or {}
+            if character in following:
+                return following[character]
+            if not state:
+                return 0
             state = self._suffix[state]
-        return self._next[state].get(character, 0)
 
-    def _add(self, stop: str) -> None:
-        state = 0
-        for depth, character in enumerate(stop, 1):
-            if character not in self._next[state]:
-                self._next[state][character] = len(self._next)
-                self._next.append({})
-                self._suffix.append(0)
-                self.depth.append(depth)
-                self.matched.append(None)
-                self.hold.append(depth)
-            state = self._next[state][character]
-        if state:
-            self.matched[state] = stop
+    def _grow_with_suffixes(self, state: int) -> None:
+        """Make the next states, of its suffixes first."""
+        growing = []
+        while self._next[state] is None:
+            growing.append(state)
+            state = self._suffix[state]
+        for each in reversed(growing):
+            self._grow(each)
 
-    def _link(self) -> None:
-        """Give each state its links, shorter states first."""
-        states = deque(self._next[0].values())
-        while states:
-            state = states.popleft()
-            suffix = self._suffix[state]
-            if self.matched[state] is None:
-                self.matched[state] = self.matched[suffix]
-            if not self._next[state]:
-                self.hold[state] = self.hold[suffix]
-            for character, longer in self._next[state].items():
-                self._suffix[longer] = self.advance(suffix, character)
-                states.append(longer)
+    def _grow(self, state: int) -> Iterable[str]:
+        """Make the next states; answer their characters."""
+        depth = self.depth[state]
+        by_character: dict[str, list[str]] = {}
+        for stop in self._stops[state]:
+            by_character.setdefault(stop[depth], []).append(stop)
+        following = {
+            character: self._add(
+                self._step(self._suffix[state], character) if state else 0, depth + 1, stops
+            )
+            for character, stops in by_character.items()
+        }
+        self._next[state] = following
+        return following
+
+    def _add(self, suffix: int, depth: int, stops: list[str]) -> int:
+        """Make a state that `stops` begin with."""
+        longer = tuple(stop for stop in stops if len(stop) > depth)
+        whole = next((stop for stop in stops if len(stop) == depth), None)
+        self._stops.append(longer)
+        self._next.append(None)
+        self._suffix.append(suffix)
+        self.depth.append(depth)
+        self.matched.append(whole or self.matched[suffix])
+        self.hold.append(depth if longer else self.hold[suffix])
+        return len(self.depth) - 1
 
 
 class StopMatcher:
@@ -105,6 +125,8 @@ class StopMatcher:
             The text that can be said, and the stop string that ends it, if one does.
         """
         automaton, state = self._automaton, self._state
+        if not state and automaton.first.isdisjoint(text):
+            return text, None
         before = self.held
         for index, character in enumerate(text, 1):
             state = automaton.advance(state, character)

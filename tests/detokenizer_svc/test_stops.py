@@ -181,3 +181,12 @@ def test_names_are_found_wherever_they_are_in_a_stop_string() -> None:
     assert names.found_in(["a", ""]) == {}
     longer = SpecialNames([("_<x>", 1), ("<x>", 1), ("<xyz>", 2)])
     assert longer.found_in(["_<x>"]) == {1: "_<x>"}
+
+
+def test_a_long_stop_string_costs_as_much_as_a_text_has_of_it() -> None:
+    automaton = StopAutomaton(["a" * 16_384, "ab" * 5_000, "abab"])
+    assert len(automaton.depth) == 2
+    matcher = StopMatcher(automaton, include_matched=False)
+    assert matcher.feed("c" * 100 + "aab", armed=True) == ("c" * 100 + "a", None)
+    assert len(automaton.depth) < 20
+    assert matcher.feed("ab", armed=True) == ("", "abab")
