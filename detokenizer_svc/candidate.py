@@ -19,7 +19,7 @@ from protos.token_frame import FINISHED, NO_TOKEN, STOP
 
 
 class Outcome(enum.Enum):
-    """What became of a row."""
+    """Result of taking a row."""
 
     TAKEN = enum.auto()
     DROPPED = enum.auto()  # it came before, or after the end
@@ -29,7 +29,7 @@ class Outcome(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What a request wants to know, and when its candidates end.
+    """Wishes of a request, and the rules that end its candidates.
 
     Attributes:
         min_tokens: a stop string counts if the text of a token after so many completes it, as a
@@ -166,7 +166,7 @@ class Candidate:
 
 
 class SpecialCandidate(Candidate):
-    """One continuation that a special token may end which its text leaves out."""
+    """One continuation that may end at a special token which its text leaves out."""
 
     __slots__ = ("_named", "_special_matcher")
 

@@ -24,7 +24,7 @@ class Decoder(Protocol):
     """The text of one sequence of ids."""
 
     def feed(self, token_id: int) -> str:
-        """What can be said of the text now that `token_id` has come."""
+        """Take in an id; return the text that is now certain."""
         ...
 
     def held(self) -> str:
@@ -57,7 +57,7 @@ def _whole_characters(piece: bytes) -> str | None:
 
 
 class Spelling:
-    """How a vocabulary is spelled; shared by all decoders.
+    """Spelling of a vocabulary; shared by all decoders.
 
     Attributes:
         pieces: the bytes of each id.
@@ -183,8 +183,10 @@ class _RunDecoder(_ByteDecoder):
 
     def _join(self, token_id: int) -> str:
         text = self._table.texts[token_id]
+        if text == "":  # it is left out, and parts no run
+            return text
         if text is not None and token_id not in self._byte_ids:
-            return self._end_run() + text if text else ""
+            return self._end_run() + text
         if self._broken:
             return REPLACEMENT
         try:
@@ -203,7 +205,7 @@ class _RunDecoder(_ByteDecoder):
 
 
 class _StepDecoder:
-    """Takes tokens through the decoder's steps, which may join them by rules of their own."""
+    """Applies the decoder's steps, which may join tokens by rules of their own."""
 
     __slots__ = ("_hidden", "_said", "_steps", "_token")
 
@@ -238,7 +240,7 @@ class _StepDecoder:
         return text[self._known(text) :]
 
     def _known(self, text: str) -> int:
-        """How many characters of `text` the context has already."""
+        """Count the characters of `text` that the context has already."""
         alike = zip(self._said, text, strict=False)
         return next(
             (i for i, (said, new) in enumerate(alike) if said != new),

@@ -18,7 +18,7 @@ _BEYOND_ANY_PROMPT = 2**32 - 1
 
 
 class Audience(Protocol):
-    """Who is told of a request's text."""
+    """Listener to a request's text."""
 
     def touch(self, request: Request, candidate: Candidate) -> None:
         """Note that `candidate` has something to tell."""

@@ -25,8 +25,8 @@ class StopAutomaton:
     """A trie of stop strings with links to the longest suffix that is in the trie too.
 
     A state is a prefix of a stop string; state 0 is the empty one. The lists are indexed by state.
-    States are made once a text comes to the one before, so that long stop strings cost nothing
-    until a text has much of them. Where a state has its next ones, so has its suffix.
+    A state's next ones are made when a text first reaches it, so that a long stop string costs as
+    much as texts have of it. Where a state has its next ones, so has its suffix.
 
     Attributes:
         first: the characters that stop strings begin with.
@@ -142,7 +142,7 @@ class StopMatcher:
 
 
 class SpecialNames:
-    """The names by which stop strings may call special tokens."""
+    """Names of special tokens, to be found in stop strings."""
 
     def __init__(self, names: Iterable[tuple[str, int]]) -> None:
         """Take in names with their ids; of two that are one name, the first counts."""
@@ -172,10 +172,10 @@ class SpecialNames:
 
 
 class SpecialMatcher(StopMatcher):
-    """One text on its way through an automaton, with special tokens that are left out of it.
+    """Matches stop strings in a text and in the special tokens that it leaves out.
 
-    From the first of those on, the text is read once more with them spelled out. Places in that
-    are counted from where it began.
+    From the first such token on, the text is matched once more with the tokens spelled out. Places
+    in the text spelled out count from where that began.
     """
 
     __slots__ = ("_place", "_spans", "_spelled")
@@ -248,7 +248,7 @@ class SpecialMatcher(StopMatcher):
         return None if any(first < start < end for first, end in self._spans) else stop
 
     def _visible_in(self, length: int) -> int:
-        """How much of the last `length` characters spelled out is text, to be held back."""
+        """Count what of the last `length` characters spelled out is text that must be held back."""
         spans = self._whole_in(length)
         if not spans:
             return 0
@@ -256,7 +256,7 @@ class SpecialMatcher(StopMatcher):
         return self._place - start - sum(end - first for first, end in spans)
 
     def _cut(self, visible: str, stop: str) -> str:
-        """What is said of the text, which `stop` ends."""
+        """Cut the text that `stop` ends; return the rest of what can be said."""
         kept = visible[: max(0, len(visible) - self._visible_in(len(stop)))]
         if not self._include:
             return kept

@@ -1,4 +1,4 @@
-"""What a candidate has to tell its router and has not told yet.
+"""The part of a candidate that its router has not been told yet.
 
 Whoever reads slowly finds it all in one delta; only what would grow too large is told in parts:
 first scores of the prompt, then ids, and with the last of the ids, never later, the text and the
@@ -67,7 +67,7 @@ class Unsent:
             piece: the bytes of an id.
 
         Returns:
-            How many positions were written, alternatives counted too.
+            The positions written, alternatives counted too.
         """
         delta.position = self.position
         written = 0

@@ -1,6 +1,6 @@
 """Tokens that stand for bytes: byte fallback's `<0x0A>`, and byte-level BPE's alphabet.
 
-Each kind of them is a step of a decoder, as in `decoder_steps`.
+Each kind has a step of a decoder, as `decoder_steps` applies them.
 """
 
 from __future__ import annotations

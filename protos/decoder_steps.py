@@ -1,8 +1,8 @@
-"""The steps of a tokenizer's decoder, taken token by token.
+"""The steps of a tokenizer's decoder, applied token by token.
 
-The text of all tokens so far is what was given of it, and what `held` adds where nothing more
-comes. A step gives what no later token can change, so what was given is never wrong. Where a step
-has a rule about the whole text that cannot be told token by token, its text comes at the end.
+The texts that `push` returned, followed by `held`, are the text of all tokens so far. A step
+returns only what no later token can change. Where a step's rule needs the whole text, `push`
+returns nothing and all text comes with `held`.
 
 Source: the decoders of the `tokenizers` library, which the tests compare with.
 """
@@ -20,7 +20,7 @@ from protos.fused_text import Each, Spec, Step, StripText, Whole, library_step, 
 
 
 class DecoderSteps:
-    """A decoder on its way through the tokens of one text."""
+    """State of a decoder after some tokens of one text."""
 
     __slots__ = ("_steps",)
 
@@ -36,7 +36,7 @@ class DecoderSteps:
         return DecoderSteps(map(copy.copy, self._steps))
 
     def push(self, token: str) -> str:
-        """Take in a token; give the text that is now certain."""
+        """Take in a token; return the text that is now certain."""
         tokens: Iterable[str] = (token,)
         for step in self._steps:
             tokens = [given for taken in tokens for given in step.push(taken)]
@@ -81,7 +81,7 @@ def _make_steps(tokenizer: Tokenizer) -> Iterator[Step]:
 
 
 class _Spaced:
-    """Tokens joined by spaces, which is what happens for want of a decoder."""
+    """Tokens joined by spaces, as the library does without a decoder."""
 
     def __init__(self) -> None:
         self._space = ""
@@ -127,7 +127,7 @@ class _LastApart:
 
 
 class _Distinct:
-    """A step that takes a token for nothing after the same one; what has no text is no token."""
+    """A step that ignores a token after the same one, and drops tokens without text."""
 
     def __init__(self, spec: Spec) -> None:
         self._decode = library_step(spec)

@@ -1,6 +1,6 @@
-"""Steps of a decoder that have the whole text for their only token, and are given it in parts.
+"""Steps of a decoder after Fuse: the whole text is their only token, and comes in parts.
 
-They are steps as in `decoder_steps`.
+Each is a `Step`, as `decoder_steps` applies them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Step(Protocol):
     """One step; its state is copied by `copy.copy`."""
 
     def push(self, token: str) -> Iterable[str]:
-        """Take in a token; give those that are now certain."""
+        """Take in a token; return those that are now certain."""
         ...
 
     def end(self) -> Iterable[str]:
@@ -36,14 +36,18 @@ class Step(Protocol):
 
 
 def library_step(spec: Spec) -> Callable[[list[str]], str]:
-    """The library's own step."""
+    """Make the library's own step; the text of a list of tokens."""
     decoder = decoders.Fuse()
     decoder.__setstate__(json.dumps(spec).encode())  # whatever kind it was before
     return decoder.decode
 
 
 def step_of_text(spec: Spec) -> Step:
-    """The step for a text that is given in parts; what it cannot tell of them comes at the end."""
+    """Make the step for a text that comes in parts.
+
+    Args:
+        spec: a step of the decoder; one that cannot be applied to parts returns all at the end.
+    """
     kind = spec["type"]
     if kind == "Strip":
         return StripText(spec)
@@ -67,7 +71,7 @@ def _replacing_step(spec: Spec) -> Step | None:
 
 
 class Each:
-    """A step that takes each token for itself."""
+    """A step that changes each token by itself."""
 
     def __init__(self, spec: Spec) -> None:
         self._decode = library_step(spec)
@@ -146,7 +150,7 @@ class StartRule:
 
 
 class Whole:
-    """A rule about all of the text: nothing is certain before the end."""
+    """A rule about the whole text: nothing is certain before the end."""
 
     def __init__(self, decode: Callable[[list[str]], str]) -> None:
         self._decode = decode

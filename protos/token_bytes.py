@@ -17,7 +17,7 @@ from protos.byte_tokens import BYTE_TOKEN, undo_byte_alphabet
 from protos.decoder_steps import DecoderSteps, list_specs
 from protos.fused_text import Spec
 
-# What the steps of a decoder may be where it spells tokens one by one, a letter for each.
+# Decoders that spell tokens one by one; each step is a letter of `_letter`.
 _EXACT = re.compile(r"LF*|MF*|(?=.)R*B?(?:F+S?)?")
 # Tokens to put another between; two of them, for what is there twice may be said once.
 _NEIGHBOURS = ("x", "z"), ("y", "w")
@@ -26,8 +26,8 @@ _NEIGHBOURS = ("x", "z"), ("y", "w")
 class TokenBytes:
     """The bytes of each token id below its length.
 
-    They are what the tokenizer's decoder makes of the token inside a text. Added tokens are no
-    exception: the library takes them through the decoder's steps too.
+    They are the text that the tokenizer's decoder gives for the token inside a text. Added tokens
+    are no exception: the library applies the decoder's steps to them too.
 
     Attributes:
         exact: a text is its tokens' bytes laid end to end, but for `lead_spaces`.
@@ -78,7 +78,7 @@ class TokenBytes:
         return token
 
     def _spell_between(self, token: str) -> str:
-        """What `token` adds to the text of two others that it comes between."""
+        """Text that `token` adds to that of two others when it stands between them."""
         before, after = next(pair for pair in _NEIGHBOURS if token not in pair)
         text = self._decode(before, token, after)
         start = len(self._decode(before))
@@ -117,7 +117,7 @@ def _lead_spaces(spec: Spec) -> int:
 
 
 def _marks_lead(mark: str, vocabulary: Iterable[str]) -> bool:
-    """Whether all a text loses of its first token, which is each `mark`, is its lead spaces."""
+    """Tell whether a text loses just the lead spaces of its first token, whichever it is."""
     return all(
         token.replace(mark, "") == token.replace(mark, " ").lstrip(" ") for token in vocabulary
     )

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_tokenizers import byte_fallback, byte_level, end_of_word, unigram, word_piece
-from tokenizers import AddedToken, Regex, Tokenizer, decoders
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models
 
 from detokenizer_svc.decoder import Spelling
 
@@ -246,6 +246,15 @@ def test_padding_of_the_vocabulary_has_no_text(name: str) -> None:
     assert step_by_step(spelling, [len(spelling), 2**32 - 1]) == ""
     assert spelling.decode([len(spelling), 2**32 - 1], skip_special=False) == ""
     assert spelling.piece(2**32 - 1) == b""
+
+
+@pytest.mark.parametrize("decoder", [None, decoders.ByteLevel(), decoders.WordPiece(), FUSE])
+def test_a_hole_in_the_vocabulary_has_no_text(decoder: decoders.Decoder | None) -> None:
+    tokenizer = Tokenizer(models.BPE({"a": 0, "b": 5}, []))
+    tokenizer.decoder = decoder
+    spelling = Spelling(tokenizer)
+    assert step_by_step(spelling, [0, 3, 5, 6]) == tokenizer.decode([0, 5])
+    assert (len(spelling), spelling.piece(3)) == (6, b"")
 
 
 @pytest.mark.parametrize("name", SPELLINGS)

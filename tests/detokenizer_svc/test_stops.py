@@ -110,7 +110,7 @@ NAMES = ("<x>", "<yy>")
 def feed_all(
     stops: list[str], parts: list[str], *, include: bool, armed_from: int = 0
 ) -> tuple[str, str | None]:
-    """What is said of parts of a text and special tokens that it leaves out."""
+    """Text said for parts of a text and special tokens that it leaves out."""
     matcher = SpecialMatcher(StopAutomaton(stops), include_matched=include)
     said = ""
     for index, part in enumerate(parts):

@@ -46,7 +46,7 @@ def tokenizer_of(chosen: Sequence[decoders.Decoder]) -> Tokenizer:
 
 
 def step_by_step(tokenizer: Tokenizer, tokens: Sequence[str]) -> list[str]:
-    """What each token gives, and what is held at the end."""
+    """The text of each token as it comes, and the text held at the end."""
     taken = DecoderSteps.of(tokenizer)
     return [*map(taken.push, tokens), taken.held()]
 
