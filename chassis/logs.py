@@ -2,22 +2,36 @@
 
 A record's request id is the `request_id` given in `extra` where a line is about a request of
 another task, else the one bound to the running task, else the one that was bound where the
-exception it tells of was raised. In text a traceback follows its line; nothing else a record holds
-can begin a line, whoever sent it.
+exception it tells of was raised. Each value is printable and has at most `MOST_VALUE_BYTES`. In
+text a traceback follows its line; nothing else a record holds can begin a line, whoever sent it.
+Nobody waits for a line to be written, and a line that cannot be is dropped and counted.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
+import threading
 import time
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from contextvars import ContextVar, Token
+from functools import partial
+from traceback import TracebackException
 from types import TracebackType
 from typing import Any
 
 from chassis.config import ConfigError
+from chassis.line_stream import LineStream
+
+log = logging.getLogger(__name__)
+
+MOST_VALUE_BYTES = 2048
+MOST_TRACEBACK_CHARACTERS = 8192
+DROPPED = "log lines were dropped: they were not read"
+_MOST_BITS = 64
 
 _request_id: ContextVar[str] = ContextVar("request_id", default="-")
 
@@ -68,11 +82,80 @@ def _subject(record: logging.LogRecord, extras: dict[str, Any]) -> str:
     return bound
 
 
-def _printable(text: str) -> str:
-    """Control characters, line ends among them, as escapes."""
-    if text.isprintable():
+def printable(text: str, most_bytes: int = MOST_VALUE_BYTES) -> str:
+    """`text` with control characters, line ends among them, as escapes, cut to `most_bytes`.
+
+    Letters of any script stay as they are. What this returned once, it leaves alone.
+    """
+    shown = text[:most_bytes]
+    if not shown.isprintable():
+        shown = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in shown)
+    raw = shown.encode()
+    if len(text) <= most_bytes and len(raw) <= most_bytes:
+        return shown
+    told = f"… ({len(text)} characters)"
+    return raw[: most_bytes - len(told.encode())].decode(errors="ignore") + told
+
+
+def show_fields(fields: Mapping[str, Any]) -> str:
+    """` key=value` for each of `fields` that is not zero, empty or None."""
+    return "".join(f" {key}={_shown(value)}" for key, value in fields.items() if _tells(value))
+
+
+def _tells(value: object) -> bool:
+    return isinstance(value, bool) or value not in (None, 0, "")
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return printable(str(value))
+
+
+def _json_value(value: object) -> Any:
+    """`value` as JSON may hold it: printable and bounded, numbers as numbers."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        return value if value.bit_length() <= _MOST_BITS else printable(hex(value))
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, dict):
+        return _bounded({printable(str(key)): _json_value(each) for key, each in value.items()})
+    if isinstance(value, list | tuple):
+        return _bounded([_json_value(each) for each in value])
+    return printable(str(value))
+
+
+def _bounded(value: dict[str, Any] | list[Any]) -> Any:
+    text = json.dumps(value, ensure_ascii=False)
+    return value if len(text.encode()) <= MOST_VALUE_BYTES else printable(text)
+
+
+def show_traceback(error: BaseException) -> str:
+    """The lines of a traceback, in which messages of exceptions are printable and bounded."""
+    text = "\n".join(_traceback(TracebackException.from_exception(error)))
+    if len(text) <= MOST_TRACEBACK_CHARACTERS:
         return text
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+    half = MOST_TRACEBACK_CHARACTERS // 2
+    return f"{text[:half].rpartition(chr(10))[0]}\n  …\n{text[-half:].partition(chr(10))[2]}"
+
+
+def _traceback(error: TracebackException) -> Iterator[str]:
+    if error.__cause__ is not None:
+        yield from _traceback(error.__cause__)
+        yield from ("", "The above exception was the direct cause of the following exception:", "")
+    elif error.__context__ is not None and not error.__suppress_context__:
+        yield from _traceback(error.__context__)
+        yield from ("", "During handling of the above exception, another exception occurred:", "")
+    if error.stack:
+        yield "Traceback (most recent call last):"
+        for line in "".join(error.stack.format()).splitlines():
+            yield printable(line)
+    yield printable("".join(error.format_exception_only()).rstrip("\n"))
+    for number, each in enumerate(error.exceptions or (), start=1):
+        yield f"  exception {number} of the group:"
+        yield from (f"  | {line}" for line in _traceback(each))
 
 
 class JsonFormatter(logging.Formatter):
@@ -92,18 +175,19 @@ class JsonFormatter(logging.Formatter):
             + f".{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
             "service": self._service,
-            "request_id": _subject(record, extras),
-            "event": record.getMessage(),
+            "request_id": printable(_subject(record, extras)),
+            "event": printable(record.getMessage()),
             "logger": record.name,
         }
-        line.update({f"extra_{key}" if key in line else key: extras[key] for key in extras})
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+        told = {key: _json_value(value) for key, value in extras.items()}
+        line.update({f"extra_{key}" if key in line else key: told[key] for key in told})
+        if record.exc_info and record.exc_info[1] is not None:
+            line["exception"] = show_traceback(record.exc_info[1])
+        return json.dumps(line, ensure_ascii=False)
 
 
 class TextFormatter(logging.Formatter):
-    """`time level service [request id] event key=value …`."""
+    """`time level service [request id] event key=value …`; zeros are left out."""
 
     def __init__(self, service: str) -> None:
         super().__init__()
@@ -115,12 +199,10 @@ class TextFormatter(logging.Formatter):
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
         line = (
             f"{clock}.{int(record.msecs):03d} {record.levelname.lower():7} {self._service:11} "
-            f"[{request_id}] {record.getMessage()}"
+            f"[{printable(request_id)}] {printable(record.getMessage())}{show_fields(extras)}"
         )
-        line += "".join(f" {key}={value}" for key, value in extras.items())
-        line = _printable(line)
-        if record.exc_info:
-            line += "\n" + self.formatException(record.exc_info)
+        if record.exc_info and record.exc_info[1] is not None:
+            line += "\n" + show_traceback(record.exc_info[1])
         return line
 
 
@@ -136,6 +218,44 @@ def configure(service: str, *, log_format: str, level: str) -> None:
     number = logging.getLevelNamesMapping().get(level.upper())
     if number is None:
         raise ConfigError(f"log level {level!r}: expected debug, info, warning or error")
+    formatter = makers[log_format](service)
+    if isinstance(sys.stderr, LineStream):
+        sys.stderr.tell_dropped = partial(_tell_dropped, formatter)
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(makers[log_format](service))
+    handler.setFormatter(formatter)
     logging.basicConfig(level=number, handlers=[handler], force=True)
+
+
+def _tell_dropped(formatter: logging.Formatter, lines: int) -> str:
+    record = log.makeRecord(
+        __name__, logging.WARNING, __file__, 0, DROPPED, (), None, extra={"lines": lines}
+    )
+    return formatter.format(record) + "\n"
+
+
+def unblock() -> None:
+    """Have the process wait for no reader of its stdout and stderr, and fail of none.
+
+    All that Python writes goes through a `LineStream`: logs, warnings, tracebacks, a last word. A
+    stream that stands for another, as in tests, stays.
+    """
+    if sys.stdout is sys.__stdout__:
+        sys.stdout = LineStream(1)
+    if sys.stderr is sys.__stderr__:
+        sys.stderr = LineStream(2)
+        sys.excepthook = _tell_end
+        threading.excepthook = _tell_end_of_thread
+
+
+def _tell_end(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    sys.stderr.write(show_traceback(error) + "\n")
+
+
+def _tell_end_of_thread(ended: threading.ExceptHookArgs) -> None:
+    if ended.exc_value is not None:
+        log.error("a thread has ended with an error", exc_info=ended.exc_value)
+
+
+def dropped_lines() -> int:
+    """How many lines of this process were not written to its stderr."""
+    return sys.stderr.dropped if isinstance(sys.stderr, LineStream) else 0

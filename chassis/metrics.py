@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from prometheus_client import CollectorRegistry, Gauge, ProcessCollector, start_http_server
+from prometheus_client import (
+    CollectorRegistry,
+    Gauge,
+    Metric,
+    ProcessCollector,
+    start_http_server,
+)
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 from chassis.errors import StartError
+from chassis.logs import dropped_lines
+
+DROPPED_LINES = "triptych_log_lines_dropped"
 
 
 def new_registry(restarts: int = 0) -> CollectorRegistry:
-    """A registry that already tells the process's CPU time, memory, open files and `restarts`."""
+    """A registry that already tells of the process.
+
+    Its CPU time, memory, open files, `restarts` and the log lines that it dropped.
+    """
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     Gauge(
@@ -19,7 +33,19 @@ def new_registry(restarts: int = 0) -> CollectorRegistry:
         "How often whoever runs the service has started it again.",
         registry=registry,
     ).set(restarts)
+    registry.register(_DroppedLines())
     return registry
+
+
+class _DroppedLines(Collector):
+    """Tells how many lines the process's log has lost."""
+
+    def collect(self) -> Iterable[Metric]:
+        yield CounterMetricFamily(
+            DROPPED_LINES,
+            "Log lines dropped because nobody read them or they could not be written.",
+            value=dropped_lines(),
+        )
 
 
 def split_address(address: str) -> tuple[str, int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -24,7 +25,12 @@ from chassis import config, logs, metrics
 from chassis.errors import ErrorInterceptor, StartError
 from chassis.health import SELF, Health, add_health
 from chassis.introspection import Identity, Introspection, ListLinks, identify
-from chassis.process import die_with_parent
+from chassis.process import (
+    die_with_parent,
+    open_standard_streams,
+    reap_orphans,
+    unless_ignored,
+)
 from chassis.reflection import add_reflection
 from chassis.sockets import bind, release
 from protos import service_pb2_grpc
@@ -156,10 +162,10 @@ def _add_own_services(identity: Identity, host: Host) -> None:
 
 
 async def _run(service: str, mount: Mount, settings: config.ServiceSettings) -> None:
-    """Serve until SIGINT or SIGTERM, or until the service ends itself."""
+    """Serve until a signal tells it to stop, or until the service ends itself."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for sig in (signal.SIGINT, signal.SIGTERM):
+    for sig in (signal.SIGTERM, *unless_ignored((signal.SIGINT, signal.SIGHUP))):
         loop.add_signal_handler(sig, stop.set)
     async with serving(service, mount, settings) as server:
         server.ended.add_done_callback(lambda _: stop.set())
@@ -174,14 +180,20 @@ async def _run(service: str, mount: Mount, settings: config.ServiceSettings) -> 
 def main(service: str, settings_class: type[S], make_mount: Callable[[S], Mount]) -> None:
     """Run `service` with settings from `TRIPTYCH_<SERVICE>_*` until it is told to stop.
 
+    It ends in order upon SIGTERM, and upon SIGINT and SIGHUP unless it was started to ignore them.
     A service that cannot start says why in one line and ends with exit code 1.
     """
+    open_standard_streams()
+    logs.unblock()
+    # Else gRPC's C library writes lines of its own to stderr, and waits for whoever reads them.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     prefix = f"TRIPTYCH_{service.upper()}"
     try:
         settings = config.load(settings_class, prefix)
         logs.configure(service, log_format=settings.log_format, level=settings.log_level)
         if settings.parent_pid:
             die_with_parent(settings.parent_pid)
+        reap_orphans()
         uvloop.run(_run(service, make_mount(settings), settings))
     except config.WrongValue as error:
         sys.exit(f"triptych {service}: {error.under(prefix)}")

@@ -1,0 +1,128 @@
+"""A text stream that never keeps its writer waiting and never fails.
+
+A thread of its own writes to the descriptor. What a pipe that nobody reads, a full disk or a reader
+that has gone leaves no room for is dropped and counted; a line says how much, once there is room.
+"""
+
+from __future__ import annotations
+
+import atexit
+import io
+import os
+import select
+import threading
+from collections import deque
+from collections.abc import Callable
+
+MOST_PENDING_BYTES = 1 << 20
+LAST_WORDS_S = 0.5
+
+
+class LineStream(io.TextIOBase):
+    """Writes lines to a descriptor in their order, UTF-8.
+
+    Attributes:
+        dropped: lines that were not written.
+        tell_dropped: makes the line that tells of so many dropped ones.
+    """
+
+    encoding = "utf-8"
+    errors = "backslashreplace"
+
+    def __init__(self, descriptor: int, tell_dropped: Callable[[int], str] | None = None) -> None:
+        self.dropped = 0
+        self.tell_dropped = tell_dropped or "{} lines were dropped: they were not read\n".format
+        self._descriptor = descriptor
+        self._thread: threading.Thread | None = None
+        self._pending: deque[bytes] = deque()
+        self._pending_bytes = 0
+        self._untold = 0
+        self._may_tell = False
+        self._writing = False
+        self._torn = False
+        self._changed = threading.Condition()
+        atexit.register(self.drain)
+
+    def write(self, text: str) -> int:
+        """Have `text`, one or more lines or a part of one, written, or drop it."""
+        raw = text.encode(errors=self.errors)
+        with self._changed:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="lines", daemon=True)
+                self._thread.start()
+            # Until the loss is told nothing is taken, so that it is told where it happened.
+            if self._untold or self._pending_bytes + len(raw) > MOST_PENDING_BYTES:
+                self._drop(1)
+                self._may_tell = True
+            else:
+                self._pending.append(raw)
+                self._pending_bytes += len(raw)
+            self._changed.notify_all()
+        return len(text)
+
+    def flush(self) -> None:
+        """Do nothing: what was written is on its way."""
+
+    def drain(self, within_s: float = LAST_WORDS_S) -> None:
+        """Wait until all is written, for `within_s` seconds at most."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: not (self._pending or self._may_tell or self._writing), within_s
+            )
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def isatty(self) -> bool:
+        try:
+            return os.isatty(self._descriptor)
+        except OSError:
+            return False
+
+    def _drop(self, lines: int) -> None:
+        self.dropped += lines
+        self._untold += lines
+
+    def _run(self) -> None:
+        while True:
+            raw, told = self._next()
+            if self._write_out(raw):
+                continue
+            with self._changed:
+                if told:
+                    self._untold += told
+                else:
+                    self._drop(1)
+
+    def _next(self) -> tuple[bytes, int]:
+        """Wait for what is to be written; of how many dropped lines it tells comes with it."""
+        with self._changed:
+            self._writing = False
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._pending or self._may_tell)
+            self._writing = True
+            if self._pending:
+                raw = self._pending.popleft()
+                self._pending_bytes -= len(raw)
+                return raw, 0
+            told, self._untold, self._may_tell = self._untold, 0, False
+        return self.tell_dropped(told).encode(errors=self.errors), told
+
+    def _write_out(self, raw: bytes) -> bool:
+        """Write all of `raw`, however long it takes; answer whether that was possible."""
+        left = memoryview(b"\n" + raw if self._torn else raw)
+        try:
+            while left:
+                try:
+                    left = left[os.write(self._descriptor, left) :]
+                    self._torn = bool(left)
+                except BlockingIOError:  # whoever shares the descriptor has it not block
+                    writable = select.poll()
+                    writable.register(self._descriptor, select.POLLOUT)
+                    writable.poll()
+        except OSError:
+            return False
+        return True
