@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 _LOG_FORMATS = ("text", "json")
-_LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
+LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 _MOST_MESSAGE_MIB = 2047  # gRPC counts a message's bytes in an int32
 
 
@@ -65,8 +65,8 @@ class ServiceSettings:
     def __post_init__(self) -> None:
         if self.log_format not in _LOG_FORMATS:
             raise WrongValue("log_format", f"{self.log_format!r} is not text or json")
-        if self.log_level.lower() not in _LOG_LEVELS:
-            levels = ", ".join(_LOG_LEVELS)
+        if self.log_level.lower() not in LOG_LEVELS:
+            levels = ", ".join(LOG_LEVELS)
             raise WrongValue("log_level", f"{self.log_level!r} is none of {levels}")
         if not 1 <= self.max_message_mib <= _MOST_MESSAGE_MIB:
             why = f"{self.max_message_mib} is not from 1 to {_MOST_MESSAGE_MIB}"

@@ -25,7 +25,8 @@ _INTERACTIVE = ("PYTHONSTARTUP", "PYTHONINSPECT")
 
 def import_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """`environment` as a Python process that this one starts is to have it."""
-    left_out = {*refused_folders(environment), *_INTERACTIVE}
+    left_out = {name for name in _FOLDERS if refusal(environment.get(name, "/")) is not None}
+    left_out.update(_INTERACTIVE)
     told = {name: value for name, value in environment.items() if name not in left_out}
     told["PYTHONSAFEPATH"] = "1"  # not the working directory
     paths = [path for path in _listed(told, "PYTHONPATH") if refusal(path) is None]
@@ -36,10 +37,13 @@ def import_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def refused_folders(environment: Mapping[str, str]) -> dict[str, str]:
-    """Why a variable's folder, or one of `PYTHONPATH`, is left out, by the variable or folder."""
+    """Why a variable's folder, or one of `PYTHONPATH`, is left out, by the variable or folder.
+
+    Of folders that are not there nothing is said.
+    """
     named = {name: environment[name] for name in _FOLDERS if environment.get(name)}
     named |= {path: path for path in _listed(environment, "PYTHONPATH")}
-    reasons = {name: refusal(path) for name, path in named.items()}
+    reasons = {name: refusal(path) for name, path in named.items() if os.path.exists(path)}
     return {name: reason for name, reason in reasons.items() if reason is not None}
 
 

@@ -33,6 +33,11 @@ def transport(shared: bool) -> service_pb2.Transport.ValueType:
     return service_pb2.TRANSPORT_INLINE
 
 
+def medium(shared: bool) -> str:
+    """The same in words, for the log."""
+    return "shared memory" if shared else "messages"
+
+
 @dataclass(frozen=True, slots=True)
 class Identity:
     """Who answers."""

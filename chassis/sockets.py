@@ -10,7 +10,7 @@ import fcntl
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from grpc import aio
@@ -46,6 +46,13 @@ def release(address: str) -> None:
     """Remove the socket of a server that was bound to `address` and has stopped."""
     if address.startswith(_UNIX):
         _path(address).unlink(missing_ok=True)
+
+
+def release_dead(address: str) -> None:
+    """Remove the socket at `address`, if it is one, unless a process serves it."""
+    if address.startswith(_UNIX):
+        with suppress(OSError):
+            _remove_stale(_path(address))
 
 
 def _add(server: aio.Server, address: str) -> int:

@@ -16,7 +16,7 @@ from typing import NoReturn
 from grpc import aio
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from chassis.introspection import transport
+from chassis.introspection import medium, transport
 from chassis.shared_file import PeerFiles
 from detokenizer_svc.hearing import hearing, listening
 from detokenizer_svc.registry import Registry, Replays
@@ -146,14 +146,18 @@ class ModelLink:
             cause = "the model ended it before it was joined"
         except (FrameError, KeyError, ValueError) as error:
             cause = f"a frame that cannot be read: {error}"
+        except asyncio.CancelledError:
+            cause = ""  # it is this process that stops
+            raise
         finally:
             call.cancel()
             files.close()
             joined = self.state.linked
-            log.warning(
-                "model lost" if joined else "no link to the model",
-                extra={"address": self.address, "cause": cause},
-            )
+            if cause:
+                log.warning(
+                    "model lost" if joined else "cannot connect to the model",
+                    extra={"address": self.address, "cause": cause},
+                )
             if joined:
                 await self._change(LinkState())
         return joined
@@ -171,8 +175,7 @@ class ModelLink:
         with listening(ring.bell if shared else "") as listener:
             join = model_pb2.Join(proof=proof, hears=listener is not None)
             await call.write(model_pb2.FramesRequest(join=join))
-            told = {"address": self.address, "shared": shared, "bell": join.hears}
-            log.info("model joined", extra=told)
+            log.info("model connected (%s)", medium(shared), extra={"address": self.address})
             await self._change(LinkState(linked=True, shared=shared))
             with hearing(listener, take) as failed:
                 await self._read(call, files, failed)

@@ -73,13 +73,13 @@ class DetokenizerServicer(detokenizer_pb2_grpc.DetokenizerServiceServicer):
         outbox.say(detokenizer_pb2.WatchResponse(listening=listening))
         outbox.say(_upstream(self._link.state))
         self._outboxes.add(outbox)
-        log.info("router listens", extra={"router": router})
+        log.info("router connected", extra={"router": router})
         try:
             await converse(context, lambda message: self._obey(outbox, message), outbox.take)
         finally:
             self._outboxes.discard(outbox)
             self._registry.forget_all(outbox)
-            log.info("router left", extra={"router": router})
+            log.info("router disconnected", extra={"router": router})
 
     def _obey(self, outbox: Outbox, request: detokenizer_pb2.WatchRequest) -> None:
         match request.WhichOneof("message"):

@@ -190,7 +190,9 @@ class Engine:
         self._meter.step(seconds, decodes, plan.tokens - decodes, len(plan.preempted))
         for sequence in plan.preempted:
             spec = self._candidates[sequence].request.spec
-            log.debug("put back for want of KV slots", extra={"request_id": spec.request_id})
+            log.debug(
+                "request put back: the KV cache is full", extra={"request_id": spec.request_id}
+            )
         self._tell(builder)
 
     def _keep_scores(self, result: StepResult, builder: FrameBuilder) -> None:

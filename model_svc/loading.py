@@ -135,21 +135,28 @@ def load(
     kv = KvCache(checkpoint.spec, slots, kv_dtype, memory)
     sampler = make_sampler(device, checkpoint.spec.vocab_size)
     if device == "cpu" and dtype != torch.float32 and chosen().why_not:
-        log.warning("PyTorch's operations serve, slower", extra={"reason": chosen().why_not})
+        log.warning(
+            "the compiled operations cannot be used; PyTorch's are slower",
+            extra={"reason": chosen().why_not},
+        )
     log.info(
-        "loaded",
+        "model loaded",
         extra={
             "model": checkpoint.name,
             "device": device,
-            "dtype": str(dtype),
+            "dtype": _name(dtype),
             "quantize": settings.quantize,
-            "kv_dtype": str(kv_dtype),
+            "kv_dtype": _name(kv_dtype),
             "kv_slots": slots,
             "threads": threads,
         },
     )
     runtime = Runtime(decoder, kv, sampler, dtype, threads, registry, post)
     return _assemble(settings, checkpoint, runtime)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 class _Progress:

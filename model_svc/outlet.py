@@ -93,7 +93,7 @@ class SharedRoom:
 class InlineRoom:
     """Frames inside the messages, at most `most_bytes` of them unacknowledged."""
 
-    transport = "inline"
+    transport = "messages"
 
     def __init__(self, most_bytes: int) -> None:
         self._free = most_bytes

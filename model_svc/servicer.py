@@ -17,6 +17,7 @@ from grpc import aio
 
 from chassis.bell import Bell
 from chassis.errors import AlreadyTaken, InvalidRequest, StartError
+from chassis.introspection import medium
 from chassis.ring import Ring
 from chassis.shared_file import SharedFile
 from chassis.streams import converse, ended_by, first
@@ -58,7 +59,7 @@ class Rings:
             try:
                 ring = self._make()
             except StartError as error:
-                log.warning("frames go inline", extra={"reason": str(error)})
+                log.warning("token frames travel in messages", extra={"reason": str(error)})
         try:
             yield ring
         finally:
@@ -80,7 +81,7 @@ def _bell_of(ring: Ring | None) -> Iterator[Bell | None]:
     try:
         bell = Bell.create()
     except StartError as error:
-        log.warning("frames are told of in messages", extra={"reason": str(error)})
+        log.warning("token frames are announced in messages", extra={"reason": str(error)})
         yield None
         return
     with closing(bell):
@@ -132,12 +133,13 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         self._model.hub.add_lease(lease)
         try:
             await context.write(self._welcome(lease, request.hello.arena))
-            log.info("router joined", extra={"router": f"{router:#010x}", "shared": lease.shared})
+            told = {"router": f"{router:#010x}"}
+            log.info("router connected (%s)", medium(lease.shared), extra=told)
             await converse(context, lambda message: self._obey(lease, message), lease.take)
         finally:
             self._model.engine.post(ForgetRouter(router))
             self._model.hub.drop_lease(lease)
-            log.info("router left", extra={"router": f"{router:#010x}"})
+            log.info("router disconnected", extra={"router": f"{router:#010x}"})
 
     def _welcome(self, lease: Lease, arena: memory_pb2.SharedFile) -> model_pb2.RunResponse:
         proof = lease.arenas.prove(arena)
@@ -169,7 +171,9 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
             spec = read_submit(submit, lease.arenas, self._model.limits)
         except InvalidRequest as error:
             lease.refused += 1
-            log.warning("refused", extra={"request_id": submit.request_id, "reason": str(error)})
+            log.warning(
+                "request refused", extra={"request_id": submit.request_id, "reason": str(error)}
+            )
             code: int = grpc.StatusCode.INVALID_ARGUMENT.value[0]
             refusal = model_pb2.Refusal(
                 handle=submit.handle, attempt=submit.attempt, code=code, message=str(error)
@@ -204,7 +208,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
                     outlet.close()  # before ring and bell go
         finally:
             self._model.hub.drop_outlet(number)
-            log.info("detokenizer left")
+            log.info("detokenizer disconnected")
 
     async def _join(
         self, context: Context, ring: Ring | None, bell: Bell | None, outlet: Outlet
@@ -219,7 +223,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
             raise InvalidRequest("join", "a Frames stream begins with Join")
         room = room_for(ring, bell, request.join, self._inline_bytes)
         outlet.open(room)
-        log.info("detokenizer joined", extra={"transport": room.transport})
+        log.info("detokenizer connected (%s)", room.transport)
 
     def _hear(self, number: int, outlet: Outlet, request: model_pb2.FramesRequest) -> None:
         match request.WhichOneof("message"):

@@ -244,7 +244,9 @@ class Replica:
     def move(self) -> None:
         """Have what has waited too long for the detokenizer start again, where there is another."""
         if self._absence.long and self._owner.serves_beside(self):
-            log.warning("requests are moved", extra={"requests": len(self._attempts)})
+            log.warning(
+                "requests are moved to another replica", extra={"requests": len(self._attempts)}
+            )
             self._lose(list(self._attempts.values()))
 
     def give_up(self) -> None:

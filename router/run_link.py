@@ -10,6 +10,7 @@ from typing import Protocol
 
 from grpc import aio
 
+from chassis.introspection import medium
 from protos import generation_pb2, model_pb2, model_pb2_grpc
 from router.admission import Ledger, Ticket
 from router.connection import Conversation, Ending
@@ -127,7 +128,8 @@ class RunLink:
             self._proven.add(file.name)
         self.welcome = welcome
         self.ledger = Ledger(welcome.kv_slots, welcome.max_sequences)
-        log.info("model linked", extra={"model": welcome.model.name, "shared": self.shares})
+        told = {"model": welcome.model.name}
+        log.info("model connected (%s)", medium(self.shares), extra=told)
         self.offer_arena()  # it may have been renewed since Hello
         self._owner.welcomed()
 

@@ -14,6 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from chassis.channels import open_channel
 from chassis.errors import StartError, Unavailable, error_info
+from chassis.introspection import medium
 from protos import tokenizer_pb2, tokenizer_pb2_grpc
 from router.connection import Reopened
 from router.peer_errors import from_peer, is_away
@@ -154,7 +155,7 @@ class TokenizerLink:
 
     def _retire(self, name: str) -> None:
         if self._arena.retire(name):
-            log.warning("prompt arena retired", extra={"file": name})
+            log.warning("shared memory for prompts is replaced", extra={"file": name})
             self._tasks.create_task(self._renew())
 
     async def _renew(self) -> None:
@@ -162,7 +163,7 @@ class TokenizerLink:
         try:
             await asyncio.to_thread(self._arena.renew)  # reserving pages takes milliseconds
         except StartError as error:
-            log.warning("prompts go inline", extra={"cause": str(error)})
+            log.warning("prompts travel in messages from now on", extra={"cause": str(error)})
             return
         self._arena_renewed()
         if self.ready:  # else it is attached to once it is back
@@ -181,7 +182,7 @@ class TokenizerLink:
                 else:
                     self._set_ready(False)
         except aio.AioRpcError as error:
-            log.debug("health watch ended", extra={"cause": error.details()})
+            log.debug("watch of the tokenizer's health ended", extra={"cause": error.details()})
         finally:
             call.cancel()
             self._set_ready(False)
@@ -197,7 +198,7 @@ class TokenizerLink:
         try:
             answer = await self._stub.Attach(request, timeout=ATTACH_TIMEOUT_S)
         except aio.AioRpcError as error:
-            log.warning("prompts come inline", extra={"cause": error.details()})
+            log.warning("prompts travel in messages", extra={"cause": error.details()})
             return
         if self._arena.proven_by(described.name, answer.proof):
             self._proven = described.name
@@ -215,8 +216,9 @@ class TokenizerLink:
         else:
             self._proven = ""
             self._ready.clear()
-        log.info(
-            "tokenizer linked" if ready else "tokenizer lost",
-            extra={"address": self.address, "shared": self.shares},
-        )
+        told = {"address": self.address}
+        if ready:
+            log.info("tokenizer connected (%s)", medium(self.shares), extra=told)
+        else:
+            log.info("tokenizer disconnected", extra=told)
         self._changed()

@@ -82,7 +82,7 @@ class WatchLink:
                 self._owner.registered(response.registered.handle, response.registered.attempt)
             case "listening":
                 self.up = True
-                log.info("detokenizer linked")
+                log.info("detokenizer connected")
                 self._owner.watch_began()
             case "upstream":
                 self.upstream = response.upstream

@@ -14,6 +14,7 @@ from pathlib import Path
 from google.rpc import error_details_pb2
 
 from chassis.errors import InvalidRequest, StartError
+from chassis.logs import unblock
 from chassis.process import die_with_parent
 from protos import memory_pb2, tokenizer_pb2
 from tokenizer_svc import wire
@@ -58,6 +59,7 @@ def main(arguments: list[str]) -> None:
     # them: the parent decides when they end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    unblock()  # a last word that nobody reads must not keep a dying worker alive
     descriptor, parent_pid, folder = arguments
     try:
         die_with_parent(int(parent_pid))

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from chassis.errors import StartError
+from chassis.imports import import_environment
 from tokenizer_svc import wire
 from tokenizer_svc.wire import Kind
 
-_ROOT = Path(__file__).parents[1]
 _READ_AHEAD_BYTES = 1 << 20
 
 
@@ -113,8 +113,10 @@ def _spawn(folder: Path) -> tuple[subprocess.Popen[bytes], socket.socket]:
                 *(str(theirs.fileno()), str(os.getpid()), str(folder)),
             ],
             pass_fds=[theirs.fileno()],
-            cwd=_ROOT,
             # One thread each: the pool is what runs prompts side by side.
-            env={**os.environ, "TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"},
+            env={
+                **import_environment(os.environ),
+                **{"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"},
+            },
         )
     return process, ours

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Annotated
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +16,7 @@ from triptych import addresses
 if TYPE_CHECKING:
     from triptych.supervisor.plan import Deployment
 
+_UNIX = "unix:"
 
 _Model = Annotated[
     str,
@@ -22,60 +26,91 @@ _Model = Annotated[
         help="Checkpoint folder in Hugging Face layout, or a hub id to fetch.",
     ),
 ]
-_DEVICE = "Where the model computes; today: cpu. [default: auto]"
-_DTYPE = "What it computes in. [default: auto, bfloat16 for 16 bits where the CPU can]"
-_QUANTIZE = (
-    "Round weights as they are loaded, on a CPU: to 8 or 4 bits, or weights and activations to 8. "
-    "[default: none]"
-)
+_CHOICES = {
+    "--device": ("auto", "cpu", "cuda", "interpret"),
+    "--dtype": ("auto", "float32", "bfloat16", "float16"),
+    "--quantize": ("none", "int8", "int4", "w8a8"),
+    "--kv-dtype": ("auto", "int8"),
+    "--log-level": ("debug", "info", "warning", "error"),
+    "--log-format": ("text", "json"),
+}
+# What is asked of a device that lacks it, and what to ask of it instead.
+_CPU_ONLY = {"--quantize": "none", "--kv-dtype": "auto"}
+
+
+def _choice(option: str, text: str = "") -> Any:
+    """An option with a set of values."""
+    return typer.Option(option, metavar="|".join(_CHOICES[option]), help=text)
+
+
 _Device = Annotated[
-    str | None, typer.Option("--device", metavar="auto|cpu|cuda|interpret", help=_DEVICE)
+    str | None, _choice("--device", "Device that the model runs on. [default: auto, today the CPU]")
 ]
 _Dtype = Annotated[
-    str | None, typer.Option("--dtype", metavar="auto|float32|bfloat16|float16", help=_DTYPE)
+    str | None,
+    _choice(
+        "--dtype",
+        "Data type of the computation. [default: auto: the checkpoint's; 16 bits only where the "
+        "CPU computes in them]",
+    ),
 ]
 _Quantize = Annotated[
-    str | None, typer.Option("--quantize", metavar="none|int8|int4|w8a8", help=_QUANTIZE)
+    str | None,
+    _choice(
+        "--quantize",
+        "Quantise the weights while loading (CPU only): int8, int4, or w8a8 for 8-bit weights and "
+        "activations. [default: none]",
+    ),
 ]
 _KvDtype = Annotated[
     str | None,
-    typer.Option(
-        "--kv-dtype",
-        metavar="auto|int8",
-        help="What keys and values are kept in, on a CPU. [default: auto, what is computed in]",
+    _choice(
+        "--kv-dtype", "Data type of the KV cache (CPU only). [default: auto: as in the computation]"
     ),
 ]
 _Listen = Annotated[
-    str, typer.Option("--listen", metavar="HOST:PORT", help="Port 0 picks a free one.")
+    str,
+    typer.Option(
+        "--listen",
+        metavar="HOST:PORT|unix:PATH",
+        help="Address of the API; port 0 picks a free port.",
+    ),
 ]
 _KvTokens = Annotated[
     int | None,
     typer.Option(
         "--kv-tokens",
-        min=0,
         metavar="N",
-        help="KV slots of a replica, one a token; 0: what memory allows.",
+        help="Size of each replica's KV cache in tokens. [default: 0: as memory allows]",
     ),
 ]
 _MaxBatchTokens = Annotated[
     int | None,
     typer.Option(
         "--max-batch-tokens",
-        min=0,
         metavar="N",
-        help="Tokens in a step; 0: as suits the device.",
+        help="Most tokens in one step of the model. [default: 0: as suits the device]",
     ),
 ]
 _Replicas = Annotated[
     int,
-    typer.Option("--replicas", min=1, metavar="N", help="Models, each with its own detokenizer."),
+    typer.Option(
+        "--replicas", metavar="N", help="Copies of the model, each a process with a detokenizer."
+    ),
+]
+_GenerationDefaults = Annotated[
+    bool,
+    typer.Option(
+        "--generation-defaults",
+        help="Sample as the checkpoint's generation_config.json says where a request does not.",
+    ),
 ]
 _Name = Annotated[
     str | None,
     typer.Option(
         "--name",
         metavar="MODEL_NAME",
-        help="What requests call the model. [default: the folder's name]",
+        help="Name of the model in requests. [default: the folder's name]",
     ),
 ]
 _MetricsListen = Annotated[
@@ -83,11 +118,12 @@ _MetricsListen = Annotated[
     typer.Option(
         "--metrics-listen",
         metavar="HOST:PORT|off",
-        help=f"Metrics of all services over HTTP. [default: {addresses.METRICS}]",
+        help="Address of the metrics of all services, over HTTP. "
+        f"[default: {addresses.METRICS}, or a free port where it is taken]",
     ),
 ]
-_LogLevel = Annotated[str, typer.Option("--log-level", metavar="debug|info|warning|error")]
-_LogFormat = Annotated[str, typer.Option("--log-format", metavar="text|json")]
+_LogLevel = Annotated[str, _choice("--log-level", "Least level of the log lines shown.")]
+_LogFormat = Annotated[str, _choice("--log-format", "Form of the log lines.")]
 
 
 def serve(  # noqa: PLR0913  (one parameter an option)
@@ -100,6 +136,7 @@ def serve(  # noqa: PLR0913  (one parameter an option)
     kv_tokens: _KvTokens = None,
     max_batch_tokens: _MaxBatchTokens = None,
     replicas: _Replicas = 1,
+    generation_defaults: _GenerationDefaults = False,
     name: _Name = None,
     metrics_listen: _MetricsListen = None,
     log_level: _LogLevel = "info",
@@ -107,22 +144,30 @@ def serve(  # noqa: PLR0913  (one parameter an option)
 ) -> None:
     """Serve a model until Ctrl-C or SIGTERM.
 
-    Runs all services on this machine and prints `ready on HOST:PORT` on stdout once a request
-    would be answered; logs go to stderr. A service that ends is started again.
+    Starts the services on this machine and prints `ready on ADDRESS` on stdout once requests are
+    answered. Logs go to stderr. A service that ends is started again.
     """
+    _prepare_process()
     from triptych.commands.endings import one_line_errors
     from triptych.supervisor.checkpoint import find_checkpoint
     from triptych.supervisor.plan import Deployment
 
     with one_line_errors():
-        if log_format not in ("text", "json"):
-            raise typer.BadParameter("expected text or json", param_hint="--log-format")
-        _check_address("--listen", listen)
+        said = {
+            "--device": device,
+            "--dtype": dtype,
+            "--quantize": quantize,
+            "--kv-dtype": kv_dtype,
+        }
+        _check_choices({**said, "--log-level": log_level, "--log-format": log_format})
+        _check_device(said)
+        _check_least({"--kv-tokens": (kv_tokens, 0), "--max-batch-tokens": (max_batch_tokens, 0)})
+        _check_least({"--replicas": (replicas, 1)})
         if metrics_listen not in (None, "off"):
             _check_address("--metrics-listen", metrics_listen)
         deployment = Deployment(
+            listen=_absolute(listen),
             checkpoint=find_checkpoint(model),
-            listen=listen,
             metrics_listen=metrics_listen,
             name=name,
             device=device,
@@ -132,9 +177,75 @@ def serve(  # noqa: PLR0913  (one parameter an option)
             kv_tokens=kv_tokens,
             max_batch_tokens=max_batch_tokens,
             replicas=replicas,
-            log_level=log_level,
+            generation_defaults=generation_defaults,
+            log_level=log_level.lower(),
         )
         _run(deployment, log_format)
+
+
+def _prepare_process() -> None:
+    """Have the process fail of nothing around it, or say in one line what is wrong there.
+
+    Raises:
+        typer.Exit: another distribution has the name of one of our packages.
+    """
+    from triptych.supervisor.packages import foreign_package
+
+    if (complaint := foreign_package()) is not None:
+        typer.echo(f"triptych: {complaint}", err=True)
+        raise typer.Exit(1)
+    from chassis.logs import unblock
+    from chassis.process import open_standard_streams, reap_orphans
+
+    open_standard_streams()
+    unblock()
+    reap_orphans()
+
+
+def _check_choices(said: Mapping[str, str | None]) -> None:
+    from chassis.errors import StartError
+
+    for option, value in said.items():
+        if value is not None and value not in _CHOICES[option]:
+            choices = ", ".join(_CHOICES[option])
+            raise StartError(f"{option}: {value!r} is not one of {choices}")
+
+
+def _check_device(said: Mapping[str, str | None]) -> None:
+    from chassis.errors import StartError
+
+    device = said["--device"]
+    for option, instead in _CPU_ONLY.items():
+        if device in ("cuda", "interpret") and said[option] not in (None, instead):
+            raise StartError(
+                f"{option} {said[option]} works on the CPU only; use --device cpu, "
+                f"or {option} {instead}"
+            )
+
+
+def _check_least(said: Mapping[str, tuple[int | None, int]]) -> None:
+    from chassis.errors import StartError
+
+    for option, (value, least) in said.items():
+        if value is not None and value < least:
+            raise StartError(f"{option}: {value} is less than {least}")
+
+
+def _absolute(listen: str) -> str:
+    """The address of the API, a socket's path in full.
+
+    Raises:
+        StartError: it is none.
+    """
+    from chassis.errors import StartError
+
+    if not listen.startswith(_UNIX):
+        _check_address("--listen", listen)
+        return listen
+    path = listen.removeprefix(_UNIX)
+    if not path or path.endswith("/"):
+        raise StartError(f"--listen: address {listen!r}: expected unix:PATH, the file of a socket")
+    return f"{_UNIX}{os.path.abspath(path)}"
 
 
 def _check_address(option: str, address: str | None) -> None:
@@ -150,9 +261,18 @@ def _check_address(option: str, address: str | None) -> None:
 def _run(deployment: Deployment, log_format: str) -> None:
     import asyncio
 
+    from chassis.errors import StartError
+    from chassis.imports import import_environment
+    from chassis.line_stream import LineStream
     from triptych.supervisor.display import Display
+    from triptych.supervisor.log_lines import tell_dropped
+    from triptych.supervisor.packages import foreign_package_of_services
     from triptych.supervisor.supervise import supervise
 
+    if (complaint := foreign_package_of_services(import_environment(os.environ))) is not None:
+        raise StartError(complaint)
+    if isinstance(sys.stderr, LineStream):
+        sys.stderr.tell_dropped = partial(tell_dropped, log_format=log_format)
     display = Display(sys.stderr, log_format=log_format)
     try:
         # Not uvloop: it starts processes by fork, in which gRPC's threads and handlers have a part.

@@ -15,11 +15,14 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
+from chassis.logs import printable
 from triptych.supervisor.plan import ServicePlan
 
 # A process of its own that outlives a service holds the pipe open; nobody should wait for that.
 _LAST_WORDS_S = 0.25
 _READ_BYTES = 1 << 16
+# What the chassis logs is far below this; the rest of a line that is longer is left out.
+_MOST_LINE_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,24 +144,26 @@ class Child:
         last_word = f"triptych {self.plan.service}: "
         async for line in _lines(output):
             if line.startswith(last_word):
-                self._reason = line.removeprefix(last_word)
+                self._reason = printable(line.removeprefix(last_word))
             else:
                 self._on_line(self, line)
 
 
 async def _lines(output: io.FileIO) -> AsyncIterator[str]:
-    """The lines that come through a pipe, however long."""
+    """The lines that come through a pipe, each up to its first `_MOST_LINE_BYTES`."""
     stream = asyncio.StreamReader()
     transport, _ = await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(stream), output
     )
-    rest = b""
+    line = bytearray()
     try:
         while chunk := await stream.read(_READ_BYTES):
-            *whole, rest = (rest + chunk).split(b"\n")
-            for line in whole:
+            first, *others = chunk.split(b"\n")
+            line += first[: _MOST_LINE_BYTES - len(line)]
+            for following in others:
                 yield line.decode(errors="replace")
-        if rest:
-            yield rest.decode(errors="replace")
+                line = bytearray(following)
+        if line:
+            yield line.decode(errors="replace")
     finally:
         transport.close()

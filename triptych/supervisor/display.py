@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
-from triptych.supervisor.log_lines import LogRecord, render
+from chassis.logs import printable
+from triptych.supervisor.log_lines import SUPERVISOR, LogRecord, parse, render, write
 from triptych.supervisor.plan import ServicePlan
 
 _LOADING = "loading weights"
@@ -50,12 +51,22 @@ class Display:
     def show(self, plan: ServicePlan, line: str, record: LogRecord | None) -> None:
         """Show one line of a service's output; `record` is what it says, if it is a log line."""
         if record is None:
-            self.say(line)
+            self.say(printable(line))
         elif record.event == _LOADING and "total_bytes" in record.fields and not self._raw:
             done, total = record.fields["done_bytes"], record.fields["total_bytes"]
             self._loading.update(_what_loads(plan), done, total)
         elif record.level >= plan.shown_from:
             self.say(self._told(plan, line, record))
+
+    def tell(self, level: int, event: str) -> None:
+        """Show a line of the supervisor's own."""
+        line = write(SUPERVISOR, level, event, {})
+        record = parse(line)
+        if self._raw or record is None:
+            self.say(line)
+        else:
+            name = SUPERVISOR.ljust(self._name_width)
+            self.say(render(name, record, coloured=self._coloured))
 
     def ended(self, plan: ServicePlan) -> None:
         """Show no more of what a process was doing."""
@@ -77,9 +88,11 @@ class Display:
         if not self._raw:
             name = plan.name.ljust(self._name_width)
             return render(name, record, coloured=self._coloured)
-        if plan.replica is None:
+        if plan.replica is None and line.isprintable():
             return line
-        return json.dumps({**record.fields, "replica": plan.replica})
+        replica = {} if plan.replica is None else {"replica": plan.replica}
+        # Of all that JSON leaves as it is, this one alone is not printable.
+        return json.dumps({**record.fields, **replica}).replace("\x7f", "\\u007f")
 
 
 def _what_loads(plan: ServicePlan) -> str:

@@ -15,8 +15,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from chassis.channels import open_channel
+from chassis.logs import dropped_lines
+from chassis.metrics import DROPPED_LINES
 from protos import service_pb2, service_pb2_grpc
 from triptych.supervisor.child import Child
+from triptych.supervisor.log_lines import SUPERVISOR
 
 _ANSWER_S = 3.0
 
@@ -36,7 +39,9 @@ class DeploymentCollector(Collector):
         restarts = Metric(
             "triptych_supervisor_restarts", "How often the service was started again.", "counter"
         )
-        families = {up.name: up, restarts.name: restarts}
+        dropped = Metric(DROPPED_LINES, "Log lines that were not shown.", "counter")
+        dropped.add_sample(f"{dropped.name}_total", {"service": SUPERVISOR}, dropped_lines())
+        families = {up.name: up, restarts.name: restarts, dropped.name: dropped}
         for child, text in zip(self._children, texts, strict=True):
             labels = child.plan.labels
             up.add_sample(up.name, labels, 0.0 if text is None else 1.0)

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from chassis.logs import JsonFormatter
+from chassis.logs import DROPPED, JsonFormatter, printable, show_fields
 
+SUPERVISOR = "supervisor"
 _LOGGER = "triptych.supervisor"
 _SHOWN_APART = frozenset({"time", "level", "service", "request_id", "event", "logger", "exception"})
 _COLOURS = {
@@ -43,7 +44,7 @@ def parse(line: str) -> LogRecord | None:
         fields = json.loads(line)
         level = logging.getLevelNamesMapping()[fields["level"].upper()]
         return LogRecord(level, str(fields["event"]), fields)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 
@@ -53,19 +54,31 @@ def write(service: str, level: int, event: str, fields: Mapping[str, Any]) -> st
     return JsonFormatter(service).format(logging.makeLogRecord({**record, "msg": event, **fields}))
 
 
+def tell_dropped(lines: int, *, log_format: str) -> str:
+    """The supervisor's line, with its end, that so many lines were not shown."""
+    line = write(SUPERVISOR, logging.WARNING, DROPPED, {"lines": lines})
+    record = parse(line)
+    if log_format == "text" and record is not None:
+        line = render(SUPERVISOR, record, coloured=False)
+    return f"{line}\n"
+
+
 def render(service: str, record: LogRecord, *, coloured: bool) -> str:
-    """One line for people: time, level, service, request, event and the rest as `key=value`."""
+    """One line for people: time, level, service, request, event and the rest as `key=value`.
+
+    Zeros are left out, and nothing that a record holds can begin a line or steer a terminal.
+    """
     fields = record.fields
     text = (
         f"{_clock(fields.get('time'))} {logging.getLevelName(record.level).lower():7} {service:11} "
     )
     request_id = fields.get("request_id", "-")
     if request_id != "-":
-        text += f"[{request_id}] "
-    text += record.event
-    text += "".join(f" {k}={v}" for k, v in fields.items() if k not in _SHOWN_APART)
+        text += f"[{printable(str(request_id))}] "
+    text += printable(record.event)
+    text += show_fields({k: v for k, v in fields.items() if k not in _SHOWN_APART})
     if "exception" in fields:
-        text += f"\n{fields['exception']}"
+        text += "".join(f"\n{printable(line)}" for line in str(fields["exception"]).split("\n"))
     colour = _COLOURS.get(record.level, "")
     return f"{colour}{text}{_PLAIN}" if coloured and colour else text
 

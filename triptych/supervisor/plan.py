@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from chassis.config import LOG_LEVELS
 from chassis.errors import StartError
 
 ROUTER = "router"
@@ -50,6 +52,7 @@ class Deployment:
         kv_tokens: KV slots of each replica; None: as many as fit.
         max_batch_tokens: token budget of a step; None: as the device does best.
         replicas: how many models, each with a detokenizer.
+        generation_defaults: whether requests that say nothing get the checkpoint's sampling.
         log_level: what is shown of the services' logs.
         grace_s: seconds the router gets to end, then as many the tokenizer and the detokenizers,
             and then the models.
@@ -66,6 +69,7 @@ class Deployment:
     kv_tokens: int | None = None
     max_batch_tokens: int | None = None
     replicas: int = 1
+    generation_defaults: bool = False
     log_level: str = "info"
     grace_s: float = 8.0
 
@@ -81,6 +85,8 @@ class ServicePlan:
         command: what is run.
         environment: all of it, but for what differs from start to start.
         shown_from: the level from which its log is shown.
+        grace_s: how long its operator has given calls in flight once it is told to stop, in
+            seconds; None: nothing was said.
     """
 
     service: str
@@ -89,6 +95,7 @@ class ServicePlan:
     command: tuple[str, ...]
     environment: Mapping[str, str]
     shown_from: int
+    grace_s: float | None = None
 
     @property
     def name(self) -> str:
@@ -125,7 +132,7 @@ def plan(
     plans = []
     for (service, replica), address in addresses.items():
         prefix = _prefix(service)
-        level = _level(environment.get(f"{prefix}LOG_LEVEL", deployment.log_level))
+        level = _level(prefix, deployment, environment)
         forced = {
             **_ties(service, replica, deployment, addresses),
             "PARENT_PID": str(parent_pid),
@@ -139,7 +146,8 @@ def plan(
             **_named(prefix, {**_choices(service, deployment), **forced}),
         }
         command = (sys.executable, "-m", _MODULES[service])
-        plans.append(ServicePlan(service, replica, address, command, told, level))
+        grace_s = _seconds(told.get(f"{prefix}GRACE_S"))
+        plans.append(ServicePlan(service, replica, address, command, told, level, grace_s))
     return plans
 
 
@@ -198,6 +206,8 @@ def _defaults(service: str, deployment: Deployment) -> dict[str, str]:
 
 def _choices(service: str, deployment: Deployment) -> dict[str, str]:
     """What the command line says."""
+    if service == ROUTER and deployment.generation_defaults:
+        return {"GENERATION_DEFAULTS": "true"}
     if service != MODEL:
         return {}
     said = {
@@ -212,8 +222,19 @@ def _choices(service: str, deployment: Deployment) -> dict[str, str]:
     return {name: str(value) for name, value in said.items() if value is not None}
 
 
-def _level(name: str) -> int:
-    number = logging.getLevelNamesMapping().get(name.upper())
-    if number is None:
-        raise StartError(f"log level {name!r}: expected debug, info, warning or error")
-    return number
+def _level(prefix: str, deployment: Deployment, environment: Mapping[str, str]) -> int:
+    variable = f"{prefix}LOG_LEVEL"
+    name = environment.get(variable)
+    where, name = ("--log-level", deployment.log_level) if name is None else (variable, name)
+    if name.lower() not in LOG_LEVELS:
+        raise StartError(f"{where}: {name!r} is not one of {', '.join(LOG_LEVELS)}")
+    return logging.getLevelNamesMapping()[name.upper()]
+
+
+def _seconds(text: str | None) -> float | None:
+    """What `text` says; None where it says nothing, or what the service will refuse."""
+    try:
+        seconds = float(text or "")
+    except ValueError:
+        return None
+    return seconds if 0 <= seconds < math.inf else None

@@ -18,8 +18,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client import CollectorRegistry
 
 from chassis.channels import open_channel
+from chassis.config import ServiceSettings
 from chassis.errors import StartError
+from chassis.imports import import_environment, refused_folders
 from chassis.metrics import served_over_http
+from chassis.process import unless_ignored
+from chassis.shared_file import sweep
+from chassis.sockets import release_dead
 from triptych import addresses
 from triptych.supervisor.backoff import Backoff
 from triptych.supervisor.child import Child, Ended
@@ -37,16 +42,21 @@ from triptych.supervisor.plan import (
 )
 from triptych.supervisor.runtime_folder import runtime_folder
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# Unless whoever started this process had it ignore them, as `nohup` does.
+_SIGNALS = (signal.SIGINT, signal.SIGHUP)
 # What is in flight may finish while the services behind the router still work for it.
 _STAGES = ((ROUTER,), (TOKENIZER, DETOKENIZER), (MODEL,))
+# How long a service closes once its calls have ended or were cut.
+_CLOSING_S = 3.0
 
 Announce = Callable[[str], None]
 OnReady = Callable[[str], None]
 
 
 async def supervise(deployment: Deployment, display: Display, announce: Announce) -> None:
-    """Run `deployment` until SIGINT, SIGTERM or SIGHUP; a second signal kills the services.
+    """Run `deployment` until SIGINT, SIGTERM or SIGHUP; a second one, or SIGQUIT, kills all.
+
+    SIGINT and SIGHUP stay ignored where this process was started so.
 
     Args:
         deployment: what to run.
@@ -57,9 +67,16 @@ async def supervise(deployment: Deployment, display: Display, announce: Announce
     Raises:
         StartError: a service cannot start.
     """
+    environment = import_environment(os.environ)
+    # What gRPC's C library writes is for its developers; `GRPC_VERBOSITY` brings it back.
+    environment.setdefault("GRPC_VERBOSITY", "NONE")
+    for name, reason in refused_folders(os.environ).items():
+        display.tell(logging.WARNING, f"nothing is imported from {name}: {reason}")
     with ExitStack() as opened:
+        # What was killed has left its files behind.
+        opened.callback(sweep)
         folder = opened.enter_context(runtime_folder())
-        plans = plan(deployment, folder, parent_pid=os.getpid(), environment=os.environ)
+        plans = plan(deployment, folder, parent_pid=os.getpid(), environment=environment)
         display.align(plans)
         supervisor = Supervisor(plans, display, deployment.grace_s)
         metrics = _serve_metrics(opened, supervisor, deployment.metrics_listen, display)
@@ -70,6 +87,7 @@ async def supervise(deployment: Deployment, display: Display, announce: Announce
                 announce(f"metrics on http://{metrics}/metrics")
 
         opened.enter_context(_signals(supervisor))
+        opened.callback(lambda: release_dead(supervisor.children[0].address))
         failed = await supervisor.run(on_ready)
     if failed is not None:
         raise StartError(failed.describe())
@@ -109,9 +127,28 @@ class Supervisor:
     def stop(self) -> None:
         """End `run`; when called again, without waiting for the services."""
         if self._stopping.is_set():
-            for child in self.children:
-                child.kill()
+            self.kill()
+            return
         self._stopping.set()
+        self._display.tell(logging.INFO, self._describe_stop())
+
+    def kill(self) -> None:
+        """End `run` without waiting for the services."""
+        for child in self.children:
+            child.kill()
+        self._stopping.set()
+
+    def _describe_stop(self) -> str:
+        if not self._was_ready:
+            return "stopping"
+        # The router is who waits for requests.
+        router = self.children[0]
+        given_s = ServiceSettings.grace_s if router.plan.grace_s is None else router.plan.grace_s
+        within_s = min(given_s, self._grace_of(router))
+        return (
+            f"stopping: running requests have up to {within_s:g} s to end; "
+            f"Ctrl-C or a second signal ends them at once"
+        )
 
     async def _keep(self, child: Child) -> None:
         """Run a service, again whenever it ends once the deployment was ready."""
@@ -157,7 +194,12 @@ class Supervisor:
         """Stop each service before those that it works with, so that none sees another vanish."""
         for stage in _STAGES:
             stopped = [child for child in self.children if child.plan.service in stage]
-            await asyncio.gather(*(child.stop(self._grace_s) for child in stopped))
+            await asyncio.gather(*(child.stop(self._grace_of(child)) for child in stopped))
+
+    def _grace_of(self, child: Child) -> float:
+        """Seconds it gets to end: what the operator gave its calls, and some to close."""
+        grace_s = child.plan.grace_s
+        return self._grace_s if grace_s is None else grace_s + _CLOSING_S
 
     def _on_line(self, child: Child, line: str) -> None:
         record = parse(line)
@@ -179,12 +221,16 @@ class Supervisor:
 @contextmanager
 def _signals(supervisor: Supervisor) -> Iterator[None]:
     loop = asyncio.get_running_loop()
-    for number in _SIGNALS:
+    stopping = (signal.SIGTERM, *unless_ignored(_SIGNALS))
+    killing = unless_ignored((signal.SIGQUIT,))
+    for number in stopping:
         loop.add_signal_handler(number, supervisor.stop)
+    for number in killing:
+        loop.add_signal_handler(number, supervisor.kill)
     try:
         yield
     finally:
-        for number in _SIGNALS:
+        for number in (*stopping, *killing):
             loop.remove_signal_handler(number)
 
 
@@ -206,5 +252,8 @@ def _serve_metrics(
             raise
         address = f"{address.rpartition(':')[0]}:0"
         port = opened.enter_context(served_over_http(registry, address))
-        display.say(f"metrics: {addresses.METRICS} is taken, serving them on port {port} instead")
+        display.tell(
+            logging.WARNING,
+            f"metrics: {addresses.METRICS} is taken, serving them on port {port} instead",
+        )
     return None if port is None else f"{address.rpartition(':')[0]}:{port}"
