@@ -206,3 +206,72 @@ def test_configuring_again_replaces_what_was(told: Told) -> None:
 def test_an_unknown_format_or_level_is_refused(log_format: str, level: str) -> None:
     with pytest.raises(ConfigError, match=r"xml|loud"):
         logs.configure("router", log_format=log_format, level=level)
+
+
+FORGED = "x\n12:00:00.000 error router [r-2] paid\x1b[31m\x9b\u202e"
+BOUND = logs.MOST_VALUE_BYTES
+
+
+def failed_of(text: str) -> None:
+    """Log an exception of each kind whose message is `text`: caused, in a group, with a note."""
+    try:
+        try:
+            raise ValueError(text)
+        except ValueError as error:
+            error.add_note(text)
+            raise ExceptionGroup(text, [KeyError(text), error]) from error
+    except ExceptionGroup:
+        log.exception("failed of %s", text, extra={"reason": text})
+
+
+@pytest.mark.parametrize("log_format", ["json", "text"])
+def test_a_traceback_cannot_hold_a_line_of_a_client(told: Told, log_format: str) -> None:
+    configure(log_format)
+    failed_of(FORGED)
+    said = told.text()
+    shown = said if log_format == "text" else json.loads(said[0])["exception"].split("\n")
+    assert not [line for line in shown if line.startswith("12:00:00.000")]
+    assert all(line.isprintable() for line in [*said, *shown])
+    assert len(said) == 1 or log_format == "text"
+
+
+@pytest.mark.parametrize("log_format", ["json", "text"])
+@pytest.mark.parametrize("letter", ["x", "é", "模", "\0", "😀"])
+def test_what_a_client_sends_is_cut(told: Told, log_format: str, letter: str) -> None:
+    configure(log_format)
+    huge = letter * (8 << 20)
+    with logs.about(huge):
+        log.info("refused %s", huge, extra={"reason": huge, "all": [huge, {"a": huge}]})
+    (line,) = told.text()
+    assert len(line.encode()) < 6 * BOUND
+    if log_format == "json":
+        assert all(len(str(value).encode()) <= BOUND for value in json.loads(line).values())
+
+
+def test_a_traceback_is_cut_in_its_middle(told: Told) -> None:
+    configure("json")
+    failed_of("x" * (8 << 20))
+    (line,) = told.json()
+    assert len(line["exception"]) <= logs.MOST_TRACEBACK_CHARACTERS + 10
+    assert line["exception"].startswith("Traceback")
+
+
+def test_cutting_twice_is_cutting_once() -> None:
+    for text in (FORGED, "😀" * BOUND, "\0" * BOUND, "x" * BOUND):
+        once = logs.printable(text)
+        assert logs.printable(once) == once
+
+
+def test_text_leaves_out_zeros_and_says_yes_and_no(told: Told) -> None:
+    configure("text")
+    log.info("done", extra={"tokens": 0, "wait_s": 0.0, "kept": False, "new": True, "why": None})
+    (line,) = told.text()
+    assert line.endswith("[-] done kept=no new=yes")
+
+
+def test_json_keeps_zeros_and_numbers_that_json_has(told: Told) -> None:
+    configure("json")
+    log.info("done", extra={"tokens": 0, "rate": float("nan"), "huge": 1 << 20000})
+    (line,) = told.json()
+    assert (line["tokens"], line["rate"]) == (0, "nan")
+    assert line["huge"].startswith("0x1000")

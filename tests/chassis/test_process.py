@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 ENDS_S = 20.0
 
@@ -73,3 +77,98 @@ def test_a_child_whose_parent_has_already_ended_does_not_start() -> None:
     )
     assert late.returncode == 1
     assert late.stderr == f"parent process {gone.pid} has ended; not starting without it\n"
+
+
+def run(code: str, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=ENDS_S, **options
+    )
+
+
+ADOPTING = """
+import ctypes, os, subprocess, sys
+from chassis.process import reap_orphans
+
+ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # a subreaper, as process 1 is one
+outer = os.getpid()
+reap_orphans()
+assert os.getppid() == outer
+"""
+
+ORPHANS = (
+    ADOPTING
+    + """
+# Its grandchild outlives it, and is then the child of the outer process.
+orphan = subprocess.run(
+    ["sh", "-c", "sleep 0.05 >/dev/null & echo $!"], stdout=subprocess.PIPE, text=True
+).stdout.strip()
+with subprocess.Popen(["sh", "-c", "exit 7"]) as own:
+    assert own.wait() == 7
+while os.path.exists(f"/proc/{orphan}"):
+    pass
+sys.exit(3)
+"""
+)
+
+
+def test_a_process_that_adopts_orphans_reaps_them_and_leaves_its_children_alone() -> None:
+    ended = run(ORPHANS)
+    assert (ended.returncode, ended.stderr) == (3, "")
+
+
+SIGNALLED = (
+    ADOPTING
+    + """
+import signal
+signal.signal(signal.SIGTERM, lambda *_: os._exit(5))
+os.kill(outer, signal.SIGTERM)
+signal.pause()
+"""
+)
+
+
+def test_a_signal_to_it_is_passed_on() -> None:
+    assert run(SIGNALLED).returncode == 5
+
+
+def test_a_death_by_signal_is_told_as_a_shell_tells_it() -> None:
+    assert run(ADOPTING + "os.kill(os.getpid(), 9)").returncode == 128 + 9
+
+
+def test_another_process_goes_on_as_it_is() -> None:
+    code = "import os; from chassis.process import reap_orphans; a = os.getpid(); reap_orphans()"
+    assert run(f"{code}; assert a == os.getpid()").returncode == 0
+
+
+CLOSED = """
+import os, socket, sys
+for number in map(int, sys.argv[1:]):
+    os.close(number)
+from chassis.process import open_standard_streams
+open_standard_streams()
+with socket.socket() as opened:
+    assert opened.fileno() > 2, opened.fileno()
+for number in map(int, sys.argv[1:]):
+    assert os.readlink(f"/proc/self/fd/{number}") == os.devnull
+"""
+
+
+@pytest.mark.parametrize("closed", [(), (0,), (1,), (2,), (0, 1, 2)])
+def test_no_socket_takes_the_place_of_a_closed_stream(closed: tuple[int, ...]) -> None:
+    assert run(CLOSED, *map(str, closed)).returncode == 0
+
+
+HEEDED = """
+import signal
+from chassis.process import unless_ignored
+print(*(one.name for one in unless_ignored((signal.SIGINT, signal.SIGHUP))))
+"""
+
+
+def test_what_a_process_was_started_to_ignore_stays_ignored() -> None:
+    def ignore_hangups() -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    assert run(HEEDED, preexec_fn=ignore_hangups).stdout == "SIGINT\n"
