@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -47,14 +47,18 @@ class Process:
         return code, [line.rstrip("\n") for line in self._stderr if not line.startswith("{")]
 
 
-@contextmanager
-def tiny_service(role: str = "serve", **settings: str) -> Iterator[Process]:
+def environment_of(role: str, settings: Mapping[str, str]) -> dict[str, str]:
     environment = {
         key: value for key, value in os.environ.items() if not key.startswith("TRIPTYCH_")
     }
     given = {"listen": "127.0.0.1:0", "log_format": "json"} | settings
     environment |= {f"TRIPTYCH_ROUTER_{key.upper()}": value for key, value in given.items()}
-    environment |= {"ROLE": role, "PYTHONPATH": str(ROOT)}
+    return environment | {"ROLE": role, "PYTHONPATH": str(ROOT)}
+
+
+@contextmanager
+def tiny_service(role: str = "serve", **settings: str) -> Iterator[Process]:
+    environment = environment_of(role, settings)
     with subprocess.Popen(
         [sys.executable, str(TINY_SERVICE)], env=environment, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -141,3 +145,91 @@ def test_a_failure_while_it_closes_is_not_lost() -> None:
         process.address()
         process.send(signal.SIGTERM)
         assert process.end() == (1, ["triptych router: the engine did not end; see above"])
+
+
+def unread() -> int:
+    """A pipe that is full."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writing, b"x" * 4096)
+    os.set_blocking(writing, True)
+    HELD.append(reading)
+    return writing
+
+
+def abandoned() -> int:
+    reading, writing = os.pipe()
+    os.close(reading)
+    return writing
+
+
+def full() -> int:
+    return os.open("/dev/full", os.O_WRONLY)
+
+
+HELD: list[int] = []
+
+
+@pytest.fixture
+def held() -> Iterator[None]:
+    yield
+    while HELD:
+        os.close(HELD.pop())
+
+
+@pytest.mark.usefixtures("held")
+@pytest.mark.parametrize("make", [unread, abandoned, full, None])
+@pytest.mark.parametrize("role", ["serve", "fail", "break", "refuse"])
+def test_a_service_lives_and_ends_as_ever_whatever_becomes_of_its_log(
+    tmp_path: Path, make: Callable[[], int] | None, role: str
+) -> None:
+    address = f"unix:{tmp_path / 'a.sock'}"
+    command = [sys.executable, str(TINY_SERVICE)]
+    if make is None:
+        command = ["sh", "-c", 'exec "$@" >&- 2>&-', "-", *command]
+    stream = None if make is None else make()
+    environment = environment_of(role, {"listen": address, "log_level": "debug"})
+    with subprocess.Popen(command, env=environment, stdout=stream, stderr=stream) as process:
+        if stream is not None:
+            os.close(stream)
+        try:
+            if role != "refuse":
+                healthcheck.await_other("", address, WAIT_S)
+                for _ in range(3):
+                    assert healthcheck.ask(address) == "SERVING"
+            if role == "serve":
+                process.send_signal(signal.SIGTERM)
+            elif role != "refuse":
+                make_fail(address)
+            assert process.wait(WAIT_S) == (0 if role == "serve" else 1)
+        finally:
+            process.kill()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_hangup_ends_a_service_in_order_unless_it_was_started_to_ignore_it() -> None:
+    with tiny_service() as heeding:
+        heeding.address()
+        heeding.send(signal.SIGHUP)
+        assert heeding.end() == (0, [])
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with tiny_service() as immune:
+            address = immune.address()
+            immune.send(signal.SIGHUP)
+            assert healthcheck.ask(address) == "SERVING"
+            immune.send(signal.SIGTERM)
+            assert immune.end() == (0, [])
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_what_a_client_makes_a_service_end_with_cannot_forge_a_line_of_its_log() -> None:
+    with tiny_service("forge") as process:
+        make_fail(process.address())
+        code, said = process.end()
+    assert code == 1
+    assert said[-1] == r"ValueError: x\n12:00:00.000 error router [r-2] paid\x1b[2J"

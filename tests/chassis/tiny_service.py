@@ -1,8 +1,8 @@
 """The smallest service: run as a process, in the role that `ROLE` names.
 
 Roles: `serve` (the default), `refuse` (cannot start), `picky` (refuses a setting), `fail` (cannot
-go on once `/Test/Fail` is called), `break` (likewise, for a bug), `fail-late` (fails while it
-closes).
+go on once `/Test/Fail` is called), `break` (likewise, for a bug), `forge` (likewise, for a bug that
+tells a client's text), `fail-late` (fails while it closes).
 """
 
 from __future__ import annotations
@@ -20,7 +20,11 @@ from chassis.errors import StartError
 from chassis.server import Host, Mount, main
 
 ROLE = os.environ.get("ROLE", "serve")
-FAILURES = {"fail": StartError("the engine stopped; see above"), "break": KeyError("slot")}
+FAILURES = {
+    "fail": StartError("the engine stopped; see above"),
+    "break": KeyError("slot"),
+    "forge": ValueError("x\n12:00:00.000 error router [r-2] paid\x1b[2J"),
+}
 
 
 def make_mount(settings: ServiceSettings) -> Mount:
