@@ -238,6 +238,7 @@ def _absolute(listen: str) -> str:
         StartError: it is none.
     """
     from chassis.errors import StartError
+    from triptych.supervisor.plan import SOCKET_PATH_BYTES
 
     if not listen.startswith(_UNIX):
         _check_address("--listen", listen)
@@ -245,7 +246,12 @@ def _absolute(listen: str) -> str:
     path = listen.removeprefix(_UNIX)
     if not path or path.endswith("/"):
         raise StartError(f"--listen: address {listen!r}: expected unix:PATH, the file of a socket")
-    return f"{_UNIX}{os.path.abspath(path)}"
+    whole = os.path.abspath(path)
+    if len(os.fsencode(whole)) > SOCKET_PATH_BYTES:
+        raise StartError(
+            f"--listen: address {listen!r}: its path has more than {SOCKET_PATH_BYTES} bytes"
+        )
+    return _UNIX + whole
 
 
 def _check_address(option: str, address: str | None) -> None:

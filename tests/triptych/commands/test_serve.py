@@ -46,6 +46,32 @@ def test_an_unknown_value_is_refused(checkpoint, option, value):
     assert ended.stdout == ""
 
 
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--dtype", "fp32"], "--dtype: 'fp32' is not one of auto, float32, bfloat16, float16"),
+        (["--device", "gpu"], "--device: 'gpu' is not one of auto, cpu, cuda, interpret"),
+        (["--quantize", "q4"], "--quantize: 'q4' is not one of none, int8, int4, w8a8"),
+        (["--kv-dtype", "fp8"], "--kv-dtype: 'fp8' is not one of auto, int8"),
+        (["--log-level", "loud"], "--log-level: 'loud' is not one of debug, info, warning, error"),
+        (["--log-format", "xml"], "--log-format: 'xml' is not one of text, json"),
+        (["--replicas", "0"], "--replicas: 0 is less than 1"),
+        (["--kv-tokens", "-1"], "--kv-tokens: -1 is less than 0"),
+        (["--max-batch-tokens", "-1"], "--max-batch-tokens: -1 is less than 0"),
+        (["--listen", "unix:"], "--listen: address 'unix:': expected unix:PATH, the file of a"),
+        (["--listen", "unix:/" + "d" * 110], "--listen: address 'unix:/ddd"),
+        (["--device", "cuda", "--quantize", "int8"], "--quantize int8 works on the CPU only; use"),
+        (["--device", "interpret", "--kv-dtype", "int8"], "--kv-dtype int8 works on the CPU only;"),
+    ],
+)
+def test_each_wrong_option_has_its_own_line(checkpoint, arguments, line):
+    ended = serve("--model", checkpoint, *arguments)
+
+    assert ended.exit_code == 1
+    assert ended.stderr.startswith(f"triptych: {line}")
+    assert ended.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize("option", ["--listen", "--metrics-listen"])
 def test_an_address_that_is_none_is_one_line_with_the_option(checkpoint, option):
     ended = serve("--model", checkpoint, option, "nowhere")

@@ -65,3 +65,19 @@ async def test_what_was_told_to_stop_while_it_was_started_does_not_stay():
     await one.stop(grace_s=10.0)
 
     assert (await one.run()).code == -signal.SIGKILL
+
+
+async def test_a_line_without_end_is_cut_and_those_after_it_come():
+    said = []
+    code = "import sys; sys.stdout.write('x' * (8 << 20) + '\\nnext\\n' + 'y' * (1 << 20))"
+
+    await child(code, lambda _, line: said.append(line)).run()
+
+    assert [line[:4] for line in said] == ["xxxx", "next", "yyyy"]
+    assert max(map(len, said)) == 1 << 16
+
+
+async def test_its_last_word_cannot_steer_a_terminal():
+    ended = await child("import sys; sys.exit('triptych model: no \\x1b[2J room')").run()
+
+    assert ended.reason == r"no \x1b[2J room"

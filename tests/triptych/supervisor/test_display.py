@@ -129,3 +129,36 @@ def test_the_bar_of_a_process_that_ended_goes_away(model, monkeypatch):
     shown = screen.getvalue()
     assert shown.endswith("\x1b[?25h"), "the cursor is shown again"
     assert "5/10 bytes" not in shown.rpartition("\x1b[?25l")[2].splitlines()[-1]
+
+
+FORGED = "x\n12:00:00.000 error router [r-2] paid\x1b[31m\x07\x9b\u2028"
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+@pytest.mark.parametrize("terminal", [False, True])
+def test_nothing_that_a_service_writes_can_begin_a_line_or_steer_a_terminal(
+    model, monkeypatch, log_format, terminal
+):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", "1")
+    stream = Screen() if terminal else io.StringIO()
+    display = Display(stream, log_format=log_format)
+    raw = FORGED.replace("\n", "")
+    told = json.dumps({"level": "error", "event": raw, "a": FORGED, "exception": FORGED + raw})
+
+    show(display, model, raw)
+    show(display, model, told.replace("\\u009b", "\x9b"))
+    show(display, model, "[" * (1 << 16))
+
+    lines = stream.getvalue().splitlines()
+    assert all(line.isprintable() for line in lines)
+    assert any('"event"' in line for line in lines) == (log_format == "json")
+    assert max(map(len, lines)) < 4096
+
+
+def test_the_supervisors_own_lines_are_lines_of_the_log(model):
+    for log_format, begins in (("text", "supervisor"), ("json", '"service": "supervisor"')):
+        stream = io.StringIO()
+        Display(stream, log_format=log_format).tell(logging.INFO, "stopping")
+        assert begins in stream.getvalue()
+        assert "stopping" in stream.getvalue()

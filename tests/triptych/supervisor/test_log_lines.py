@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from chassis.logs import JsonFormatter, about
-from triptych.supervisor.log_lines import parse, render, write
+from triptych.supervisor.log_lines import parse, render, tell_dropped, write
 
 
 def written(level=logging.INFO, message="listening", exc_info=None, **extra):
@@ -66,3 +66,19 @@ def test_colours_only_where_asked_and_only_what_stands_out():
     assert render("router", warning, coloured=True).startswith("\x1b[33m")
     assert "\x1b" not in render("router", warning, coloured=False)
     assert "\x1b" not in render("router", parse(written()), coloured=True)
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_a_loss_is_told_in_the_form_of_the_log(log_format):
+    line = tell_dropped(7, log_format=log_format)
+
+    assert line.endswith("\n")
+    assert "log lines were dropped" in line
+    assert (parse(line) is not None) == (log_format == "json")
+    assert "7" in line
+
+
+def test_leaves_out_zeros_and_says_yes_and_no():
+    record = parse(written(tokens=0, kept=False, new=True))
+
+    assert render("router", record, coloured=False).endswith(" listening kept=no new=yes")

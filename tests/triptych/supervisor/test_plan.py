@@ -188,3 +188,23 @@ def test_an_unknown_log_level_is_refused():
 def test_a_folder_too_deep_for_sockets_is_refused():
     with pytest.raises(StartError, match="TMPDIR"):
         plan(DEPLOYMENT, Path("/" + "d" * 100), parent_pid=1, environment={})
+
+
+def test_a_wrong_log_level_is_told_with_who_said_it_and_the_choices():
+    with pytest.raises(StartError, match=r"^TRIPTYCH_MODEL_LOG_LEVEL: 'loud' is not one of debug"):
+        plan(DEPLOYMENT, FOLDER, parent_pid=42, environment={"TRIPTYCH_MODEL_LOG_LEVEL": "loud"})
+
+
+def test_the_checkpoints_sampling_is_the_routers_affair_and_only_where_asked_for():
+    assert "GENERATION_DEFAULTS" not in told("router")
+    asked = replace(DEPLOYMENT, generation_defaults=True)
+    assert told("router", asked)["GENERATION_DEFAULTS"] == "true"
+    assert "GENERATION_DEFAULTS" not in told("model", asked)
+
+
+@pytest.mark.parametrize(("said", "grace_s"), [("60", 60.0), ("soon", None), ("nan", None)])
+def test_the_grace_of_an_operator_is_known(said, grace_s):
+    environment = {"TRIPTYCH_ROUTER_GRACE_S": said}
+    router, tokenizer, *_ = plan(DEPLOYMENT, FOLDER, parent_pid=42, environment=environment)
+
+    assert (router.grace_s, tokenizer.grace_s) == (grace_s, None)
