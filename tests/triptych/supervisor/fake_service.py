@@ -20,6 +20,7 @@ from chassis import server
 from chassis.config import ServiceSettings
 from chassis.errors import StartError
 from chassis.server import Host
+from chassis.shared_file import SharedFile
 
 SERVICE = sys.argv[1]
 ROLE = os.environ.get(f"FAKE_{SERVICE.upper()}", "serve")
@@ -49,6 +50,7 @@ async def mount(host: Host) -> AsyncIterator[None]:
             loaded = {"done_bytes": done, "total_bytes": 1000}
             log.info("loading weights", extra=loaded)
     sys.stderr.write(f"a plain line of the {SERVICE}\n")
+    SharedFile.create("ring", 64)  # held until the process ends
     Gauge("fake_things", "Things.", registry=host.registry).set(7)
     await host.set_ready(ROLE != "silent")
     yield

@@ -149,3 +149,78 @@ async def test_a_service_that_will_not_end_is_killed(deployment, monkeypatch):
         pass
 
     assert children() == {}
+
+
+async def stops(running):
+    """What it says as it stops."""
+    await running.task
+    return [line for line in running.shown if " supervisor " in line]
+
+
+async def test_a_first_signal_tells_how_long_requests_have(deployment, monkeypatch):
+    monkeypatch.setenv("TRIPTYCH_ROUTER_GRACE_S", "7")
+    async with run(deployment) as running:
+        pass
+
+    (line,) = await stops(running)
+    assert "stopping: running requests have up to 7 s to end; Ctrl-C or a second signal" in line
+
+
+@pytest.mark.parametrize("signals", [(signal.SIGINT, signal.SIGINT), (signal.SIGQUIT,)])
+async def test_what_is_killed_leaves_no_file_behind(deployment, monkeypatch, tmp_path, signals):
+    for service in SERVICES:
+        monkeypatch.setenv(f"FAKE_{service.upper()}", "stubborn")
+    monkeypatch.setenv("FAKE_ROUTER", "serve")
+    address = f"unix:{tmp_path / 'public.sock'}"
+    running = Running(replace(deployment, listen=address, grace_s=60.0))
+    assert await running.ready() == address
+    memory = left_in_memory()
+    assert len(memory) == len(SERVICES), "each stand-in has made one"
+    await stop_hard(running, signals)
+
+    assert children() == {}
+    assert not [path for path in memory if path.exists()]
+    assert not (tmp_path / "public.sock").exists()
+
+
+async def stop_hard(running, signals):
+    first, *more = signals
+    os.kill(os.getpid(), first)
+    if more:
+        await running.shows("model +stopping|model is stopping|tokenizer is stopping")
+    for number in more:
+        os.kill(os.getpid(), number)
+    await running.task
+
+
+def left_in_memory():
+    """The files in shared memory that the children of this process hold open."""
+    pids = [pid for listed in children().values() for pid in listed]
+    links = [link for pid in pids for link in Path(f"/proc/{pid}/fd").iterdir()]
+    targets = {Path(os.readlink(link)) for link in links}
+    return [target for target in targets if target.parent == Path("/dev/shm")]
+
+
+async def test_a_hangup_is_ignored_where_it_was_before(deployment):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        async with run(deployment) as running:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert "triptych_service_up" in await running.scrape()
+            assert not running.task.done()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert len(await stops(running)) == 1
+
+
+async def test_a_folder_that_nothing_is_imported_from_is_told(deployment, monkeypatch, tmp_path):
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    monkeypatch.setenv("PYTHONPATH", f"{os.environ['PYTHONPATH']}:{shared}")
+    async with run(deployment) as running:
+        pass
+
+    told = [line for line in running.shown if "nothing is imported from" in line]
+    assert told[0].endswith(f"{shared}: other users may write to {shared}")
