@@ -147,7 +147,7 @@ class Supervisor:
         within_s = min(given_s, self._grace_of(router))
         return (
             f"stopping: running requests have up to {within_s:g} s to end; "
-            f"Ctrl-C or a second signal ends them at once"
+            f"Ctrl-C again ends them at once"
         )
 
     async def _keep(self, child: Child) -> None:

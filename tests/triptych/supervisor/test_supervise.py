@@ -163,7 +163,9 @@ async def test_a_first_signal_tells_how_long_requests_have(deployment, monkeypat
         pass
 
     (line,) = await stops(running)
-    assert "stopping: running requests have up to 7 s to end; Ctrl-C or a second signal" in line
+    assert (
+        "stopping: running requests have up to 7 s to end; Ctrl-C again ends them at once" in line
+    )
 
 
 @pytest.mark.parametrize("signals", [(signal.SIGINT, signal.SIGINT), (signal.SIGQUIT,)])
