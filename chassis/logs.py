@@ -87,6 +87,8 @@ def printable(text: str, most_bytes: int = MOST_VALUE_BYTES) -> str:
 
     Letters of any script stay as they are. What this returned once, it leaves alone.
     """
+    if len(text) <= most_bytes and text.isascii() and text.isprintable():
+        return text  # as nearly all are
     shown = text[:most_bytes]
     if not shown.isprintable():
         shown = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in shown)
@@ -114,6 +116,8 @@ def _shown(value: object) -> str:
 
 def _json_value(value: object) -> Any:
     """`value` as JSON may hold it: printable and bounded, numbers as numbers."""
+    if isinstance(value, str):
+        return printable(value)
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int):
@@ -233,18 +237,23 @@ def _tell_dropped(formatter: logging.Formatter, lines: int) -> str:
     return formatter.format(record) + "\n"
 
 
-def unblock() -> None:
+def unblock() -> bool:
     """Have the process wait for no reader of its stdout and stderr, and fail of none.
 
     All that Python writes goes through a `LineStream`: logs, warnings, tracebacks, a last word. A
     stream that stands for another, as in tests, stays.
+
+    Returns:
+        Whether stderr was this process's own.
     """
     if sys.stdout is sys.__stdout__:
         sys.stdout = LineStream(1)
-    if sys.stderr is sys.__stderr__:
-        sys.stderr = LineStream(2)
-        sys.excepthook = _tell_end
-        threading.excepthook = _tell_end_of_thread
+    if sys.stderr is not sys.__stderr__:
+        return False
+    sys.stderr = LineStream(2)
+    sys.excepthook = _tell_end
+    threading.excepthook = _tell_end_of_thread
+    return True
 
 
 def _tell_end(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

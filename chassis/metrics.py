@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 from chassis.errors import StartError
 from chassis.logs import dropped_lines
 
+_MOST_PORT = 65535
 DROPPED_LINES = "triptych_log_lines_dropped"
 
 
@@ -55,8 +56,13 @@ def split_address(address: str) -> tuple[str, int]:
         StartError: it is not of that form.
     """
     host, _, port = address.rpartition(":")
-    if not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
-        raise StartError(f"address {address!r}: expected HOST:PORT, such as 127.0.0.1:9400")
+    expected = "expected HOST:PORT, such as 127.0.0.1:9400"
+    if "://" in address:
+        raise StartError(f"address {address!r}: {expected}, without a scheme")
+    if not host or not (port.isascii() and port.isdigit()):
+        raise StartError(f"address {address!r}: {expected}")
+    if int(port) > _MOST_PORT:
+        raise StartError(f"address {address!r}: port {port} is above {_MOST_PORT}; {expected}")
     return host.strip("[]"), int(port)
 
 

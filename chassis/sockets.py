@@ -32,14 +32,25 @@ def bind(server: aio.Server, address: str) -> str:
         with _alone_at(_path(address)):
             _add(server, address)
         return address
+    check_free(address)  # gRPC would tell the reason on lines of its own, and not to us
+    return f"{address.rpartition(':')[0]}:{_add(server, address)}"
+
+
+def check_free(address: str) -> None:
+    """Refuse an address that no server could be bound to now.
+
+    Raises:
+        StartError: it is malformed, in use, or not of this machine.
+    """
+    if address.startswith(_UNIX):
+        with _alone_at(_path(address)):
+            return
     host, port = split_address(address)
     try:
-        # gRPC would tell the reason on lines of its own, and not to us.
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         socket.create_server((host, port), family=family).close()
     except OSError as error:
         raise _refusal(address, error) from error
-    return f"{address.rpartition(':')[0]}:{_add(server, address)}"
 
 
 def release(address: str) -> None:

@@ -166,8 +166,8 @@ def serve(  # noqa: PLR0913  (one parameter an option)
         if metrics_listen not in (None, "off"):
             _check_address("--metrics-listen", metrics_listen)
         deployment = Deployment(
-            listen=_absolute(listen),
             checkpoint=find_checkpoint(model),
+            listen=_free(listen),
             metrics_listen=metrics_listen,
             name=name,
             device=device,
@@ -198,8 +198,10 @@ def _prepare_process() -> None:
     from chassis.process import open_standard_streams, reap_orphans
 
     open_standard_streams()
-    unblock()
-    reap_orphans()
+    if unblock():
+        reap_orphans()
+    # What gRPC's C library writes is for its developers; the variable brings it back.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 
 def _check_choices(said: Mapping[str, str | None]) -> None:
@@ -231,27 +233,25 @@ def _check_least(said: Mapping[str, tuple[int | None, int]]) -> None:
             raise StartError(f"{option}: {value} is less than {least}")
 
 
-def _absolute(listen: str) -> str:
-    """The address of the API, a socket's path in full.
+def _free(listen: str) -> str:
+    """The address of the API, the path of a socket in full.
 
     Raises:
-        StartError: it is none.
+        StartError: nothing can listen there.
     """
     from chassis.errors import StartError
-    from triptych.supervisor.plan import SOCKET_PATH_BYTES
+    from chassis.sockets import check_free
 
-    if not listen.startswith(_UNIX):
-        _check_address("--listen", listen)
-        return listen
-    path = listen.removeprefix(_UNIX)
-    if not path or path.endswith("/"):
-        raise StartError(f"--listen: address {listen!r}: expected unix:PATH, the file of a socket")
-    whole = os.path.abspath(path)
-    if len(os.fsencode(whole)) > SOCKET_PATH_BYTES:
-        raise StartError(
-            f"--listen: address {listen!r}: its path has more than {SOCKET_PATH_BYTES} bytes"
-        )
-    return _UNIX + whole
+    if listen.startswith(_UNIX):
+        path = listen.removeprefix(_UNIX)
+        if not path or path.endswith("/"):
+            raise StartError(f"--listen: address {listen!r}: expected unix:PATH, a socket's file")
+        listen = _UNIX + os.path.abspath(path)
+    try:
+        check_free(listen)
+    except StartError as error:
+        raise StartError(f"--listen: {error}") from error
+    return listen
 
 
 def _check_address(option: str, address: str | None) -> None:

@@ -29,7 +29,7 @@ _MODULES = {
     MODEL: "model_svc",
     DETOKENIZER: "detokenizer_svc",
 }
-SOCKET_PATH_BYTES = 107  # sockaddr_un holds 108 with its final zero
+_SOCKET_PATH_BYTES = 107  # sockaddr_un holds 108 with its final zero
 
 _Seat = tuple[str, int | None]
 """A service, and of which replica where there are several."""
@@ -160,7 +160,7 @@ def _addresses(deployment: Deployment, folder: Path) -> dict[_Seat, str]:
         (service, replica): str(folder / f"{_joined(service, '-', replica)}.sock")
         for service, replica in seats
     }
-    if max(map(len, paths.values())) > SOCKET_PATH_BYTES:
+    if max(map(len, paths.values())) > _SOCKET_PATH_BYTES:
         raise StartError(f"{folder} is too long a path for sockets; set TMPDIR to a shorter one")
     addresses = {seat: f"unix:{path}" for seat, path in paths.items()}
     return {**addresses, (ROUTER, None): deployment.listen}

@@ -68,8 +68,6 @@ async def supervise(deployment: Deployment, display: Display, announce: Announce
         StartError: a service cannot start.
     """
     environment = import_environment(os.environ)
-    # What gRPC's C library writes is for its developers; `GRPC_VERBOSITY` brings it back.
-    environment.setdefault("GRPC_VERBOSITY", "NONE")
     for name, reason in refused_folders(os.environ).items():
         display.tell(logging.WARNING, f"nothing is imported from {name}: {reason}")
     with ExitStack() as opened:
