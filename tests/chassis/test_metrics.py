@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 import urllib.error
 import urllib.request
 
@@ -10,6 +11,7 @@ import pytest
 from prometheus_client import Counter, generate_latest
 
 from chassis.errors import StartError
+from chassis.line_stream import LineStream
 from chassis.metrics import new_registry, served_over_http, split_address
 
 
@@ -22,6 +24,17 @@ def test_every_registry_tells_of_the_process() -> None:
     text = generate_latest(new_registry()).decode()
     for name in ("process_cpu_seconds_total", "process_resident_memory_bytes", "process_open_fds"):
         assert f"\n{name} " in text
+    assert "\ntriptych_log_lines_dropped_total 0.0\n" in text
+
+
+def test_a_registry_counts_the_lines_that_the_log_has_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    with open("/dev/full", "w") as full:
+        stream = LineStream(full.fileno())
+        monkeypatch.setattr(sys, "stderr", stream)
+        stream.write("unseen\n")
+        stream.drain(20.0)
+    text = generate_latest(new_registry()).decode()
+    assert "\ntriptych_log_lines_dropped_total 1.0\n" in text
 
 
 def test_registries_are_apart() -> None:

@@ -101,6 +101,8 @@ async def test_metrics_of_all_services_are_labelled_and_merged(deployment):
     for name in ("fake_things", "triptych_service_up"):
         samples = families[name].samples
         assert [sample.labels for sample in samples] == [{"service": one} for one in SERVICES]
+    lost = families["triptych_log_lines_dropped"].samples
+    assert [one.labels["service"] for one in lost] == ["supervisor", *SERVICES]
     assert {sample.value for sample in families["fake_things"].samples} == {7.0}
     assert {sample.value for sample in families["triptych_service_up"].samples} == {1.0}
 
