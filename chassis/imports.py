@@ -28,6 +28,10 @@ def import_environment(environment: Mapping[str, str]) -> dict[str, str]:
     left_out = {name for name in _FOLDERS if refusal(environment.get(name, "/")) is not None}
     left_out.update(_INTERACTIVE)
     told = {name: value for name, value in environment.items() if name not in left_out}
+    if sys.flags.ignore_environment:  # what this process was not to heed, none it starts is
+        told = {name: value for name, value in told.items() if not name.startswith("PYTHON")}
+    if sys.flags.no_user_site:
+        told["PYTHONNOUSERSITE"] = "1"
     told["PYTHONSAFEPATH"] = "1"  # not the working directory
     paths = [path for path in _listed(told, "PYTHONPATH") if refusal(path) is None]
     _set_list(told, "PYTHONPATH", [str(ROOT), *paths] if _only_on_our_path() else paths)

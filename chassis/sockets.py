@@ -32,20 +32,25 @@ def bind(server: aio.Server, address: str) -> str:
         with _alone_at(_path(address)):
             _add(server, address)
         return address
-    check_free(address)  # gRPC would tell the reason on lines of its own, and not to us
+    _, port = split_address(address)
+    _check_bindable(address, port)  # gRPC would tell the reason on lines of its own, and not to us
     return f"{address.rpartition(':')[0]}:{_add(server, address)}"
 
 
-def check_free(address: str) -> None:
-    """Refuse an address that no server could be bound to now.
+def refuse_unusable(address: str) -> None:
+    """Refuse an address that no server could ever be bound to, or a socket that is served.
 
     Raises:
-        StartError: it is malformed, in use, or not of this machine.
+        StartError: it is malformed, not of this machine, or the path of a socket cannot be had.
     """
     if address.startswith(_UNIX):
         with _alone_at(_path(address)):
             return
-    host, port = split_address(address)
+    _check_bindable(address, 0)
+
+
+def _check_bindable(address: str, port: int) -> None:
+    host, _ = split_address(address)
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         socket.create_server((host, port), family=family).close()

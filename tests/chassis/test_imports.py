@@ -84,6 +84,20 @@ def test_nothing_waits_at_a_prompt_and_libraries_come_from_where_they_are_said_t
     assert told == {"LD_LIBRARY_PATH": "/opt/lib", "A": "b", "PYTHONSAFEPATH": "1"}
 
 
+ISOLATED = """
+import os
+from chassis.imports import import_environment
+print(sorted(name for name in import_environment(os.environ) if name.startswith("PYTHON")))
+"""
+
+
+def test_what_this_process_was_not_to_heed_is_not_handed_on(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONOPTIMIZE": "2"}
+    command = [sys.executable, "-I", "-c", ISOLATED]
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert said.stdout == "['PYTHONNOUSERSITE', 'PYTHONSAFEPATH']\n"
+
+
 def test_a_folder_is_refused_for_what_is_above_it(tmp_path: Path) -> None:
     inner = tmp_path / "a" / "b"
     inner.mkdir(parents=True)

@@ -153,21 +153,17 @@ def serve(  # noqa: PLR0913  (one parameter an option)
     from triptych.supervisor.plan import Deployment
 
     with one_line_errors():
-        said = {
-            "--device": device,
-            "--dtype": dtype,
-            "--quantize": quantize,
-            "--kv-dtype": kv_dtype,
-        }
-        _check_choices({**said, "--log-level": log_level, "--log-format": log_format})
+        said = {"--device": device, "--quantize": quantize, "--kv-dtype": kv_dtype}
+        _check_choices({**said, "--dtype": dtype})
+        _check_choices({"--log-level": log_level, "--log-format": log_format})
         _check_device(said)
         _check_least({"--kv-tokens": (kv_tokens, 0), "--max-batch-tokens": (max_batch_tokens, 0)})
         _check_least({"--replicas": (replicas, 1)})
         if metrics_listen not in (None, "off"):
             _check_address("--metrics-listen", metrics_listen)
         deployment = Deployment(
+            listen=_public(listen),
             checkpoint=find_checkpoint(model),
-            listen=_free(listen),
             metrics_listen=metrics_listen,
             name=name,
             device=device,
@@ -178,7 +174,7 @@ def serve(  # noqa: PLR0913  (one parameter an option)
             max_batch_tokens=max_batch_tokens,
             replicas=replicas,
             generation_defaults=generation_defaults,
-            log_level=log_level.lower(),
+            log_level=log_level,
         )
         _run(deployment, log_format)
 
@@ -233,14 +229,14 @@ def _check_least(said: Mapping[str, tuple[int | None, int]]) -> None:
             raise StartError(f"{option}: {value} is less than {least}")
 
 
-def _free(listen: str) -> str:
+def _public(listen: str) -> str:
     """The address of the API, the path of a socket in full.
 
     Raises:
         StartError: nothing can listen there.
     """
     from chassis.errors import StartError
-    from chassis.sockets import check_free
+    from chassis.sockets import refuse_unusable
 
     if listen.startswith(_UNIX):
         path = listen.removeprefix(_UNIX)
@@ -248,7 +244,7 @@ def _free(listen: str) -> str:
             raise StartError(f"--listen: address {listen!r}: expected unix:PATH, a socket's file")
         listen = _UNIX + os.path.abspath(path)
     try:
-        check_free(listen)
+        refuse_unusable(listen)
     except StartError as error:
         raise StartError(f"--listen: {error}") from error
     return listen

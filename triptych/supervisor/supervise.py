@@ -71,8 +71,7 @@ async def supervise(deployment: Deployment, display: Display, announce: Announce
     for name, reason in refused_folders(os.environ).items():
         display.tell(logging.WARNING, f"nothing is imported from {name}: {reason}")
     with ExitStack() as opened:
-        # What was killed has left its files behind.
-        opened.callback(sweep)
+        opened.callback(sweep)  # what was killed has left its files behind
         folder = opened.enter_context(runtime_folder())
         plans = plan(deployment, folder, parent_pid=os.getpid(), environment=environment)
         display.align(plans)
