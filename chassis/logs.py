@@ -200,10 +200,11 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         extras = _extras(record)
         request_id = _subject(record, extras)
+        subject = "" if request_id == "-" else f"[{printable(request_id)}] "
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
         line = (
             f"{clock}.{int(record.msecs):03d} {record.levelname.lower():7} {self._service:11} "
-            f"[{printable(request_id)}] {printable(record.getMessage())}{show_fields(extras)}"
+            f"{subject}{printable(record.getMessage())}{show_fields(extras)}"
         )
         if record.exc_info and record.exc_info[1] is not None:
             line += "\n" + show_traceback(record.exc_info[1])

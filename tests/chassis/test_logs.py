@@ -266,7 +266,7 @@ def test_text_leaves_out_zeros_and_says_yes_and_no(told: Told) -> None:
     configure("text")
     log.info("done", extra={"tokens": 0, "wait_s": 0.0, "kept": False, "new": True, "why": None})
     (line,) = told.text()
-    assert line.endswith("[-] done kept=no new=yes")
+    assert line.endswith(" router      done kept=no new=yes")
 
 
 def test_json_keeps_zeros_and_numbers_that_json_has(told: Told) -> None:
