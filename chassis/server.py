@@ -17,6 +17,10 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+# Read by gRPC's C library when it is loaded. It would write lines for its developers to stderr, and
+# wait for whoever reads them.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
 import uvloop
 from grpc import aio
 from prometheus_client import CollectorRegistry
@@ -185,8 +189,6 @@ def main(service: str, settings_class: type[S], make_mount: Callable[[S], Mount]
     """
     open_standard_streams()
     logs.unblock()
-    # Else gRPC's C library writes lines of its own to stderr, and waits for whoever reads them.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     prefix = f"TRIPTYCH_{service.upper()}"
     try:
         settings = config.load(settings_class, prefix)

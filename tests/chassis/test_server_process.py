@@ -233,3 +233,33 @@ def test_what_a_client_makes_a_service_end_with_cannot_forge_a_line_of_its_log()
         code, said = process.end()
     assert code == 1
     assert said[-1] == r"ValueError: x\n12:00:00.000 error router [r-2] paid\x1b[2J"
+
+
+NOISY = """
+import asyncio
+from contextlib import suppress
+from chassis import server
+
+async def fail_in_the_c_library():
+    with suppress(RuntimeError):
+        server.aio.server().add_insecure_port("256.1.1.1:70000")
+
+asyncio.run(fail_in_the_c_library())
+"""
+
+
+@pytest.mark.parametrize(("verbosity", "silent"), [(None, True), ("ERROR", False)])
+def test_the_c_library_of_grpc_is_silent_unless_the_operator_asks(
+    verbosity: str | None, silent: bool
+) -> None:
+    asked = {} if verbosity is None else {"GRPC_VERBOSITY": verbosity}
+    environment = {key: value for key, value in os.environ.items() if key != "GRPC_VERBOSITY"}
+    said = subprocess.run(
+        [sys.executable, "-c", NOISY],
+        env=environment | asked,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stderr
+    assert (said == "") == silent

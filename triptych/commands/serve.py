@@ -187,6 +187,9 @@ def _prepare_process() -> None:
     """
     from triptych.supervisor.packages import foreign_package
 
+    # Read by gRPC's C library when it is loaded, here and in the services; what it writes by itself
+    # is for its developers.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     if (complaint := foreign_package()) is not None:
         typer.echo(f"triptych: {complaint}", err=True)
         raise typer.Exit(1)
@@ -196,8 +199,6 @@ def _prepare_process() -> None:
     open_standard_streams()
     if unblock():
         reap_orphans()
-    # What gRPC's C library writes is for its developers; the variable brings it back.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 
 def _check_choices(said: Mapping[str, str | None]) -> None:
