@@ -1,4 +1,4 @@
-"""Where the Python processes that this one starts import from.
+"""Import paths of the Python processes that this one starts.
 
 They load our packages from where this process has loaded them, and nothing from their working
 directory or from a folder that another user may write to.
@@ -41,7 +41,7 @@ def import_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def refused_folders(environment: Mapping[str, str]) -> dict[str, str]:
-    """Why a variable's folder, or one of `PYTHONPATH`, is left out, by the variable or folder.
+    """Reasons for which folders are left out, by the variable, or by the folder of `PYTHONPATH`.
 
     Of folders that are not there nothing is said.
     """
@@ -52,7 +52,7 @@ def refused_folders(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def refusal(path: str) -> str | None:
-    """Why nothing is to be imported from `path`; None where it is this user's or the system's."""
+    """Reason to import nothing from `path`; None where it is this user's or the system's."""
     if not os.path.isabs(path):
         return "it is relative to the working directory"
     place = Path(path).resolve()
@@ -83,7 +83,7 @@ def _set_list(environment: dict[str, str], name: str, paths: list[str]) -> None:
 
 
 def _only_on_our_path() -> bool:
-    """Whether our packages are where no other process would look for them: not installed."""
+    """Tell whether no other process would find our packages, since they are not installed."""
     paths = [os.path.realpath(path) for path in sys.path]
     library = os.path.realpath(sysconfig.get_path("stdlib"))
     ahead = paths[: paths.index(library)] if library in paths else paths

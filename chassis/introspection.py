@@ -34,7 +34,7 @@ def transport(shared: bool) -> service_pb2.Transport.ValueType:
 
 
 def medium(shared: bool) -> str:
-    """The same in words, for the log."""
+    """The name of how bulk data travels in words, for the log."""
     return "shared memory" if shared else "messages"
 
 

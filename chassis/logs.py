@@ -83,7 +83,7 @@ def _subject(record: logging.LogRecord, extras: dict[str, Any]) -> str:
 
 
 def printable(text: str, most_bytes: int = MOST_VALUE_BYTES) -> str:
-    """`text` with control characters, line ends among them, as escapes, cut to `most_bytes`.
+    """Escape the control characters of `text`, line ends among them, and cut it to `most_bytes`.
 
     Letters of any script stay as they are. What this returned once, it leaves alone.
     """
@@ -100,7 +100,7 @@ def printable(text: str, most_bytes: int = MOST_VALUE_BYTES) -> str:
 
 
 def show_fields(fields: Mapping[str, Any]) -> str:
-    """` key=value` for each of `fields` that is not zero, empty or None."""
+    """Show ` key=value` for each of `fields` that is not zero, empty or None."""
     return "".join(f" {key}={_shown(value)}" for key, value in fields.items() if _tells(value))
 
 
@@ -267,5 +267,5 @@ def _tell_end_of_thread(ended: threading.ExceptHookArgs) -> None:
 
 
 def dropped_lines() -> int:
-    """How many lines of this process were not written to its stderr."""
+    """Number of lines of this process that were not written to its stderr."""
     return sys.stderr.dropped if isinstance(sys.stderr, LineStream) else 0

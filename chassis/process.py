@@ -49,7 +49,7 @@ def open_standard_streams() -> None:
 
 
 def unless_ignored(numbers: Iterable[signal.Signals]) -> list[signal.Signals]:
-    """Those of `numbers` that this process was not started to ignore.
+    """Signals among `numbers` that this process was not started to ignore.
 
     `nohup` has a process ignore SIGHUP, and a script's shell SIGINT where it runs it in the
     background.

@@ -155,7 +155,7 @@ def serve(  # noqa: PLR0913  (one parameter an option)
     with one_line_errors():
         said = {"--device": device, "--quantize": quantize, "--kv-dtype": kv_dtype}
         _check_choices({**said, "--dtype": dtype})
-        _check_choices({"--log-level": log_level, "--log-format": log_format})
+        _check_choices({"--log-level": log_level.lower(), "--log-format": log_format})
         _check_device(said)
         _check_least({"--kv-tokens": (kv_tokens, 0), "--max-batch-tokens": (max_batch_tokens, 0)})
         _check_least({"--replicas": (replicas, 1)})

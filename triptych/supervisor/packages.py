@@ -32,7 +32,10 @@ def foreign_package() -> str | None:
 
 
 def foreign_package_of_services(environment: Mapping[str, str]) -> str | None:
-    """The same for the services, which run in `environment`; it takes as long as Python starts."""
+    """A line about a package that services in `environment` would find elsewhere, or None.
+
+    It takes as long as Python takes to start.
+    """
     names = (*_COMMANDS, *_SERVICES)
     command = (sys.executable, "-c", _FIND, *names)
     found = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
