@@ -51,8 +51,7 @@ def open_standard_streams() -> None:
 def unless_ignored(numbers: Iterable[signal.Signals]) -> list[signal.Signals]:
     """Signals among `numbers` that this process was not started to ignore.
 
-    `nohup` has a process ignore SIGHUP, and a script's shell SIGINT where it runs it in the
-    background.
+    `nohup` makes a process ignore SIGHUP.
     """
     return [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
 

@@ -169,7 +169,7 @@ async def _run(service: str, mount: Mount, settings: config.ServiceSettings) -> 
     """Serve until a signal tells it to stop, or until the service ends itself."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for sig in (signal.SIGTERM, *unless_ignored((signal.SIGINT, signal.SIGHUP))):
+    for sig in (signal.SIGINT, signal.SIGTERM, *unless_ignored((signal.SIGHUP,))):
         loop.add_signal_handler(sig, stop.set)
     async with serving(service, mount, settings) as server:
         server.ended.add_done_callback(lambda _: stop.set())
@@ -184,7 +184,7 @@ async def _run(service: str, mount: Mount, settings: config.ServiceSettings) -> 
 def main(service: str, settings_class: type[S], make_mount: Callable[[S], Mount]) -> None:
     """Run `service` with settings from `TRIPTYCH_<SERVICE>_*` until it is told to stop.
 
-    It ends in order upon SIGTERM, and upon SIGINT and SIGHUP unless it was started to ignore them.
+    It ends in order upon SIGINT and SIGTERM, and upon SIGHUP unless it was started to ignore that.
     A service that cannot start says why in one line and ends with exit code 1.
     """
     open_standard_streams()

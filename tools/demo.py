@@ -50,8 +50,6 @@ def serving(log: IO[bytes]) -> Iterator[str]:
     Raises:
         DemoFailed: they did not become ready, or did not stop as told.
     """
-    # A shell has what a script runs in the background ignore it, and so would the server.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     command = [*TRIPTYCH, "serve", "--model", "models/demo", "--device", "cpu"]
     command += ["--listen", "127.0.0.1:0", "--metrics-listen", "off"]
     print("Starting four services on models/demo, then streaming a completion.", file=sys.stderr)

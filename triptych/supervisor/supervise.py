@@ -42,8 +42,6 @@ from triptych.supervisor.plan import (
 )
 from triptych.supervisor.runtime_folder import runtime_folder
 
-# Unless whoever started this process had it ignore them, as `nohup` does.
-_SIGNALS = (signal.SIGINT, signal.SIGHUP)
 # What is in flight may finish while the services behind the router still work for it.
 _STAGES = ((ROUTER,), (TOKENIZER, DETOKENIZER), (MODEL,))
 # How long a service closes once its calls have ended or were cut.
@@ -56,7 +54,8 @@ OnReady = Callable[[str], None]
 async def supervise(deployment: Deployment, display: Display, announce: Announce) -> None:
     """Run `deployment` until SIGINT, SIGTERM or SIGHUP; a second one, or SIGQUIT, kills all.
 
-    SIGINT and SIGHUP stay ignored where this process was started so.
+    SIGHUP stays ignored where this process was started so. SIGINT does not: shells start all that
+    scripts run in the background so, and whoever sends it to a server means it.
 
     Args:
         deployment: what to run.
@@ -218,7 +217,7 @@ class Supervisor:
 @contextmanager
 def _signals(supervisor: Supervisor) -> Iterator[None]:
     loop = asyncio.get_running_loop()
-    stopping = (signal.SIGTERM, *unless_ignored(_SIGNALS))
+    stopping = (signal.SIGINT, signal.SIGTERM, *unless_ignored((signal.SIGHUP,)))
     killing = unless_ignored((signal.SIGQUIT,))
     for number in stopping:
         loop.add_signal_handler(number, supervisor.stop)
