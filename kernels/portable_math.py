@@ -57,7 +57,8 @@ def fixed_exp(x: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
     Args:
         x: any shape; at most 0, -inf allowed.
     """
-    exponent = np.maximum(x * _LOG2_E, np.float32(-WEIGHT_BITS - 2))
+    with np.errstate(over="ignore"):  # what overflows is below one unit
+        exponent = np.maximum(x * _LOG2_E, np.float32(-WEIGHT_BITS - 2))
     whole = np.floor(exponent + np.float32(0.5))
     fraction = exponent - whole
     power = np.full_like(fraction, _EXP2_SERIES[0])

@@ -22,7 +22,10 @@ _WORD = 2**32
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What one row draws with, and which tokens it may draw."""
+    """What one row draws with, and which tokens it may draw.
+
+    A temperature below float32's smallest normal number counts as 0.
+    """
 
     seed: int
     position: int
@@ -62,6 +65,8 @@ def adjust(
 ) -> Row:
     """Add the bias, then apply the penalties; in float32, one token after the other.
 
+    A finite logit stays finite, but where its bias is -inf; any other stays as it is.
+
     Args:
         row: [vocab] float32 logits.
         bias: what to add to the logit of some ids.
@@ -70,14 +75,26 @@ def adjust(
     """
     result = row.copy()
     repetition, presence, frequency = (np.float32(penalty) for penalty in penalties)
-    for token, amount in bias.items():
-        result[token] += np.float32(amount)
-    for token in {*prompt, *output}:
-        value = result[token]
-        value = value / repetition if value > 0 else value * repetition
-        value -= frequency * np.float32(list(output).count(token))
-        result[token] = value - presence * np.float32(token in output)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for token, amount in bias.items():
+            value = result[token] + np.float32(amount)
+            finite = np.isfinite(result[token]) and np.isfinite(amount)
+            result[token] = saturated(value) if finite else value
+        for token in {*prompt, *output}:
+            value = result[token]
+            if not np.isfinite(value):
+                continue
+            value = saturated(value / repetition if value > 0 else value * repetition)
+            amount = saturated(frequency * np.float32(list(output).count(token)))
+            value = saturated(value - amount)
+            result[token] = saturated(value - presence * np.float32(token in output))
     return result
+
+
+def saturated(value: np.float32) -> np.float32:
+    """The nearest finite number."""
+    most = np.finfo(np.float32).max
+    return min(max(value, -most), most)
 
 
 def kept(scaled: Row, choice: Choice) -> list[int]:
@@ -110,7 +127,7 @@ def draw(row: Row, choice: Choice) -> int:
         row = np.where(row == np.inf, np.float32(0), np.float32(-np.inf))
     if row.max() == -np.inf:
         return 0
-    if choice.temperature == 0.0:
+    if choice.temperature < np.finfo(np.float32).tiny:
         return int(row.argmax())
     with np.errstate(over="ignore"):
         scaled = (row - row.max()) / np.float32(choice.temperature)

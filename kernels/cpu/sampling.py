@@ -84,12 +84,12 @@ def draw(
 
 def _scale(logits: npt.NDArray[np.float32], temperatures: npt.NDArray[np.float32]) -> Scaled:
     """`(logits - maximum) / temperature`, in place; every row's maximum becomes exactly 0."""
-    with np.errstate(invalid="ignore"):  # NaN is dealt with below
+    # Overflow goes towards -inf, which is what far below the maximum means.
+    with np.errstate(over="ignore", invalid="ignore"):
         top = logits.max(axis=1)
-    for row in np.flatnonzero(~np.isfinite(top)):
-        logits[row] = _finite_top(logits[row])
-        top[row] = 0.0
-    with np.errstate(over="ignore"):  # towards -inf, which is what far below the maximum means
+        for row in np.flatnonzero(~np.isfinite(top)):
+            logits[row] = _finite_top(logits[row])
+            top[row] = 0.0
         logits -= top[:, None]
         logits /= temperatures[:, None]
     return logits

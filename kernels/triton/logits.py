@@ -1,7 +1,7 @@
 """Changes rows of logits as their requests ask, and keeps the history that penalties go by.
 
 Invariant: the raw logits stay as they are; an edited row is a copy in float32, with the bits that
-`kernels.cpu.logits` finds, so launches switch contraction off.
+`kernels.cpu.logits` finds, also where they overflow; so launches switch contraction off.
 """
 
 # mypy: disable-error-code="import-untyped,no-untyped-def,untyped-decorator"
@@ -15,6 +15,9 @@ import triton.language as tl
 from kernels.triton.configs import choose
 from kernels.triton.sampling_batch import Edits, Ragged
 from kernels.triton.sampling_scratch import Edited
+
+_INF = tl.constexpr(float("inf"))
+_LARGEST = tl.constexpr(torch.finfo(torch.float32).max)
 
 
 def edit_logits(
@@ -87,7 +90,9 @@ def _edit_kernel(
         for start in range(0, added, BLOCK):
             ids, at, own = _own(edits.bias, row, start, added, begin, end, BLOCK)
             values = tl.load(row_ptr + ids, mask=own, other=0.0)
-            values += tl.load(edits.bias.amounts + at, mask=own, other=0.0)
+            amounts = tl.load(edits.bias.amounts + at, mask=own, other=0.0)
+            finite = (tl.abs(values) < _INF) & (tl.abs(amounts) < _INF)
+            values = tl.where(finite, _saturate(values + amounts), values + amounts)
             tl.store(row_ptr + ids, values, mask=own)
         tl.debug_barrier()
         repetition = tl.load(edits.repetition + row)
@@ -95,16 +100,23 @@ def _edit_kernel(
         presence = tl.load(edits.presence + row)
         for start in range(0, seen, BLOCK):
             ids, at, own = _own(edits.history, row, start, seen, begin, end, BLOCK)
-            values = tl.load(row_ptr + ids, mask=own, other=0.0)
+            raw = tl.load(row_ptr + ids, mask=own, other=0.0)
             counts = tl.load(edits.history.amounts + at, mask=own, other=0)
-            values = tl.where(values > 0, tl.div_rn(values, repetition), values * repetition)
-            values -= frequency * counts.to(tl.float32)
-            values -= presence * (counts > 0).to(tl.float32)
-            tl.store(row_ptr + ids, values, mask=own)
+            values = tl.where(raw > 0, tl.div_rn(raw, repetition), raw * repetition)
+            values = _saturate(values)
+            values = _saturate(values - _saturate(frequency * counts.to(tl.float32)))
+            values = _saturate(values - presence * (counts > 0).to(tl.float32))
+            tl.store(row_ptr + ids, tl.where(tl.abs(raw) < _INF, values, raw), mask=own)
         tl.debug_barrier()
         for start in range(0, suppressed, BLOCK):
             ids, at, own = _own(edits.suppressed, row, start, suppressed, begin, end, BLOCK)
             tl.store(row_ptr + ids, float("-inf"), mask=own)
+
+
+@triton.jit
+def _saturate(values):
+    """`values` with infinities replaced by the largest numbers of float32."""
+    return tl.minimum(tl.maximum(values, -_LARGEST), _LARGEST)
 
 
 @triton.jit
