@@ -47,7 +47,7 @@ class DeviceSampler:
             rows = 1 << (len(draws) - 1).bit_length()
             self._scratch = Scratch.allocate(rows, self._vocab_size, self._device)
         choices, uses = self._choices(draws)
-        edits = self._edits(draws) if any(d.spec.edits(d.position) for d in draws) else None
+        edits = self._edits(draws) if any(d.edits for d in draws) else None
         tokens = torch.empty(len(draws), dtype=torch.int32, device=self._device)
         draw(logits, choices, edits, uses, self._scratch, tokens)
         asked = [_NOT_ASKED if (n := d.spec.logprobs) is None else n for d in draws]
@@ -89,7 +89,7 @@ class DeviceSampler:
 
     def _edits(self, draws: Sequence[Draw]) -> Edits:
         specs = [draw.spec for draw in draws]
-        bias = [spec.bias for spec in specs]
+        bias = [draw.bias for draw in draws]
         seen = [
             (_NO_ROWS, _NO_ROWS) if draw.history is None else draw.history.occurrences()
             for draw in draws

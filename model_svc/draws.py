@@ -5,7 +5,7 @@ Invariant: a `Draw` and a row of logits say everything that the row's token depe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 Logits = npt.NDArray[np.float32]
+Bias = tuple[npt.NDArray[np.int64], Logits]
+"""Ids, each once, and what to add to their logits."""
 
 _SMALLEST_TEMPERATURE = float(np.finfo(np.float32).tiny)
 
@@ -31,11 +33,13 @@ class SamplingSpec:
         min_p: 0 for no limit.
         repetition_penalty: over prompt and output, 1 for none.
         presence_penalty, frequency_penalty: over the output, 0 for none.
-        logit_bias: what to add to the logits of some ids.
+        logit_bias: what to add to the logits of some ids; -inf bans an id.
+        bad_sequences: ids that are not written in a row; none is empty.
         logprobs: how many alternatives to tell beside each token; None for no log-probabilities.
         min_tokens: at output positions before it, `suppressed_ids` may not be drawn.
         suppressed_ids: ids that would end the output.
-        bias: `logit_bias` as arrays, ids and amounts.
+        bias: `logit_bias` and bad sequences of one id as arrays, ids and amounts.
+        bad_endings: the longer bad sequences; None where there are none.
         plain: whether nothing but the likeliest token is ever asked for.
     """
 
@@ -48,18 +52,24 @@ class SamplingSpec:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     logit_bias: Mapping[int, float] = field(default_factory=dict)
+    bad_sequences: tuple[tuple[int, ...], ...] = ()
     logprobs: int | None = None
     min_tokens: int = 0
     suppressed_ids: tuple[int, ...] = ()
-    bias: tuple[npt.NDArray[np.int64], Logits] = field(init=False, repr=False, compare=False)
+    bias: Bias = field(init=False, repr=False, compare=False)
+    bad_endings: BadEndings | None = field(init=False, repr=False, compare=False)
     plain: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         # Made once: a request may bring thousands, and every one of its steps adds them.
-        ids = np.fromiter(self.logit_bias.keys(), np.int64, len(self.logit_bias))
-        amounts = np.fromiter(self.logit_bias.values(), np.float32, len(self.logit_bias))
+        single = [sequence[0] for sequence in self.bad_sequences if len(sequence) == 1]
+        longer = [sequence for sequence in self.bad_sequences if len(sequence) > 1]
+        biased = {**self.logit_bias, **dict.fromkeys(single, -np.inf)}
+        ids = np.fromiter(biased.keys(), np.int64, len(biased))
+        amounts = np.fromiter(biased.values(), np.float32, len(biased))
         object.__setattr__(self, "bias", (ids, amounts))
-        plain = self.greedy and self.logprobs is None and not self.edits(0)
+        object.__setattr__(self, "bad_endings", BadEndings(longer) if longer else None)
+        plain = self.greedy and self.logprobs is None and not (longer or self.edits(0))
         object.__setattr__(self, "plain", plain)
 
     @property
@@ -77,22 +87,45 @@ class SamplingSpec:
         return self.temperature < _SMALLEST_TEMPERATURE
 
     def edits(self, position: int) -> bool:
-        """Whether the logits are changed before the token at `position` is drawn."""
-        return bool(self.logit_bias) or self.needs_history or self.suppresses(position)
+        """Whether the logits are changed before the token at `position`, whatever came before."""
+        return len(self.bias[0]) > 0 or self.needs_history or self.suppresses(position)
 
     def suppresses(self, position: int) -> bool:
         """Whether some ids may not be drawn at `position`."""
         return position < self.min_tokens and bool(self.suppressed_ids)
 
-    def add_bias(self, row: Logits) -> None:
-        """Add the bias to `row` [vocab], in place."""
-        ids, amounts = self.bias
-        known = ids < len(row)
-        row[ids[known]] += amounts[known]
-
     def suppress(self, row: Logits) -> None:
         """Make the suppressed ids impossible in `row` [vocab], in place."""
         row[[token for token in self.suppressed_ids if token < len(row)]] = -np.inf
+
+
+class BadEndings:
+    """Sequences of at least two ids whose last id may not follow the others."""
+
+    def __init__(self, sequences: Iterable[Sequence[int]]) -> None:
+        self._by_previous: dict[int, list[tuple[npt.NDArray[np.int32], int]]] = {}
+        for *start, last in sequences:
+            entry = np.array(start, np.int32), last
+            self._by_previous.setdefault(start[-1], []).append(entry)
+
+    def after(
+        self, count: int, tokens: Callable[[int, int], npt.NDArray[np.int32]]
+    ) -> tuple[int, ...]:
+        """Find the ids that may not come next, each once.
+
+        Args:
+            count: ids so far, prompt and output; at least one.
+            tokens: gives those from a position on, by the position and their number.
+        """
+        endings = self._by_previous.get(int(tokens(count - 1, 1)[0]), ())
+        return tuple(
+            {
+                last
+                for start, last in endings
+                if len(start) <= count
+                and np.array_equal(tokens(count - len(start), len(start)), start)
+            }
+        )
 
 
 class TokenHistory:
@@ -131,9 +164,27 @@ class Draw(NamedTuple):
         position: of the token in the output, 0 first.
         candidate: which of the request's candidates.
         history: None only where `spec.needs_history` is false.
+        banned: distinct ids that would complete a bad sequence.
     """
 
     spec: SamplingSpec
     position: int
     candidate: int
     history: TokenHistory | None
+    banned: tuple[int, ...] = ()
+
+    @property
+    def edits(self) -> bool:
+        """Whether the logits are changed before the draw."""
+        return bool(self.banned) or self.spec.edits(self.position)
+
+    @property
+    def bias(self) -> Bias:
+        """What is added to the logits: the request's bias, and -inf for what is banned here."""
+        if not self.banned:
+            return self.spec.bias
+        ids, amounts = self.spec.bias
+        banned = np.array(self.banned, np.int64)
+        others = ~np.isin(ids, banned)
+        bans = np.full(len(banned), -np.inf, np.float32)
+        return np.concatenate([ids[others], banned]), np.concatenate([amounts[others], bans])

@@ -78,6 +78,7 @@ class Candidate:
         earlier = spec.progress.get(index)
         self.request = request
         self.index = index
+        self._sampling = spec.sampling
         self.output: list[int] = [] if earlier is None else earlier.ids.tolist()
         self.finished = earlier is not None and earlier.finished
         self.rows: list[OutputRow] = []
@@ -108,8 +109,11 @@ class Candidate:
     @property
     def draw(self) -> Draw:
         """The next token to draw."""
-        sampling = self.request.spec.sampling
-        return Draw(sampling, len(self.output), self.index, self._history)
+        drawn = Draw(self._sampling, len(self.output), self.index, self._history)
+        bad = self._sampling.bad_endings
+        if bad is None:
+            return drawn
+        return drawn._replace(banned=bad.after(self.sequence.known, self.tokens))
 
     def token(self, position: int) -> int:
         """Its prompt or output id at `position`."""

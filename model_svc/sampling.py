@@ -1,10 +1,11 @@
 """Turn a step's logits into tokens and log-probabilities, each row as its request asks.
 
-For a row, in this order: log-probabilities are read off the raw logits; logit bias is added; the
-repetition penalty, then frequency and presence penalties are applied; stop ids are forbidden
-while the output is shorter than `min_tokens`; temperature 0 takes the likeliest token; otherwise
-temperature, top-k, top-p, min-p and the draw of `kernels.philox`. Equally likely tokens rank by
-id, lowest first. Invariants: a row's token depends on nothing but its own logits and `Draw`, and
+For a row, in this order: log-probabilities are read off the raw logits; logit bias is added, which
+is -inf where a token would complete a bad sequence; the repetition penalty, then frequency and
+presence penalties are applied; stop ids are forbidden while the output is shorter than
+`min_tokens`; temperature 0 takes the likeliest token; otherwise temperature, top-k, top-p, min-p
+and the draw of `kernels.philox`. Equally likely tokens rank by id, lowest first. A forbidden token
+is drawn only where all are: then it is id 0. Invariants: a row's token depends on nothing but its own logits and `Draw`, and
 a row pays for its own options alone: a greedy row costs one pass over its logits.
 """
 
@@ -19,7 +20,7 @@ import torch
 
 from kernels.cpu import sampling
 from kernels.cpu.filters import Filters
-from kernels.cpu.logits import Alternatives, log_probabilities, penalise
+from kernels.cpu.logits import Alternatives, add_bias, log_probabilities, penalise
 from kernels.philox import Counters
 from model_svc.draws import Draw, Logits
 from protos.token_frame import ALTERNATIVE
@@ -84,11 +85,10 @@ class Sampler:
             nan = np.full(len(draws), np.nan, np.float32)
             return Drawn(tokens.astype(np.int32), nan, (none,) * len(draws))
         raw = _as_floats(logits)
-        edited = [i for i, draw in enumerate(draws) if draw.spec.edits(draw.position)]
+        edited = [i for i, draw in enumerate(draws) if draw.edits]
         changed = dict(zip(edited, raw[edited], strict=True))
         for i, row in changed.items():
-            with np.errstate(over="ignore", invalid="ignore"):  # infinite and NaN have a meaning
-                _edit(row, draws[i])
+            _edit(row, draws[i])
             tokens[i] = sampling.argmax(row[None])[0]
         random = [i for i, draw in enumerate(draws) if not draw.spec.greedy]
         for start in range(0, len(random), self._chunk_rows):
@@ -134,8 +134,9 @@ def _as_floats(logits: torch.Tensor) -> Logits:
 
 def _edit(row: Logits, draw: Draw) -> None:
     spec = draw.spec
-    if spec.logit_bias:
-        spec.add_bias(row)
+    ids, amounts = draw.bias
+    if len(ids):
+        add_bias(row, ids, amounts)
     if spec.needs_history:
         assert draw.history is not None  # whoever makes a Draw keeps one
         penalise(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -44,6 +46,34 @@ def draws_of(vocab_size: int) -> list[Draw]:
     ]
 
 
+def extreme_draws() -> list[Draw]:
+    """Each extreme of one option with each of another, for a vocabulary of 40."""
+    most, least = float(np.finfo(np.float32).max), 1e-45
+    filters: list[dict[str, Any]] = [
+        {"temperature": 0.0},
+        {"temperature": 1.2e-38},
+        {"temperature": most},
+        {"temperature": least},
+        {"top_p": least},
+        {"top_k": 2, "top_p": 0.5},
+        {"min_p": least},
+    ]
+    edits: list[dict[str, Any]] = [
+        {"repetition_penalty": most},
+        {"repetition_penalty": least, "frequency_penalty": most},
+        {"presence_penalty": most, "frequency_penalty": most},
+        {"frequency_penalty": -most, "logit_bias": {5: most, 9: -most, 2: most}},
+        {"logit_bias": {token: (most, -most, -math.inf)[token % 3] for token in range(40)}},
+        {"logit_bias": dict.fromkeys(range(40), -math.inf), "presence_penalty": -most},
+        {"bad_sequences": ((7,), (3, 30, 8), (2, 5))},
+    ]
+    history = history_of(40)
+    return [
+        draw_of(place, history, **one, **other)._replace(banned=(8, 5) if place % 2 else ())
+        for place, (one, other) in enumerate(product(filters, edits))
+    ]
+
+
 def assert_same(got: Drawn, want: Drawn) -> None:
     assert got.tokens.tolist() == want.tokens.tolist()
     assert got.tokens.dtype == np.int32
@@ -63,6 +93,14 @@ def test_rows_of_every_option_get_the_cpus_tokens(vocab_size: int) -> None:
     for _ in range(2):  # the second finds the memory that the first has left
         assert_same(sampler.draw(logits, draws), Sampler(vocab_size).draw(logits, draws))
     assert torch.equal(logits, before)
+
+
+@pytest.mark.parametrize("spread", [3.0, 1e38])
+def test_extremes_get_the_cpus_tokens(spread: float) -> None:
+    draws = extreme_draws()
+    logits = (torch.randn(len(draws), 40) * spread).clamp(-3.4e38, 3.4e38)
+
+    assert_same(device_sampler(40).draw(logits, draws), Sampler(40).draw(logits, draws))
 
 
 def test_a_draw_needs_no_row() -> None:

@@ -15,6 +15,8 @@ from model_svc.draws import Draw, SamplingSpec, TokenHistory
 from model_svc.sampling import Drawn, Sampler
 
 GREEDY = {"temperature": 0.0}
+MOST = float(np.finfo(np.float32).max)
+LEAST = 1e-45  # what float32 calls it is its smallest number above 0
 
 
 def ids(*tokens: int) -> np.ndarray:
@@ -46,24 +48,29 @@ def row_of(drawn: Drawn, i: int) -> tuple[int, bytes, bytes]:
     )
 
 
+BIASES = [-100.0, 2.5, MOST, -MOST, 3e38, -math.inf]
+
+
 @st.composite
 def requests(draw: st.DrawFn) -> dict[str, Any]:
     """All that one row is drawn with, but its logits, for a vocabulary of 40."""
     token = st.integers(0, 39)
+    bad_sequence = st.lists(st.integers(0, 5), min_size=1, max_size=3).map(tuple)
     return {
         "prompt": draw(st.lists(token, min_size=1, max_size=8)),
         "output": draw(st.lists(token, max_size=8)),
         "candidate": draw(st.integers(0, 15)),
         "choices": {
             "seed": draw(st.integers(0, 2**64 - 1)),
-            "temperature": draw(st.sampled_from([0.0, 0.6, 1.0, 2.0])),
-            "top_k": draw(st.sampled_from([0, 1, 6])),
-            "top_p": draw(st.sampled_from([1.0, 0.7])),
-            "min_p": draw(st.sampled_from([0.0, 0.1])),
-            "repetition_penalty": draw(st.sampled_from([1.0, 1.5, 0.5])),
-            "presence_penalty": draw(st.sampled_from([0.0, 1.0])),
-            "frequency_penalty": draw(st.sampled_from([0.0, -0.7])),
-            "logit_bias": draw(st.dictionaries(token, st.sampled_from([-100.0, 2.5]), max_size=3)),
+            "temperature": draw(st.sampled_from([0.0, 0.6, 1.0, 2.0, LEAST, 1.2e-38, MOST])),
+            "top_k": draw(st.sampled_from([0, 1, 6, 2**32 - 1])),
+            "top_p": draw(st.sampled_from([1.0, 0.7, LEAST])),
+            "min_p": draw(st.sampled_from([0.0, 0.1, LEAST, 1.0])),
+            "repetition_penalty": draw(st.sampled_from([1.0, 1.5, 0.5, LEAST, 1e-38, MOST])),
+            "presence_penalty": draw(st.sampled_from([0.0, 1.0, MOST, -MOST])),
+            "frequency_penalty": draw(st.sampled_from([0.0, -0.7, MOST, -MOST])),
+            "logit_bias": draw(st.dictionaries(token, st.sampled_from(BIASES), max_size=40)),
+            "bad_sequences": draw(st.lists(bad_sequence, max_size=6).map(tuple)),
             "logprobs": draw(st.sampled_from([None, 0, 3])),
             "min_tokens": draw(st.sampled_from([0, 4])),
             "suppressed_ids": draw(st.lists(token, max_size=3).map(tuple)),
@@ -74,16 +81,29 @@ def requests(draw: st.DrawFn) -> dict[str, Any]:
 def draw_for(request: dict[str, Any]) -> Draw:
     history = TokenHistory(40, ids(*request["prompt"]), ids(*request["output"]))
     position = len(request["output"])
-    return draw_of(position, request["candidate"], history, **request["choices"])
+    draw = draw_of(position, request["candidate"], history, **request["choices"])
+    if draw.spec.bad_endings is None:
+        return draw
+    known = ids(*request["prompt"], *request["output"])
+    banned = draw.spec.bad_endings.after(len(known), lambda start, n: known[start : start + n])
+    return draw._replace(banned=banned)
+
+
+def banned_in(request: dict[str, Any]) -> dict[int, float]:
+    known = (*request["prompt"], *request["output"])
+    return {
+        last: -math.inf
+        for *start, last in request["choices"]["bad_sequences"]
+        if known[len(known) - len(start) :] == tuple(start)
+    }
 
 
 def expected_token(logits: np.ndarray, request: dict[str, Any]) -> int:
     spec = SamplingSpec(**request["choices"])
     penalties = (spec.repetition_penalty, spec.presence_penalty, spec.frequency_penalty)
     position = len(request["output"])
-    row = sampling_reference.adjust(
-        logits, spec.logit_bias, request["prompt"], request["output"], penalties
-    )
+    bias = {**spec.logit_bias, **banned_in(request)}
+    row = sampling_reference.adjust(logits, bias, request["prompt"], request["output"], penalties)
     if position < spec.min_tokens:
         row[list(spec.suppressed_ids)] = -np.inf
     choice = Choice(
@@ -98,14 +118,22 @@ def expected_token(logits: np.ndarray, request: dict[str, Any]) -> int:
     return sampling_reference.draw(row, choice)
 
 
-@given(st.lists(requests(), min_size=1, max_size=6), st.integers(0, 2**32))
-def test_every_row_gets_the_oracles_token(batch: list[dict[str, Any]], seed: int) -> None:
-    logits = random_logits(len(batch), 40, seed)
+@given(
+    st.lists(requests(), min_size=1, max_size=6),
+    st.integers(0, 2**32),
+    st.sampled_from([1.0, 1.0, 1e-40, 1e38]),
+    st.lists(st.sampled_from([math.nan, math.inf, -math.inf, MOST, -MOST]), max_size=3),
+)
+def test_every_row_gets_the_oracles_token(
+    batch: list[dict[str, Any]], seed: int, spread: float, odd: list[float]
+) -> None:
+    logits = random_logits(len(batch), 40, seed) * spread
+    logits[0, : len(odd)] = torch.tensor(odd)
     before = logits.clone()
     drawn = Sampler(40).draw(logits, [draw_for(request) for request in batch])
     pairs = zip(logits.numpy(), batch, strict=True)
     assert drawn.tokens.tolist() == [expected_token(*pair) for pair in pairs]
-    assert torch.equal(logits, before)
+    assert torch.equal(logits.view(torch.int32), before.view(torch.int32))
 
 
 @given(st.lists(requests(), min_size=2, max_size=8), st.randoms(use_true_random=False))
@@ -143,29 +171,6 @@ def test_greedy_takes_the_likeliest_and_the_lowest_id_among_equals() -> None:
     assert sample([0.0, 2.0, 1.0, 2.0], **GREEDY) == 1
     assert sample([-1.0, -1.0], **GREEDY, top_p=0.1, min_p=0.5, top_k=1) == 0
     assert sample([0.0, 2.0], temperature=1e-40) == 1
-
-
-@pytest.mark.parametrize(
-    ("choices", "plain"),
-    [
-        ({}, True),
-        ({"temperature": 1e-40}, True),
-        ({"top_p": 0.5, "top_k": 3, "min_p": 0.1}, True),
-        ({"min_tokens": 3}, True),
-        ({"suppressed_ids": (1,)}, True),
-        ({"min_tokens": 3, "suppressed_ids": (1,)}, False),
-        ({"temperature": 0.7}, False),
-        ({"logprobs": 0}, False),
-        ({"logit_bias": {1: 2.0}}, False),
-        ({"repetition_penalty": 1.1}, False),
-        ({"presence_penalty": 0.1}, False),
-        ({"frequency_penalty": 0.1}, False),
-    ],
-)
-def test_a_request_is_plain_that_only_ever_wants_the_likeliest(
-    choices: dict[str, Any], plain: bool
-) -> None:
-    assert SamplingSpec(**{"seed": 1, **GREEDY, **choices}).plain is plain
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
@@ -207,6 +212,48 @@ def test_logit_bias_is_added() -> None:
     assert sample([1.0, 2.0, 3.0], **GREEDY, logit_bias={2: -math.inf}) == 1
 
 
+@pytest.mark.parametrize("limits", [{}, GREEDY, {"top_k": 1}, {"top_p": 0.5}, {"min_p": 1.0}])
+@pytest.mark.parametrize(
+    "others",
+    [
+        {"repetition_penalty": MOST, "logit_bias": {1: -MOST}},
+        {"presence_penalty": MOST, "frequency_penalty": MOST},
+        {"presence_penalty": -MOST, "frequency_penalty": -MOST, "repetition_penalty": LEAST},
+    ],
+)
+def test_a_banned_token_is_not_drawn_while_another_is_left(
+    limits: dict[str, Any], others: dict[str, Any]
+) -> None:
+    history = TokenHistory(3, ids(0, 1, 2), ids(0, 1, 2, 1))
+    bias = {**others.get("logit_bias", {}), 0: -math.inf, 2: -math.inf}
+    choices = {**limits, **others, "logit_bias": bias, "history": history}
+    assert {sample([9.0, -9.0, 9.0], **choices, seed=seed) for seed in range(30)} == {1}
+
+
+@pytest.mark.parametrize("limits", [{}, GREEDY, {"top_k": 2}, {"top_p": 0.5}, {"min_p": 0.5}])
+def test_where_every_token_is_banned_id_0_is_drawn(limits: dict[str, Any]) -> None:
+    choices = {**limits, "logit_bias": dict.fromkeys(range(3), -math.inf), "logprobs": 3}
+    drawn = Sampler(3).draw(torch.tensor([[1.0, 2.0, 3.0]]), [draw_of(**choices)])
+    assert drawn.tokens.tolist() == [0]
+    assert drawn.logprobs[0] == pytest.approx(-2.407606, abs=1e-5)
+    assert np.isfinite(drawn.alternatives[0]["logprob"]).all()
+
+
+def test_a_bias_beyond_float32_is_its_largest_number() -> None:
+    logits = [3e38, 2.0, 3e38, 1.0]
+    choices = {"logit_bias": {0: MOST, 1: MOST, 3: -MOST}}
+    assert sample(logits, **GREEDY, **choices) == 0
+    # Both are the largest number now: equally likely.
+    assert {sample(logits, **choices, seed=seed) for seed in range(30)} == {0, 1}
+
+
+def test_what_would_complete_a_bad_sequence_is_not_drawn() -> None:
+    spec = SamplingSpec(seed=1, **GREEDY, bad_sequences=((3,), (7, 8, 2)), logit_bias={2: 1.0})
+    logits = torch.tensor([[0.0, 1.0, 2.0, 3.0]])
+    free, banned = Draw(spec, 0, 0, None), Draw(spec, 0, 0, None, (2,))
+    assert [int(Sampler(4).draw(logits, [draw]).tokens[0]) for draw in (free, banned)] == [2, 1]
+
+
 def test_ids_outside_the_vocabulary_mean_nothing() -> None:
     choices = {"logit_bias": {3: 9.0, 2**32 - 1: 9.0, 1: 1.5}, "suppressed_ids": (2, 3, 7)}
     assert sample([1.0, 2.0, 3.0], **GREEDY, min_tokens=1, **choices) == 1
@@ -218,32 +265,6 @@ def test_bias_comes_before_penalties() -> None:
     choices = {"logit_bias": {0: 3.0}, "repetition_penalty": 2.0, "history": history}
     assert sample([-1.0, 0.99], **GREEDY, **choices) == 0
     assert sample([-1.0, 1.01], **GREEDY, **choices) == 1
-
-
-def test_history_goes_on_with_what_is_appended() -> None:
-    grown = TokenHistory(6, ids(5, 1), ids(2))
-    for token in (2, 3, 1):
-        grown.append(token)
-    whole = TokenHistory(6, ids(5, 1), ids(2, 2, 3, 1))
-    for ours, other in zip(grown.occurrences(), whole.occurrences(), strict=True):
-        assert ours.tolist() == other.tolist()
-    tokens, counts = grown.occurrences()
-    assert tokens.tolist() == [1, 2, 3, 5]
-    assert counts.tolist() == [1, 2, 1, 0]
-
-
-@pytest.mark.parametrize(
-    ("choices", "needed"),
-    [
-        ({}, False),
-        ({"logit_bias": {1: 1.0}, "min_tokens": 3}, False),
-        ({"repetition_penalty": 1.1}, True),
-        ({"presence_penalty": -0.1}, True),
-        ({"frequency_penalty": 0.1}, True),
-    ],
-)
-def test_only_penalties_need_a_history(choices: dict[str, Any], needed: bool) -> None:
-    assert SamplingSpec(seed=0, **choices).needs_history is needed
 
 
 def test_stop_ids_are_not_drawn_before_min_tokens() -> None:
