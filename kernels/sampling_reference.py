@@ -94,7 +94,8 @@ def adjust(
 def saturated(value: np.float32) -> np.float32:
     """The nearest finite number."""
     most = np.finfo(np.float32).max
-    return min(max(value, -most), most)
+    result: np.float32 = np.clip(value, -most, most)
+    return result
 
 
 def kept(scaled: Row, choice: Choice) -> list[int]:

@@ -5,8 +5,9 @@ is -inf where a token would complete a bad sequence; the repetition penalty, the
 presence penalties are applied; stop ids are forbidden while the output is shorter than
 `min_tokens`; temperature 0 takes the likeliest token; otherwise temperature, top-k, top-p, min-p
 and the draw of `kernels.philox`. Equally likely tokens rank by id, lowest first. A forbidden token
-is drawn only where all are: then it is id 0. Invariants: a row's token depends on nothing but its own logits and `Draw`, and
-a row pays for its own options alone: a greedy row costs one pass over its logits.
+is drawn only where all are: then it is id 0. Invariants: a row's token depends on nothing but its
+own logits and `Draw`, and a row pays for its own options alone: a greedy row costs one pass over
+its logits.
 """
 
 from __future__ import annotations

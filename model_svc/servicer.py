@@ -176,7 +176,11 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
             )
             code: int = grpc.StatusCode.INVALID_ARGUMENT.value[0]
             refusal = model_pb2.Refusal(
-                handle=submit.handle, attempt=submit.attempt, code=code, message=str(error)
+                handle=submit.handle,
+                attempt=submit.attempt,
+                code=code,
+                message=error.description,
+                field=error.field,
             )
             lease.send(model_pb2.RunResponse(refusal=refusal))
             return

@@ -1,8 +1,13 @@
-"""From a Submit message to what the engine runs; a submit that cannot run is refused by name."""
+"""From a Submit message to what the engine runs; a submit that cannot run is refused by name.
+
+Invariant: a Submit that would fail in the engine, whoever made it, is refused here. Counts are
+checked before what they count is walked.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +20,20 @@ from model_svc.request import EarlierOutput, RequestSpec
 from protos import generation_pb2, model_pb2
 
 _ID = np.dtype("<i4")
+_MOST_CANDIDATES = 16
+_MOST_LOGPROBS = 20
+# At most 64 words of 16,384 characters, each tokenised in a few ways, to at most four ids a
+# character.
+_MOST_BAD_SEQUENCES = 64 * 4
+_MOST_BAD_IDS = 16_384 * 4 * 4
+_NUMBERS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
+    ("temperature", lambda value: value >= 0, "at least 0"),
+    ("top_p", lambda value: 0 < value <= 1, "in (0, 1]"),
+    ("min_p", lambda value: 0 <= value <= 1, "in [0, 1]"),
+    ("repetition_penalty", lambda value: value > 0, "above 0"),
+    ("presence_penalty", math.isfinite, "finite"),
+    ("frequency_penalty", math.isfinite, "finite"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +55,15 @@ def read_submit(submit: model_pb2.Submit, arenas: PeerFiles, limits: Limits) -> 
     """Build what the engine runs; the prompt is copied out of the arena.
 
     Raises:
-        InvalidRequest: the prompt or what was produced of it cannot be read or does not fit.
+        InvalidRequest: something cannot be read, is out of range or does not fit.
     """
-    prompt = _prompt(submit, arenas)
-    if not len(prompt):
-        raise InvalidRequest("prompt", "is empty")
-    _check_ids("prompt", prompt, limits)
-    wanted = len(prompt) + submit.stop.max_tokens
-    if wanted > limits.tokens:
-        raise InvalidRequest("stop.max_tokens", f"{wanted} tokens wanted, {limits.tokens} fit")
+    prompt = _prompt(submit, arenas, limits)
     candidates = submit.sampling.n or 1
+    if candidates > _MOST_CANDIDATES:
+        raise InvalidRequest("sampling.n", f"{candidates} is more than {_MOST_CANDIDATES}")
+    if submit.logprobs > _MOST_LOGPROBS:
+        raise InvalidRequest("output.logprobs", f"{submit.logprobs} is more than {_MOST_LOGPROBS}")
+    _check_listed("stop.token_ids", submit.stop.token_ids, limits)
     stop_ids = frozenset(submit.stop.token_ids)
     if not submit.stop.ignore_eos:
         stop_ids |= limits.eos_token_ids
@@ -54,7 +72,7 @@ def read_submit(submit: model_pb2.Submit, arenas: PeerFiles, limits: Limits) -> 
         attempt=submit.attempt,
         request_id=submit.request_id,
         prompt=prompt,
-        sampling=_sampling(submit, stop_ids),
+        sampling=_sampling(submit, stop_ids, limits),
         candidates=candidates,
         max_tokens=submit.stop.max_tokens,
         stop_ids=stop_ids,
@@ -64,13 +82,23 @@ def read_submit(submit: model_pb2.Submit, arenas: PeerFiles, limits: Limits) -> 
     )
 
 
-def _prompt(submit: model_pb2.Submit, arenas: PeerFiles) -> npt.NDArray[np.int32]:
-    if submit.WhichOneof("prompt") == "ids":
-        return _ids("ids", submit.ids)
+def _prompt(submit: model_pb2.Submit, arenas: PeerFiles, limits: Limits) -> npt.NDArray[np.int32]:
+    field = submit.WhichOneof("prompt")
+    if field is None:
+        raise InvalidRequest("prompt", "missing")
     try:
-        return _ids("slab", arenas.view(submit.slab))
+        source = submit.ids if field == "ids" else arenas.view(submit.slab)
     except (KeyError, ValueError) as error:
         raise InvalidRequest("slab", f"cannot be read: {error}") from error
+    count = len(source) // _ID.itemsize
+    wanted = count + submit.stop.max_tokens
+    if wanted > limits.tokens:
+        raise InvalidRequest("stop.max_tokens", f"{wanted} tokens wanted, {limits.tokens} fit")
+    prompt = _ids(field, source)
+    if not count:
+        raise InvalidRequest("prompt", "is empty")
+    _check_ids("prompt", prompt, limits)
+    return prompt
 
 
 def _progress(
@@ -99,12 +127,28 @@ def _ids(field: str, source: bytes | memoryview) -> npt.NDArray[np.int32]:
 
 
 def _check_ids(field: str, ids: npt.NDArray[np.int32], limits: Limits) -> None:
-    if len(ids) and (ids.min() < 0 or ids.max() >= limits.vocab_size):
-        raise InvalidRequest(field, f"has ids outside 0 to {limits.vocab_size - 1}")
+    if not len(ids) or (ids.min() >= 0 and ids.max() < limits.vocab_size):
+        return
+    position = int(np.argmax((ids < 0) | (ids >= limits.vocab_size)))
+    fault = "is below 0" if ids[position] < 0 else f"is not below {limits.vocab_size}"
+    raise InvalidRequest(field, f"id {ids[position]} at position {position} {fault}")
 
 
-def _sampling(submit: model_pb2.Submit, stop_ids: Iterable[int]) -> SamplingSpec:
+def _check_listed(field: str, ids: Collection[int], limits: Limits) -> None:
+    """Check ids whose order means nothing: more of them than the vocabulary has are refused."""
+    if len(ids) > limits.vocab_size:
+        raise InvalidRequest(
+            field, f"has {len(ids)} ids, and the vocabulary has {limits.vocab_size}"
+        )
+    highest = max(ids, default=0)
+    if highest >= limits.vocab_size:
+        raise InvalidRequest(field, f"id {highest} is not below {limits.vocab_size}")
+
+
+def _sampling(submit: model_pb2.Submit, stop_ids: Iterable[int], limits: Limits) -> SamplingSpec:
     params: generation_pb2.SamplingParams = submit.sampling
+    _check_numbers(params)
+    _check_listed("sampling.logit_bias", params.logit_bias, limits)
     return SamplingSpec(
         seed=params.seed,
         temperature=params.temperature if params.HasField("temperature") else 1.0,
@@ -116,8 +160,42 @@ def _sampling(submit: model_pb2.Submit, stop_ids: Iterable[int]) -> SamplingSpec
         ),
         presence_penalty=params.presence_penalty,
         frequency_penalty=params.frequency_penalty,
-        logit_bias=dict(params.logit_bias),
+        logit_bias=_logit_bias(params),
+        bad_sequences=_bad_sequences(submit, limits),
         logprobs=submit.logprobs if submit.HasField("logprobs") else None,
         min_tokens=submit.stop.min_tokens,
         suppressed_ids=tuple(sorted(stop_ids)) if submit.stop.min_tokens else (),
     )
+
+
+def _check_numbers(params: generation_pb2.SamplingParams) -> None:
+    for name, holds, wanted in _NUMBERS:
+        value = getattr(params, name)
+        if params.HasField(name) and not (math.isfinite(value) and holds(value)):  # type: ignore[arg-type]
+            raise InvalidRequest(f"sampling.{name}", f"{value:g} is not {wanted}")
+
+
+def _logit_bias(params: generation_pb2.SamplingParams) -> dict[int, float]:
+    bias = dict(params.logit_bias)
+    for token, amount in bias.items():
+        if not amount < math.inf:
+            raise InvalidRequest(
+                "sampling.logit_bias", f"{amount:g} of id {token} is neither finite nor -inf"
+            )
+    return bias
+
+
+def _bad_sequences(submit: model_pb2.Submit, limits: Limits) -> tuple[tuple[int, ...], ...]:
+    field, sequences = "sampling.bad_words", submit.bad_words
+    if len(sequences) > _MOST_BAD_SEQUENCES:
+        raise InvalidRequest(field, f"{len(sequences)} are more than {_MOST_BAD_SEQUENCES}")
+    count = sum(len(sequence.ids) for sequence in sequences)
+    if count > _MOST_BAD_IDS:
+        raise InvalidRequest(field, f"{count} ids in all are more than {_MOST_BAD_IDS}")
+    for sequence in sequences:
+        if not sequence.ids:
+            raise InvalidRequest(field, "one has no ids")
+        highest = max(sequence.ids)
+        if highest >= limits.vocab_size:
+            raise InvalidRequest(field, f"id {highest} is not below {limits.vocab_size}")
+    return tuple(dict.fromkeys(tuple(sequence.ids) for sequence in sequences))

@@ -4,15 +4,18 @@
 # source: protos/detokenizer.proto
 # Protobuf Python Version: 6.31.1
 """Generated protocol buffer code."""
-
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import descriptor_pool as _descriptor_pool
 from google.protobuf import runtime_version as _runtime_version
 from google.protobuf import symbol_database as _symbol_database
 from google.protobuf.internal import builder as _builder
-
 _runtime_version.ValidateProtobufRuntimeVersion(
-    _runtime_version.Domain.PUBLIC, 6, 31, 1, "", "protos/detokenizer.proto"
+    _runtime_version.Domain.PUBLIC,
+    6,
+    31,
+    1,
+    '',
+    'protos/detokenizer.proto'
 )
 # @@protoc_insertion_point(imports)
 
@@ -22,41 +25,39 @@ _sym_db = _symbol_database.Default()
 from protos import generation_pb2 as protos_dot_generation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(
-    b'\n\x18protos/detokenizer.proto\x12\x14triptych.internal.v1\x1a\x17protos/generation.proto"\xad\x01\n\x0cWatchRequest\x12.\n\x06listen\x18\x01 \x01(\x0b\x32\x1c.triptych.internal.v1.ListenH\x00\x12\x32\n\x08register\x18\x02 \x01(\x0b\x32\x1e.triptych.internal.v1.RegisterH\x00\x12.\n\x06\x66orget\x18\x03 \x01(\x0b\x32\x1c.triptych.internal.v1.ForgetH\x00\x42\t\n\x07message"\xed\x01\n\rWatchResponse\x12\x34\n\tlistening\x18\x01 \x01(\x0b\x32\x1f.triptych.internal.v1.ListeningH\x00\x12\x36\n\nregistered\x18\x02 \x01(\x0b\x32 .triptych.internal.v1.RegisteredH\x00\x12/\n\x04text\x18\x03 \x01(\x0b\x32\x1f.triptych.internal.v1.TextFrameH\x00\x12\x32\n\x08upstream\x18\x04 \x01(\x0b\x32\x1e.triptych.internal.v1.UpstreamH\x00\x42\t\n\x07message"\x18\n\x06Listen\x12\x0e\n\x06router\x18\x01 \x01(\x07"\x1f\n\tListening\x12\x12\n\nvocab_size\x18\x01 \x01(\r"*\n\x08Upstream\x12\x0e\n\x06linked\x18\x01 \x01(\x08\x12\x0e\n\x06shared\x18\x02 \x01(\x08"\xf3\x01\n\x08Register\x12\x0e\n\x06handle\x18\x01 \x01(\x06\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x13\n\x0bprompt_tail\x18\x04 \x03(\r\x12\x12\n\ncandidates\x18\x05 \x01(\r\x12)\n\x04stop\x18\x06 \x01(\x0b\x32\x1b.triptych.v1.StopConditions\x12*\n\x06output\x18\x07 \x01(\x0b\x32\x1a.triptych.v1.OutputOptions\x12\x32\n\tdelivered\x18\x08 \x03(\x0b\x32\x1f.triptych.internal.v1.Delivered"R\n\tDelivered\x12\x11\n\tcandidate\x18\x01 \x01(\r\x12\x0b\n\x03ids\x18\x02 \x01(\x0c\x12\x13\n\x0btext_length\x18\x03 \x01(\r\x12\x10\n\x08\x66inished\x18\x04 \x01(\x08"-\n\nRegistered\x12\x0e\n\x06handle\x18\x01 \x01(\x06\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r"\x18\n\x06\x46orget\x12\x0e\n\x06handle\x18\x01 \x01(\x06"<\n\tTextFrame\x12/\n\x06\x64\x65ltas\x18\x01 \x03(\x0b\x32\x1f.triptych.internal.v1.TextDelta"\xdd\x02\n\tTextDelta\x12\x0e\n\x06handle\x18\x01 \x01(\x06\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x11\n\tcandidate\x18\x03 \x01(\r\x12\x10\n\x08position\x18\x04 \x01(\r\x12\x11\n\ttoken_ids\x18\x05 \x03(\r\x12\x0c\n\x04text\x18\x06 \x01(\t\x12\x30\n\rfinish_reason\x18\x07 \x01(\x0e\x32\x19.triptych.v1.FinishReason\x12\x16\n\x0cmatched_stop\x18\x08 \x01(\tH\x00\x12\x1a\n\x10matched_token_id\x18\t \x01(\rH\x00\x12+\n\x08logprobs\x18\n \x03(\x0b\x32\x19.triptych.v1.TokenLogprob\x12\x32\n\x0fprompt_logprobs\x18\x0b \x03(\x0b\x32\x19.triptych.v1.TokenLogprob\x12\x17\n\x0fprompt_position\x18\x0c \x01(\rB\t\n\x07matched"S\n\rDecodeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x1b\n\x13skip_special_tokens\x18\x03 \x01(\x08"\x1e\n\x0e\x44\x65\x63odeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t2\xbf\x01\n\x12\x44\x65tokenizerService\x12T\n\x05Watch\x12".triptych.internal.v1.WatchRequest\x1a#.triptych.internal.v1.WatchResponse(\x01\x30\x01\x12S\n\x06\x44\x65\x63ode\x12#.triptych.internal.v1.DecodeRequest\x1a$.triptych.internal.v1.DecodeResponseb\x06proto3'
-)
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18protos/detokenizer.proto\x12\x14triptych.internal.v1\x1a\x17protos/generation.proto\"\xad\x01\n\x0cWatchRequest\x12.\n\x06listen\x18\x01 \x01(\x0b\x32\x1c.triptych.internal.v1.ListenH\x00\x12\x32\n\x08register\x18\x02 \x01(\x0b\x32\x1e.triptych.internal.v1.RegisterH\x00\x12.\n\x06\x66orget\x18\x03 \x01(\x0b\x32\x1c.triptych.internal.v1.ForgetH\x00\x42\t\n\x07message\"\xed\x01\n\rWatchResponse\x12\x34\n\tlistening\x18\x01 \x01(\x0b\x32\x1f.triptych.internal.v1.ListeningH\x00\x12\x36\n\nregistered\x18\x02 \x01(\x0b\x32 .triptych.internal.v1.RegisteredH\x00\x12/\n\x04text\x18\x03 \x01(\x0b\x32\x1f.triptych.internal.v1.TextFrameH\x00\x12\x32\n\x08upstream\x18\x04 \x01(\x0b\x32\x1e.triptych.internal.v1.UpstreamH\x00\x42\t\n\x07message\"\x18\n\x06Listen\x12\x0e\n\x06router\x18\x01 \x01(\x07\"\x1f\n\tListening\x12\x12\n\nvocab_size\x18\x01 \x01(\r\"*\n\x08Upstream\x12\x0e\n\x06linked\x18\x01 \x01(\x08\x12\x0e\n\x06shared\x18\x02 \x01(\x08\"\xf3\x01\n\x08Register\x12\x0e\n\x06handle\x18\x01 \x01(\x06\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x13\n\x0bprompt_tail\x18\x04 \x03(\r\x12\x12\n\ncandidates\x18\x05 \x01(\r\x12)\n\x04stop\x18\x06 \x01(\x0b\x32\x1b.triptych.v1.StopConditions\x12*\n\x06output\x18\x07 \x01(\x0b\x32\x1a.triptych.v1.OutputOptions\x12\x32\n\tdelivered\x18\x08 \x03(\x0b\x32\x1f.triptych.internal.v1.Delivered\"R\n\tDelivered\x12\x11\n\tcandidate\x18\x01 \x01(\r\x12\x0b\n\x03ids\x18\x02 \x01(\x0c\x12\x13\n\x0btext_length\x18\x03 \x01(\r\x12\x10\n\x08\x66inished\x18\x04 \x01(\x08\"-\n\nRegistered\x12\x0e\n\x06handle\x18\x01 \x01(\x06\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\"\x18\n\x06\x46orget\x12\x0e\n\x06handle\x18\x01 \x01(\x06\"<\n\tTextFrame\x12/\n\x06\x64\x65ltas\x18\x01 \x03(\x0b\x32\x1f.triptych.internal.v1.TextDelta\"\xdd\x02\n\tTextDelta\x12\x0e\n\x06handle\x18\x01 \x01(\x06\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x11\n\tcandidate\x18\x03 \x01(\r\x12\x10\n\x08position\x18\x04 \x01(\r\x12\x11\n\ttoken_ids\x18\x05 \x03(\r\x12\x0c\n\x04text\x18\x06 \x01(\t\x12\x30\n\rfinish_reason\x18\x07 \x01(\x0e\x32\x19.triptych.v1.FinishReason\x12\x16\n\x0cmatched_stop\x18\x08 \x01(\tH\x00\x12\x1a\n\x10matched_token_id\x18\t \x01(\rH\x00\x12+\n\x08logprobs\x18\n \x03(\x0b\x32\x19.triptych.v1.TokenLogprob\x12\x32\n\x0fprompt_logprobs\x18\x0b \x03(\x0b\x32\x19.triptych.v1.TokenLogprob\x12\x17\n\x0fprompt_position\x18\x0c \x01(\rB\t\n\x07matched\"S\n\rDecodeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x1b\n\x13skip_special_tokens\x18\x03 \x01(\x08\"\x1e\n\x0e\x44\x65\x63odeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t2\xbf\x01\n\x12\x44\x65tokenizerService\x12T\n\x05Watch\x12\".triptych.internal.v1.WatchRequest\x1a#.triptych.internal.v1.WatchResponse(\x01\x30\x01\x12S\n\x06\x44\x65\x63ode\x12#.triptych.internal.v1.DecodeRequest\x1a$.triptych.internal.v1.DecodeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
-_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, "protos.detokenizer_pb2", _globals)
+_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.detokenizer_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-    DESCRIPTOR._loaded_options = None
-    _globals["_WATCHREQUEST"]._serialized_start = 76
-    _globals["_WATCHREQUEST"]._serialized_end = 249
-    _globals["_WATCHRESPONSE"]._serialized_start = 252
-    _globals["_WATCHRESPONSE"]._serialized_end = 489
-    _globals["_LISTEN"]._serialized_start = 491
-    _globals["_LISTEN"]._serialized_end = 515
-    _globals["_LISTENING"]._serialized_start = 517
-    _globals["_LISTENING"]._serialized_end = 548
-    _globals["_UPSTREAM"]._serialized_start = 550
-    _globals["_UPSTREAM"]._serialized_end = 592
-    _globals["_REGISTER"]._serialized_start = 595
-    _globals["_REGISTER"]._serialized_end = 838
-    _globals["_DELIVERED"]._serialized_start = 840
-    _globals["_DELIVERED"]._serialized_end = 922
-    _globals["_REGISTERED"]._serialized_start = 924
-    _globals["_REGISTERED"]._serialized_end = 969
-    _globals["_FORGET"]._serialized_start = 971
-    _globals["_FORGET"]._serialized_end = 995
-    _globals["_TEXTFRAME"]._serialized_start = 997
-    _globals["_TEXTFRAME"]._serialized_end = 1057
-    _globals["_TEXTDELTA"]._serialized_start = 1060
-    _globals["_TEXTDELTA"]._serialized_end = 1409
-    _globals["_DECODEREQUEST"]._serialized_start = 1411
-    _globals["_DECODEREQUEST"]._serialized_end = 1494
-    _globals["_DECODERESPONSE"]._serialized_start = 1496
-    _globals["_DECODERESPONSE"]._serialized_end = 1526
-    _globals["_DETOKENIZERSERVICE"]._serialized_start = 1529
-    _globals["_DETOKENIZERSERVICE"]._serialized_end = 1720
+  DESCRIPTOR._loaded_options = None
+  _globals['_WATCHREQUEST']._serialized_start=76
+  _globals['_WATCHREQUEST']._serialized_end=249
+  _globals['_WATCHRESPONSE']._serialized_start=252
+  _globals['_WATCHRESPONSE']._serialized_end=489
+  _globals['_LISTEN']._serialized_start=491
+  _globals['_LISTEN']._serialized_end=515
+  _globals['_LISTENING']._serialized_start=517
+  _globals['_LISTENING']._serialized_end=548
+  _globals['_UPSTREAM']._serialized_start=550
+  _globals['_UPSTREAM']._serialized_end=592
+  _globals['_REGISTER']._serialized_start=595
+  _globals['_REGISTER']._serialized_end=838
+  _globals['_DELIVERED']._serialized_start=840
+  _globals['_DELIVERED']._serialized_end=922
+  _globals['_REGISTERED']._serialized_start=924
+  _globals['_REGISTERED']._serialized_end=969
+  _globals['_FORGET']._serialized_start=971
+  _globals['_FORGET']._serialized_end=995
+  _globals['_TEXTFRAME']._serialized_start=997
+  _globals['_TEXTFRAME']._serialized_end=1057
+  _globals['_TEXTDELTA']._serialized_start=1060
+  _globals['_TEXTDELTA']._serialized_end=1409
+  _globals['_DECODEREQUEST']._serialized_start=1411
+  _globals['_DECODEREQUEST']._serialized_end=1494
+  _globals['_DECODERESPONSE']._serialized_start=1496
+  _globals['_DECODERESPONSE']._serialized_end=1526
+  _globals['_DETOKENIZERSERVICE']._serialized_start=1529
+  _globals['_DETOKENIZERSERVICE']._serialized_end=1720
 # @@protoc_insertion_point(module_scope)

@@ -4,15 +4,18 @@
 # source: protos/generation.proto
 # Protobuf Python Version: 6.31.1
 """Generated protocol buffer code."""
-
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import descriptor_pool as _descriptor_pool
 from google.protobuf import runtime_version as _runtime_version
 from google.protobuf import symbol_database as _symbol_database
 from google.protobuf.internal import builder as _builder
-
 _runtime_version.ValidateProtobufRuntimeVersion(
-    _runtime_version.Domain.PUBLIC, 6, 31, 1, "", "protos/generation.proto"
+    _runtime_version.Domain.PUBLIC,
+    6,
+    31,
+    1,
+    '',
+    'protos/generation.proto'
 )
 # @@protoc_insertion_point(imports)
 
@@ -22,67 +25,65 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(
-    b'\n\x17protos/generation.proto\x12\x0btriptych.v1\x1a\x1cgoogle/protobuf/struct.proto"\x8d\x03\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12*\n\ttoken_ids\x18\x04 \x01(\x0b\x32\x15.triptych.v1.TokenIdsH\x00\x12!\n\x04\x63hat\x18\x05 \x01(\x0b\x32\x11.triptych.v1.ChatH\x00\x12-\n\x08sampling\x18\x06 \x01(\x0b\x32\x1b.triptych.v1.SamplingParams\x12)\n\x04stop\x18\x07 \x01(\x0b\x32\x1b.triptych.v1.StopConditions\x12*\n\x06output\x18\x08 \x01(\x0b\x32\x1a.triptych.v1.OutputOptions\x12\x10\n\x08priority\x18\t \x01(\x05\x12\x1f\n\x12\x61\x64\x64_special_tokens\x18\n \x01(\x08H\x01\x88\x01\x01\x12\x1e\n\x16truncate_prompt_tokens\x18\x13 \x01(\rB\x08\n\x06promptB\x15\n\x13_add_special_tokens"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r"\xd3\x01\n\x04\x43hat\x12*\n\x08messages\x18\x01 \x03(\x0b\x32\x18.triptych.v1.ChatMessage\x12\x12\n\ntools_json\x18\x02 \x01(\t\x12\x33\n\x12template_arguments\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x1e\n\x16\x63ontinue_final_message\x18\x04 \x01(\x08\x12\x1f\n\x17template_arguments_json\x18\x05 \x01(\t\x12\x15\n\rtemplate_name\x18\x06 \x01(\t"\x8b\x01\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x11\n\treasoning\x18\x04 \x01(\t\x12\x17\n\x0ftool_calls_json\x18\x05 \x01(\t\x12\x14\n\x0ctool_call_id\x18\x06 \x01(\t\x12\r\n\x05parts\x18\x07 \x03(\t"\xed\x03\n\x0eSamplingParams\x12\x18\n\x0btemperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x02H\x03\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x05 \x01(\x02H\x04\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x06 \x01(\x02H\x05\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x07 \x01(\x02H\x06\x88\x01\x01\x12\x11\n\x04seed\x18\x08 \x01(\x04H\x07\x88\x01\x01\x12>\n\nlogit_bias\x18\t \x03(\x0b\x32*.triptych.v1.SamplingParams.LogitBiasEntry\x12\x0e\n\x01n\x18\n \x01(\rH\x08\x88\x01\x01\x12\x11\n\tbad_words\x18\x0b \x03(\t\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x07\n\x05_seedB\x04\n\x02_n"\xb1\x01\n\x0eStopConditions\x12\x17\n\nmax_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x17\n\nmin_tokens\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x0f\n\x07strings\x18\x03 \x03(\t\x12\x11\n\ttoken_ids\x18\x04 \x03(\r\x12\x12\n\nignore_eos\x18\x05 \x01(\x08\x12\x17\n\x0finclude_matched\x18\x06 \x01(\x08\x42\r\n\x0b_max_tokensB\r\n\x0b_min_tokens"\xa7\x01\n\rOutputOptions\x12\x11\n\ttoken_ids\x18\x01 \x01(\x08\x12\x15\n\x08logprobs\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x17\n\x0fprompt_logprobs\x18\x03 \x01(\x08\x12\x0c\n\x04\x65\x63ho\x18\x04 \x01(\x08\x12 \n\x13skip_special_tokens\x18\x05 \x01(\x08H\x01\x88\x01\x01\x42\x0b\n\t_logprobsB\x16\n\x14_skip_special_tokens"h\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\r\n\x05token\x18\x02 \x01(\x0c\x12\x0f\n\x07logprob\x18\x03 \x01(\x02\x12&\n\x03top\x18\x04 \x03(\x0b\x32\x19.triptych.v1.TokenLogprob"V\n\x06Prompt\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12+\n\x08logprobs\x18\x02 \x03(\x0b\x32\x19.triptych.v1.TokenLogprob\x12\x0c\n\x04text\x18\x03 \x01(\t"\xd9\x01\n\tCandidate\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x30\n\rfinish_reason\x18\x04 \x01(\x0e\x32\x19.triptych.v1.FinishReason\x12\x16\n\x0cmatched_stop\x18\x05 \x01(\tH\x00\x12\x1a\n\x10matched_token_id\x18\x07 \x01(\rH\x00\x12+\n\x08logprobs\x18\x06 \x03(\x0b\x32\x19.triptych.v1.TokenLogprobB\t\n\x07matched"W\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\x03 \x01(\r"\x9a\x01\n\x10GenerateResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12*\n\ncandidates\x18\x02 \x03(\x0b\x32\x16.triptych.v1.Candidate\x12!\n\x05usage\x18\x03 \x01(\x0b\x32\x12.triptych.v1.Usage\x12#\n\x06prompt\x18\x04 \x01(\x0b\x32\x13.triptych.v1.Prompt"\x9c\x01\n\x16GenerateStreamResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12&\n\x06\x64\x65ltas\x18\x02 \x03(\x0b\x32\x16.triptych.v1.Candidate\x12!\n\x05usage\x18\x03 \x01(\x0b\x32\x12.triptych.v1.Usage\x12#\n\x06prompt\x18\x04 \x01(\x0b\x32\x13.triptych.v1.Prompt"\x95\x01\n\x0fTokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12!\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x11.triptych.v1.ChatH\x00\x12\x1f\n\x12\x61\x64\x64_special_tokens\x18\x04 \x01(\x08H\x01\x88\x01\x01\x42\x08\n\x06promptB\x15\n\x13_add_special_tokens"5\n\x10TokenizeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x0e\n\x06tokens\x18\x02 \x03(\x0c"o\n\x11\x44\x65tokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12 \n\x13skip_special_tokens\x18\x03 \x01(\x08H\x00\x88\x01\x01\x42\x16\n\x14_skip_special_tokens""\n\x12\x44\x65tokenizeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t"\x13\n\x11ListModelsRequest"8\n\x12ListModelsResponse\x12"\n\x06models\x18\x01 \x03(\x0b\x32\x12.triptych.v1.Model"\xc5\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12\x16\n\x0e\x63ontext_length\x18\x03 \x01(\r\x12\x12\n\nvocab_size\x18\x04 \x01(\r\x12\x12\n\nparameters\x18\x05 \x01(\x04\x12\r\n\x05\x64type\x18\x06 \x01(\t\x12\x0f\n\x07version\x18\x07 \x01(\t\x12\x38\n\x13generation_defaults\x18\x08 \x01(\x0b\x32\x1b.triptych.v1.SamplingParams"\x10\n\x0eGetLoadRequest"\x89\x01\n\x0fGetLoadResponse\x12\x0e\n\x06queued\x18\x01 \x01(\r\x12\x0f\n\x07running\x18\x02 \x01(\r\x12\x15\n\rkv_slots_used\x18\x03 \x01(\x04\x12\x16\n\x0ekv_slots_total\x18\x04 \x01(\x04\x12&\n\x08replicas\x18\x05 \x03(\x0b\x32\x14.triptych.v1.Replica"\x82\x01\n\x07Replica\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\r\n\x05ready\x18\x02 \x01(\x08\x12\x0f\n\x07running\x18\x03 \x01(\r\x12\x15\n\rkv_slots_used\x18\x04 \x01(\x04\x12\x16\n\x0ekv_slots_total\x18\x05 \x01(\x04\x12\x17\n\x0fkv_slots_cached\x18\x06 \x01(\x04*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32\xe0\x03\n\x11GenerationService\x12G\n\x08Generate\x12\x1c.triptych.v1.GenerateRequest\x1a\x1d.triptych.v1.GenerateResponse\x12U\n\x0eGenerateStream\x12\x1c.triptych.v1.GenerateRequest\x1a#.triptych.v1.GenerateStreamResponse0\x01\x12G\n\x08Tokenize\x12\x1c.triptych.v1.TokenizeRequest\x1a\x1d.triptych.v1.TokenizeResponse\x12M\n\nDetokenize\x12\x1e.triptych.v1.DetokenizeRequest\x1a\x1f.triptych.v1.DetokenizeResponse\x12M\n\nListModels\x12\x1e.triptych.v1.ListModelsRequest\x1a\x1f.triptych.v1.ListModelsResponse\x12\x44\n\x07GetLoad\x12\x1b.triptych.v1.GetLoadRequest\x1a\x1c.triptych.v1.GetLoadResponseb\x06proto3'
-)
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17protos/generation.proto\x12\x0btriptych.v1\x1a\x1cgoogle/protobuf/struct.proto\"\x8d\x03\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12*\n\ttoken_ids\x18\x04 \x01(\x0b\x32\x15.triptych.v1.TokenIdsH\x00\x12!\n\x04\x63hat\x18\x05 \x01(\x0b\x32\x11.triptych.v1.ChatH\x00\x12-\n\x08sampling\x18\x06 \x01(\x0b\x32\x1b.triptych.v1.SamplingParams\x12)\n\x04stop\x18\x07 \x01(\x0b\x32\x1b.triptych.v1.StopConditions\x12*\n\x06output\x18\x08 \x01(\x0b\x32\x1a.triptych.v1.OutputOptions\x12\x10\n\x08priority\x18\t \x01(\x05\x12\x1f\n\x12\x61\x64\x64_special_tokens\x18\n \x01(\x08H\x01\x88\x01\x01\x12\x1e\n\x16truncate_prompt_tokens\x18\x13 \x01(\rB\x08\n\x06promptB\x15\n\x13_add_special_tokens\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\xd3\x01\n\x04\x43hat\x12*\n\x08messages\x18\x01 \x03(\x0b\x32\x18.triptych.v1.ChatMessage\x12\x12\n\ntools_json\x18\x02 \x01(\t\x12\x33\n\x12template_arguments\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x1e\n\x16\x63ontinue_final_message\x18\x04 \x01(\x08\x12\x1f\n\x17template_arguments_json\x18\x05 \x01(\t\x12\x15\n\rtemplate_name\x18\x06 \x01(\t\"\x8b\x01\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x11\n\treasoning\x18\x04 \x01(\t\x12\x17\n\x0ftool_calls_json\x18\x05 \x01(\t\x12\x14\n\x0ctool_call_id\x18\x06 \x01(\t\x12\r\n\x05parts\x18\x07 \x03(\t\"\xed\x03\n\x0eSamplingParams\x12\x18\n\x0btemperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x02H\x03\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x05 \x01(\x02H\x04\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x06 \x01(\x02H\x05\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x07 \x01(\x02H\x06\x88\x01\x01\x12\x11\n\x04seed\x18\x08 \x01(\x04H\x07\x88\x01\x01\x12>\n\nlogit_bias\x18\t \x03(\x0b\x32*.triptych.v1.SamplingParams.LogitBiasEntry\x12\x0e\n\x01n\x18\n \x01(\rH\x08\x88\x01\x01\x12\x11\n\tbad_words\x18\x0b \x03(\t\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x07\n\x05_seedB\x04\n\x02_n\"\xb1\x01\n\x0eStopConditions\x12\x17\n\nmax_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x17\n\nmin_tokens\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x0f\n\x07strings\x18\x03 \x03(\t\x12\x11\n\ttoken_ids\x18\x04 \x03(\r\x12\x12\n\nignore_eos\x18\x05 \x01(\x08\x12\x17\n\x0finclude_matched\x18\x06 \x01(\x08\x42\r\n\x0b_max_tokensB\r\n\x0b_min_tokens\"\xa7\x01\n\rOutputOptions\x12\x11\n\ttoken_ids\x18\x01 \x01(\x08\x12\x15\n\x08logprobs\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x17\n\x0fprompt_logprobs\x18\x03 \x01(\x08\x12\x0c\n\x04\x65\x63ho\x18\x04 \x01(\x08\x12 \n\x13skip_special_tokens\x18\x05 \x01(\x08H\x01\x88\x01\x01\x42\x0b\n\t_logprobsB\x16\n\x14_skip_special_tokens\"h\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\r\n\x05token\x18\x02 \x01(\x0c\x12\x0f\n\x07logprob\x18\x03 \x01(\x02\x12&\n\x03top\x18\x04 \x03(\x0b\x32\x19.triptych.v1.TokenLogprob\"V\n\x06Prompt\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12+\n\x08logprobs\x18\x02 \x03(\x0b\x32\x19.triptych.v1.TokenLogprob\x12\x0c\n\x04text\x18\x03 \x01(\t\"\xd9\x01\n\tCandidate\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x30\n\rfinish_reason\x18\x04 \x01(\x0e\x32\x19.triptych.v1.FinishReason\x12\x16\n\x0cmatched_stop\x18\x05 \x01(\tH\x00\x12\x1a\n\x10matched_token_id\x18\x07 \x01(\rH\x00\x12+\n\x08logprobs\x18\x06 \x03(\x0b\x32\x19.triptych.v1.TokenLogprobB\t\n\x07matched\"W\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\x03 \x01(\r\"\x9a\x01\n\x10GenerateResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12*\n\ncandidates\x18\x02 \x03(\x0b\x32\x16.triptych.v1.Candidate\x12!\n\x05usage\x18\x03 \x01(\x0b\x32\x12.triptych.v1.Usage\x12#\n\x06prompt\x18\x04 \x01(\x0b\x32\x13.triptych.v1.Prompt\"\x9c\x01\n\x16GenerateStreamResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12&\n\x06\x64\x65ltas\x18\x02 \x03(\x0b\x32\x16.triptych.v1.Candidate\x12!\n\x05usage\x18\x03 \x01(\x0b\x32\x12.triptych.v1.Usage\x12#\n\x06prompt\x18\x04 \x01(\x0b\x32\x13.triptych.v1.Prompt\"\x95\x01\n\x0fTokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12!\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x11.triptych.v1.ChatH\x00\x12\x1f\n\x12\x61\x64\x64_special_tokens\x18\x04 \x01(\x08H\x01\x88\x01\x01\x42\x08\n\x06promptB\x15\n\x13_add_special_tokens\"5\n\x10TokenizeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x0e\n\x06tokens\x18\x02 \x03(\x0c\"o\n\x11\x44\x65tokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12 \n\x13skip_special_tokens\x18\x03 \x01(\x08H\x00\x88\x01\x01\x42\x16\n\x14_skip_special_tokens\"\"\n\x12\x44\x65tokenizeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\"\x13\n\x11ListModelsRequest\"8\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.triptych.v1.Model\"\xc5\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12\x16\n\x0e\x63ontext_length\x18\x03 \x01(\r\x12\x12\n\nvocab_size\x18\x04 \x01(\r\x12\x12\n\nparameters\x18\x05 \x01(\x04\x12\r\n\x05\x64type\x18\x06 \x01(\t\x12\x0f\n\x07version\x18\x07 \x01(\t\x12\x38\n\x13generation_defaults\x18\x08 \x01(\x0b\x32\x1b.triptych.v1.SamplingParams\"\x10\n\x0eGetLoadRequest\"\x89\x01\n\x0fGetLoadResponse\x12\x0e\n\x06queued\x18\x01 \x01(\r\x12\x0f\n\x07running\x18\x02 \x01(\r\x12\x15\n\rkv_slots_used\x18\x03 \x01(\x04\x12\x16\n\x0ekv_slots_total\x18\x04 \x01(\x04\x12&\n\x08replicas\x18\x05 \x03(\x0b\x32\x14.triptych.v1.Replica\"\x82\x01\n\x07Replica\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\r\n\x05ready\x18\x02 \x01(\x08\x12\x0f\n\x07running\x18\x03 \x01(\r\x12\x15\n\rkv_slots_used\x18\x04 \x01(\x04\x12\x16\n\x0ekv_slots_total\x18\x05 \x01(\x04\x12\x17\n\x0fkv_slots_cached\x18\x06 \x01(\x04*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32\xe0\x03\n\x11GenerationService\x12G\n\x08Generate\x12\x1c.triptych.v1.GenerateRequest\x1a\x1d.triptych.v1.GenerateResponse\x12U\n\x0eGenerateStream\x12\x1c.triptych.v1.GenerateRequest\x1a#.triptych.v1.GenerateStreamResponse0\x01\x12G\n\x08Tokenize\x12\x1c.triptych.v1.TokenizeRequest\x1a\x1d.triptych.v1.TokenizeResponse\x12M\n\nDetokenize\x12\x1e.triptych.v1.DetokenizeRequest\x1a\x1f.triptych.v1.DetokenizeResponse\x12M\n\nListModels\x12\x1e.triptych.v1.ListModelsRequest\x1a\x1f.triptych.v1.ListModelsResponse\x12\x44\n\x07GetLoad\x12\x1b.triptych.v1.GetLoadRequest\x1a\x1c.triptych.v1.GetLoadResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
-_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, "protos.generation_pb2", _globals)
+_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.generation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-    DESCRIPTOR._loaded_options = None
-    _globals["_SAMPLINGPARAMS_LOGITBIASENTRY"]._loaded_options = None
-    _globals["_SAMPLINGPARAMS_LOGITBIASENTRY"]._serialized_options = b"8\001"
-    _globals["_FINISHREASON"]._serialized_start = 3442
-    _globals["_FINISHREASON"]._serialized_end = 3537
-    _globals["_GENERATEREQUEST"]._serialized_start = 71
-    _globals["_GENERATEREQUEST"]._serialized_end = 468
-    _globals["_TOKENIDS"]._serialized_start = 470
-    _globals["_TOKENIDS"]._serialized_end = 493
-    _globals["_CHAT"]._serialized_start = 496
-    _globals["_CHAT"]._serialized_end = 707
-    _globals["_CHATMESSAGE"]._serialized_start = 710
-    _globals["_CHATMESSAGE"]._serialized_end = 849
-    _globals["_SAMPLINGPARAMS"]._serialized_start = 852
-    _globals["_SAMPLINGPARAMS"]._serialized_end = 1345
-    _globals["_SAMPLINGPARAMS_LOGITBIASENTRY"]._serialized_start = 1170
-    _globals["_SAMPLINGPARAMS_LOGITBIASENTRY"]._serialized_end = 1218
-    _globals["_STOPCONDITIONS"]._serialized_start = 1348
-    _globals["_STOPCONDITIONS"]._serialized_end = 1525
-    _globals["_OUTPUTOPTIONS"]._serialized_start = 1528
-    _globals["_OUTPUTOPTIONS"]._serialized_end = 1695
-    _globals["_TOKENLOGPROB"]._serialized_start = 1697
-    _globals["_TOKENLOGPROB"]._serialized_end = 1801
-    _globals["_PROMPT"]._serialized_start = 1803
-    _globals["_PROMPT"]._serialized_end = 1889
-    _globals["_CANDIDATE"]._serialized_start = 1892
-    _globals["_CANDIDATE"]._serialized_end = 2109
-    _globals["_USAGE"]._serialized_start = 2111
-    _globals["_USAGE"]._serialized_end = 2198
-    _globals["_GENERATERESPONSE"]._serialized_start = 2201
-    _globals["_GENERATERESPONSE"]._serialized_end = 2355
-    _globals["_GENERATESTREAMRESPONSE"]._serialized_start = 2358
-    _globals["_GENERATESTREAMRESPONSE"]._serialized_end = 2514
-    _globals["_TOKENIZEREQUEST"]._serialized_start = 2517
-    _globals["_TOKENIZEREQUEST"]._serialized_end = 2666
-    _globals["_TOKENIZERESPONSE"]._serialized_start = 2668
-    _globals["_TOKENIZERESPONSE"]._serialized_end = 2721
-    _globals["_DETOKENIZEREQUEST"]._serialized_start = 2723
-    _globals["_DETOKENIZEREQUEST"]._serialized_end = 2834
-    _globals["_DETOKENIZERESPONSE"]._serialized_start = 2836
-    _globals["_DETOKENIZERESPONSE"]._serialized_end = 2870
-    _globals["_LISTMODELSREQUEST"]._serialized_start = 2872
-    _globals["_LISTMODELSREQUEST"]._serialized_end = 2891
-    _globals["_LISTMODELSRESPONSE"]._serialized_start = 2893
-    _globals["_LISTMODELSRESPONSE"]._serialized_end = 2949
-    _globals["_MODEL"]._serialized_start = 2952
-    _globals["_MODEL"]._serialized_end = 3149
-    _globals["_GETLOADREQUEST"]._serialized_start = 3151
-    _globals["_GETLOADREQUEST"]._serialized_end = 3167
-    _globals["_GETLOADRESPONSE"]._serialized_start = 3170
-    _globals["_GETLOADRESPONSE"]._serialized_end = 3307
-    _globals["_REPLICA"]._serialized_start = 3310
-    _globals["_REPLICA"]._serialized_end = 3440
-    _globals["_GENERATIONSERVICE"]._serialized_start = 3540
-    _globals["_GENERATIONSERVICE"]._serialized_end = 4020
+  DESCRIPTOR._loaded_options = None
+  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._loaded_options = None
+  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_options = b'8\001'
+  _globals['_FINISHREASON']._serialized_start=3442
+  _globals['_FINISHREASON']._serialized_end=3537
+  _globals['_GENERATEREQUEST']._serialized_start=71
+  _globals['_GENERATEREQUEST']._serialized_end=468
+  _globals['_TOKENIDS']._serialized_start=470
+  _globals['_TOKENIDS']._serialized_end=493
+  _globals['_CHAT']._serialized_start=496
+  _globals['_CHAT']._serialized_end=707
+  _globals['_CHATMESSAGE']._serialized_start=710
+  _globals['_CHATMESSAGE']._serialized_end=849
+  _globals['_SAMPLINGPARAMS']._serialized_start=852
+  _globals['_SAMPLINGPARAMS']._serialized_end=1345
+  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_start=1170
+  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_end=1218
+  _globals['_STOPCONDITIONS']._serialized_start=1348
+  _globals['_STOPCONDITIONS']._serialized_end=1525
+  _globals['_OUTPUTOPTIONS']._serialized_start=1528
+  _globals['_OUTPUTOPTIONS']._serialized_end=1695
+  _globals['_TOKENLOGPROB']._serialized_start=1697
+  _globals['_TOKENLOGPROB']._serialized_end=1801
+  _globals['_PROMPT']._serialized_start=1803
+  _globals['_PROMPT']._serialized_end=1889
+  _globals['_CANDIDATE']._serialized_start=1892
+  _globals['_CANDIDATE']._serialized_end=2109
+  _globals['_USAGE']._serialized_start=2111
+  _globals['_USAGE']._serialized_end=2198
+  _globals['_GENERATERESPONSE']._serialized_start=2201
+  _globals['_GENERATERESPONSE']._serialized_end=2355
+  _globals['_GENERATESTREAMRESPONSE']._serialized_start=2358
+  _globals['_GENERATESTREAMRESPONSE']._serialized_end=2514
+  _globals['_TOKENIZEREQUEST']._serialized_start=2517
+  _globals['_TOKENIZEREQUEST']._serialized_end=2666
+  _globals['_TOKENIZERESPONSE']._serialized_start=2668
+  _globals['_TOKENIZERESPONSE']._serialized_end=2721
+  _globals['_DETOKENIZEREQUEST']._serialized_start=2723
+  _globals['_DETOKENIZEREQUEST']._serialized_end=2834
+  _globals['_DETOKENIZERESPONSE']._serialized_start=2836
+  _globals['_DETOKENIZERESPONSE']._serialized_end=2870
+  _globals['_LISTMODELSREQUEST']._serialized_start=2872
+  _globals['_LISTMODELSREQUEST']._serialized_end=2891
+  _globals['_LISTMODELSRESPONSE']._serialized_start=2893
+  _globals['_LISTMODELSRESPONSE']._serialized_end=2949
+  _globals['_MODEL']._serialized_start=2952
+  _globals['_MODEL']._serialized_end=3149
+  _globals['_GETLOADREQUEST']._serialized_start=3151
+  _globals['_GETLOADREQUEST']._serialized_end=3167
+  _globals['_GETLOADRESPONSE']._serialized_start=3170
+  _globals['_GETLOADRESPONSE']._serialized_end=3307
+  _globals['_REPLICA']._serialized_start=3310
+  _globals['_REPLICA']._serialized_end=3440
+  _globals['_GENERATIONSERVICE']._serialized_start=3540
+  _globals['_GENERATIONSERVICE']._serialized_end=4020
 # @@protoc_insertion_point(module_scope)

@@ -4,34 +4,37 @@
 # source: protos/memory.proto
 # Protobuf Python Version: 6.31.1
 """Generated protocol buffer code."""
-
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import descriptor_pool as _descriptor_pool
 from google.protobuf import runtime_version as _runtime_version
 from google.protobuf import symbol_database as _symbol_database
 from google.protobuf.internal import builder as _builder
-
 _runtime_version.ValidateProtobufRuntimeVersion(
-    _runtime_version.Domain.PUBLIC, 6, 31, 1, "", "protos/memory.proto"
+    _runtime_version.Domain.PUBLIC,
+    6,
+    31,
+    1,
+    '',
+    'protos/memory.proto'
 )
 # @@protoc_insertion_point(imports)
 
 _sym_db = _symbol_database.Default()
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(
-    b'\n\x13protos/memory.proto\x12\x14triptych.internal.v1"7\n\nSharedFile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\x12\x0c\n\x04\x62\x65ll\x18\x03 \x01(\t"\x1c\n\x0bSharedProof\x12\r\n\x05nonce\x18\x01 \x01(\x0c"4\n\x04Span\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0e\n\x06length\x18\x03 \x01(\x04\x62\x06proto3'
-)
+
+
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13protos/memory.proto\x12\x14triptych.internal.v1\"7\n\nSharedFile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\x12\x0c\n\x04\x62\x65ll\x18\x03 \x01(\t\"\x1c\n\x0bSharedProof\x12\r\n\x05nonce\x18\x01 \x01(\x0c\"4\n\x04Span\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0e\n\x06length\x18\x03 \x01(\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
-_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, "protos.memory_pb2", _globals)
+_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.memory_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-    DESCRIPTOR._loaded_options = None
-    _globals["_SHAREDFILE"]._serialized_start = 45
-    _globals["_SHAREDFILE"]._serialized_end = 100
-    _globals["_SHAREDPROOF"]._serialized_start = 102
-    _globals["_SHAREDPROOF"]._serialized_end = 130
-    _globals["_SPAN"]._serialized_start = 132
-    _globals["_SPAN"]._serialized_end = 184
+  DESCRIPTOR._loaded_options = None
+  _globals['_SHAREDFILE']._serialized_start=45
+  _globals['_SHAREDFILE']._serialized_end=100
+  _globals['_SHAREDPROOF']._serialized_start=102
+  _globals['_SHAREDPROOF']._serialized_end=130
+  _globals['_SPAN']._serialized_start=132
+  _globals['_SPAN']._serialized_end=184
 # @@protoc_insertion_point(module_scope)

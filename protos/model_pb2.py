@@ -4,15 +4,18 @@
 # source: protos/model.proto
 # Protobuf Python Version: 6.31.1
 """Generated protocol buffer code."""
-
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import descriptor_pool as _descriptor_pool
 from google.protobuf import runtime_version as _runtime_version
 from google.protobuf import symbol_database as _symbol_database
 from google.protobuf.internal import builder as _builder
-
 _runtime_version.ValidateProtobufRuntimeVersion(
-    _runtime_version.Domain.PUBLIC, 6, 31, 1, "", "protos/model.proto"
+    _runtime_version.Domain.PUBLIC,
+    6,
+    31,
+    1,
+    '',
+    'protos/model.proto'
 )
 # @@protoc_insertion_point(imports)
 
@@ -23,53 +26,51 @@ from protos import generation_pb2 as protos_dot_generation__pb2
 from protos import memory_pb2 as protos_dot_memory__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(
-    b'\n\x12protos/model.proto\x12\x14triptych.internal.v1\x1a\x17protos/generation.proto\x1a\x13protos/memory.proto"\x8a\x02\n\nRunRequest\x12,\n\x05hello\x18\x01 \x01(\x0b\x32\x1b.triptych.internal.v1.HelloH\x00\x12.\n\x06submit\x18\x02 \x01(\x0b\x32\x1c.triptych.internal.v1.SubmitH\x00\x12.\n\x06\x63\x61ncel\x18\x03 \x01(\x0b\x32\x1c.triptych.internal.v1.CancelH\x00\x12\x30\n\x07release\x18\x04 \x01(\x0b\x32\x1d.triptych.internal.v1.ReleaseH\x00\x12\x31\n\x05\x61rena\x18\x05 \x01(\x0b\x32 .triptych.internal.v1.SharedFileH\x00\x42\t\n\x07message"\xdb\x01\n\x0bRunResponse\x12\x30\n\x07welcome\x18\x01 \x01(\x0b\x32\x1d.triptych.internal.v1.WelcomeH\x00\x12*\n\x04load\x18\x02 \x01(\x0b\x32\x1a.triptych.internal.v1.LoadH\x00\x12\x30\n\x07refusal\x18\x03 \x01(\x0b\x32\x1d.triptych.internal.v1.RefusalH\x00\x12\x31\n\x05\x61rena\x18\x04 \x01(\x0b\x32 .triptych.internal.v1.ArenaProofH\x00\x42\t\n\x07message"H\n\x05Hello\x12\x0e\n\x06router\x18\x01 \x01(\x07\x12/\n\x05\x61rena\x18\x02 \x01(\x0b\x32 .triptych.internal.v1.SharedFile"\xcd\x01\n\x07Welcome\x12\x30\n\x05proof\x18\x01 \x01(\x0b\x32!.triptych.internal.v1.SharedProof\x12!\n\x05model\x18\x02 \x01(\x0b\x32\x12.triptych.v1.Model\x12\x10\n\x08kv_slots\x18\x03 \x01(\x04\x12\x15\n\rmax_sequences\x18\x04 \x01(\r\x12\x18\n\x10max_batch_tokens\x18\x05 \x01(\r\x12\x15\n\reos_token_ids\x18\x06 \x03(\r\x12\x13\n\x0bincarnation\x18\x07 \x01(\x06"L\n\nArenaProof\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x30\n\x05proof\x18\x02 \x01(\x0b\x32!.triptych.internal.v1.SharedProof"\x87\x03\n\x06Submit\x12\x0e\n\x06handle\x18\x01 \x01(\x06\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12*\n\x04slab\x18\x04 \x01(\x0b\x32\x1a.triptych.internal.v1.SpanH\x00\x12\r\n\x03ids\x18\x05 \x01(\x0cH\x00\x12-\n\x08sampling\x18\x06 \x01(\x0b\x32\x1b.triptych.v1.SamplingParams\x12)\n\x04stop\x18\x07 \x01(\x0b\x32\x1b.triptych.v1.StopConditions\x12\x15\n\x08logprobs\x18\x08 \x01(\rH\x01\x88\x01\x01\x12\x17\n\x0fprompt_logprobs\x18\t \x01(\x08\x12\x10\n\x08priority\x18\n \x01(\x05\x12\x30\n\x08progress\x18\x0b \x03(\x0b\x32\x1e.triptych.internal.v1.Progress\x12(\n\tbad_words\x18\x0c \x03(\x0b\x32\x15.triptych.v1.TokenIdsB\x08\n\x06promptB\x0b\n\t_logprobs"<\n\x08Progress\x12\x11\n\tcandidate\x18\x01 \x01(\r\x12\x0b\n\x03ids\x18\x02 \x01(\x0c\x12\x10\n\x08\x66inished\x18\x03 \x01(\x08">\n\x06\x43\x61ncel\x12\x0e\n\x06handle\x18\x01 \x01(\x06\x12\x16\n\tcandidate\x18\x02 \x01(\rH\x00\x88\x01\x01\x42\x0c\n\n_candidate"\x19\n\x07Release\x12\x0e\n\x06handle\x18\x01 \x01(\x06"\x93\x01\n\x04Load\x12\x14\n\x0csubmits_seen\x18\x01 \x01(\x04\x12\x0f\n\x07running\x18\x02 \x01(\r\x12\x0f\n\x07waiting\x18\x03 \x01(\r\x12\x15\n\rkv_slots_used\x18\x04 \x01(\x04\x12\x17\n\x0fkv_slots_cached\x18\x05 \x01(\x04\x12\r\n\x05steps\x18\x06 \x01(\x04\x12\x14\n\x0cstep_seconds\x18\x07 \x01(\x01"I\n\x07Refusal\x12\x0e\n\x06handle\x18\x01 \x01(\x06\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x0c\n\x04\x63ode\x18\x03 \x01(\x05\x12\x0f\n\x07message\x18\x04 \x01(\t"\xa0\x01\n\rFramesRequest\x12*\n\x04join\x18\x01 \x01(\x0b\x32\x1a.triptych.internal.v1.JoinH\x00\x12(\n\x03\x61\x63k\x18\x02 \x01(\x0b\x32\x19.triptych.internal.v1.AckH\x00\x12.\n\x06replay\x18\x03 \x01(\x0b\x32\x1c.triptych.internal.v1.ReplayH\x00\x42\t\n\x07message"\xa5\x01\n\x0e\x46ramesResponse\x12\x30\n\x04ring\x18\x01 \x01(\x0b\x32 .triptych.internal.v1.SharedFileH\x00\x12,\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x1b.triptych.internal.v1.FrameH\x00\x12(\n\x03gap\x18\x03 \x01(\x0b\x32\x19.triptych.internal.v1.GapH\x00\x42\t\n\x07message"G\n\x04Join\x12\x30\n\x05proof\x18\x01 \x01(\x0b\x32!.triptych.internal.v1.SharedProof\x12\r\n\x05hears\x18\x02 \x01(\x08"\x17\n\x03\x41\x63k\x12\x10\n\x08sequence\x18\x01 \x01(\x04"g\n\x06Replay\x12\x0e\n\x06handle\x18\x01 \x01(\x06\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x11\n\tcandidate\x18\x03 \x01(\r\x12\x10\n\x08position\x18\x04 \x01(\r\x12\x17\n\x0fprompt_position\x18\x05 \x01(\r"u\n\x05\x46rame\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12*\n\x04span\x18\x02 \x01(\x0b\x32\x1a.triptych.internal.v1.SpanH\x00\x12\x10\n\x06inline\x18\x03 \x01(\x0cH\x00\x12\x13\n\x0b\x61\x63knowledge\x18\x04 \x01(\x08\x42\x07\n\x05place"6\n\x03Gap\x12/\n\x08requests\x18\x01 \x03(\x0b\x32\x1d.triptych.internal.v1.Missing"=\n\x07Missing\x12\x0e\n\x06handle\x18\x01 \x01(\x06\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x11\n\tcandidate\x18\x03 \x01(\r2\xb7\x01\n\x0cModelService\x12N\n\x03Run\x12 .triptych.internal.v1.RunRequest\x1a!.triptych.internal.v1.RunResponse(\x01\x30\x01\x12W\n\x06\x46rames\x12#.triptych.internal.v1.FramesRequest\x1a$.triptych.internal.v1.FramesResponse(\x01\x30\x01\x62\x06proto3'
-)
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12protos/model.proto\x12\x14triptych.internal.v1\x1a\x17protos/generation.proto\x1a\x13protos/memory.proto\"\x8a\x02\n\nRunRequest\x12,\n\x05hello\x18\x01 \x01(\x0b\x32\x1b.triptych.internal.v1.HelloH\x00\x12.\n\x06submit\x18\x02 \x01(\x0b\x32\x1c.triptych.internal.v1.SubmitH\x00\x12.\n\x06\x63\x61ncel\x18\x03 \x01(\x0b\x32\x1c.triptych.internal.v1.CancelH\x00\x12\x30\n\x07release\x18\x04 \x01(\x0b\x32\x1d.triptych.internal.v1.ReleaseH\x00\x12\x31\n\x05\x61rena\x18\x05 \x01(\x0b\x32 .triptych.internal.v1.SharedFileH\x00\x42\t\n\x07message\"\xdb\x01\n\x0bRunResponse\x12\x30\n\x07welcome\x18\x01 \x01(\x0b\x32\x1d.triptych.internal.v1.WelcomeH\x00\x12*\n\x04load\x18\x02 \x01(\x0b\x32\x1a.triptych.internal.v1.LoadH\x00\x12\x30\n\x07refusal\x18\x03 \x01(\x0b\x32\x1d.triptych.internal.v1.RefusalH\x00\x12\x31\n\x05\x61rena\x18\x04 \x01(\x0b\x32 .triptych.internal.v1.ArenaProofH\x00\x42\t\n\x07message\"H\n\x05Hello\x12\x0e\n\x06router\x18\x01 \x01(\x07\x12/\n\x05\x61rena\x18\x02 \x01(\x0b\x32 .triptych.internal.v1.SharedFile\"\xcd\x01\n\x07Welcome\x12\x30\n\x05proof\x18\x01 \x01(\x0b\x32!.triptych.internal.v1.SharedProof\x12!\n\x05model\x18\x02 \x01(\x0b\x32\x12.triptych.v1.Model\x12\x10\n\x08kv_slots\x18\x03 \x01(\x04\x12\x15\n\rmax_sequences\x18\x04 \x01(\r\x12\x18\n\x10max_batch_tokens\x18\x05 \x01(\r\x12\x15\n\reos_token_ids\x18\x06 \x03(\r\x12\x13\n\x0bincarnation\x18\x07 \x01(\x06\"L\n\nArenaProof\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x30\n\x05proof\x18\x02 \x01(\x0b\x32!.triptych.internal.v1.SharedProof\"\x87\x03\n\x06Submit\x12\x0e\n\x06handle\x18\x01 \x01(\x06\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12*\n\x04slab\x18\x04 \x01(\x0b\x32\x1a.triptych.internal.v1.SpanH\x00\x12\r\n\x03ids\x18\x05 \x01(\x0cH\x00\x12-\n\x08sampling\x18\x06 \x01(\x0b\x32\x1b.triptych.v1.SamplingParams\x12)\n\x04stop\x18\x07 \x01(\x0b\x32\x1b.triptych.v1.StopConditions\x12\x15\n\x08logprobs\x18\x08 \x01(\rH\x01\x88\x01\x01\x12\x17\n\x0fprompt_logprobs\x18\t \x01(\x08\x12\x10\n\x08priority\x18\n \x01(\x05\x12\x30\n\x08progress\x18\x0b \x03(\x0b\x32\x1e.triptych.internal.v1.Progress\x12(\n\tbad_words\x18\x0c \x03(\x0b\x32\x15.triptych.v1.TokenIdsB\x08\n\x06promptB\x0b\n\t_logprobs\"<\n\x08Progress\x12\x11\n\tcandidate\x18\x01 \x01(\r\x12\x0b\n\x03ids\x18\x02 \x01(\x0c\x12\x10\n\x08\x66inished\x18\x03 \x01(\x08\">\n\x06\x43\x61ncel\x12\x0e\n\x06handle\x18\x01 \x01(\x06\x12\x16\n\tcandidate\x18\x02 \x01(\rH\x00\x88\x01\x01\x42\x0c\n\n_candidate\"\x19\n\x07Release\x12\x0e\n\x06handle\x18\x01 \x01(\x06\"\x93\x01\n\x04Load\x12\x14\n\x0csubmits_seen\x18\x01 \x01(\x04\x12\x0f\n\x07running\x18\x02 \x01(\r\x12\x0f\n\x07waiting\x18\x03 \x01(\r\x12\x15\n\rkv_slots_used\x18\x04 \x01(\x04\x12\x17\n\x0fkv_slots_cached\x18\x05 \x01(\x04\x12\r\n\x05steps\x18\x06 \x01(\x04\x12\x14\n\x0cstep_seconds\x18\x07 \x01(\x01\"X\n\x07Refusal\x12\x0e\n\x06handle\x18\x01 \x01(\x06\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x0c\n\x04\x63ode\x18\x03 \x01(\x05\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\r\n\x05\x66ield\x18\x05 \x01(\t\"\xa0\x01\n\rFramesRequest\x12*\n\x04join\x18\x01 \x01(\x0b\x32\x1a.triptych.internal.v1.JoinH\x00\x12(\n\x03\x61\x63k\x18\x02 \x01(\x0b\x32\x19.triptych.internal.v1.AckH\x00\x12.\n\x06replay\x18\x03 \x01(\x0b\x32\x1c.triptych.internal.v1.ReplayH\x00\x42\t\n\x07message\"\xa5\x01\n\x0e\x46ramesResponse\x12\x30\n\x04ring\x18\x01 \x01(\x0b\x32 .triptych.internal.v1.SharedFileH\x00\x12,\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x1b.triptych.internal.v1.FrameH\x00\x12(\n\x03gap\x18\x03 \x01(\x0b\x32\x19.triptych.internal.v1.GapH\x00\x42\t\n\x07message\"G\n\x04Join\x12\x30\n\x05proof\x18\x01 \x01(\x0b\x32!.triptych.internal.v1.SharedProof\x12\r\n\x05hears\x18\x02 \x01(\x08\"\x17\n\x03\x41\x63k\x12\x10\n\x08sequence\x18\x01 \x01(\x04\"g\n\x06Replay\x12\x0e\n\x06handle\x18\x01 \x01(\x06\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x11\n\tcandidate\x18\x03 \x01(\r\x12\x10\n\x08position\x18\x04 \x01(\r\x12\x17\n\x0fprompt_position\x18\x05 \x01(\r\"u\n\x05\x46rame\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12*\n\x04span\x18\x02 \x01(\x0b\x32\x1a.triptych.internal.v1.SpanH\x00\x12\x10\n\x06inline\x18\x03 \x01(\x0cH\x00\x12\x13\n\x0b\x61\x63knowledge\x18\x04 \x01(\x08\x42\x07\n\x05place\"6\n\x03Gap\x12/\n\x08requests\x18\x01 \x03(\x0b\x32\x1d.triptych.internal.v1.Missing\"=\n\x07Missing\x12\x0e\n\x06handle\x18\x01 \x01(\x06\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x11\n\tcandidate\x18\x03 \x01(\r2\xb7\x01\n\x0cModelService\x12N\n\x03Run\x12 .triptych.internal.v1.RunRequest\x1a!.triptych.internal.v1.RunResponse(\x01\x30\x01\x12W\n\x06\x46rames\x12#.triptych.internal.v1.FramesRequest\x1a$.triptych.internal.v1.FramesResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
-_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, "protos.model_pb2", _globals)
+_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.model_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-    DESCRIPTOR._loaded_options = None
-    _globals["_RUNREQUEST"]._serialized_start = 91
-    _globals["_RUNREQUEST"]._serialized_end = 357
-    _globals["_RUNRESPONSE"]._serialized_start = 360
-    _globals["_RUNRESPONSE"]._serialized_end = 579
-    _globals["_HELLO"]._serialized_start = 581
-    _globals["_HELLO"]._serialized_end = 653
-    _globals["_WELCOME"]._serialized_start = 656
-    _globals["_WELCOME"]._serialized_end = 861
-    _globals["_ARENAPROOF"]._serialized_start = 863
-    _globals["_ARENAPROOF"]._serialized_end = 939
-    _globals["_SUBMIT"]._serialized_start = 942
-    _globals["_SUBMIT"]._serialized_end = 1333
-    _globals["_PROGRESS"]._serialized_start = 1335
-    _globals["_PROGRESS"]._serialized_end = 1395
-    _globals["_CANCEL"]._serialized_start = 1397
-    _globals["_CANCEL"]._serialized_end = 1459
-    _globals["_RELEASE"]._serialized_start = 1461
-    _globals["_RELEASE"]._serialized_end = 1486
-    _globals["_LOAD"]._serialized_start = 1489
-    _globals["_LOAD"]._serialized_end = 1636
-    _globals["_REFUSAL"]._serialized_start = 1638
-    _globals["_REFUSAL"]._serialized_end = 1711
-    _globals["_FRAMESREQUEST"]._serialized_start = 1714
-    _globals["_FRAMESREQUEST"]._serialized_end = 1874
-    _globals["_FRAMESRESPONSE"]._serialized_start = 1877
-    _globals["_FRAMESRESPONSE"]._serialized_end = 2042
-    _globals["_JOIN"]._serialized_start = 2044
-    _globals["_JOIN"]._serialized_end = 2115
-    _globals["_ACK"]._serialized_start = 2117
-    _globals["_ACK"]._serialized_end = 2140
-    _globals["_REPLAY"]._serialized_start = 2142
-    _globals["_REPLAY"]._serialized_end = 2245
-    _globals["_FRAME"]._serialized_start = 2247
-    _globals["_FRAME"]._serialized_end = 2364
-    _globals["_GAP"]._serialized_start = 2366
-    _globals["_GAP"]._serialized_end = 2420
-    _globals["_MISSING"]._serialized_start = 2422
-    _globals["_MISSING"]._serialized_end = 2483
-    _globals["_MODELSERVICE"]._serialized_start = 2486
-    _globals["_MODELSERVICE"]._serialized_end = 2669
+  DESCRIPTOR._loaded_options = None
+  _globals['_RUNREQUEST']._serialized_start=91
+  _globals['_RUNREQUEST']._serialized_end=357
+  _globals['_RUNRESPONSE']._serialized_start=360
+  _globals['_RUNRESPONSE']._serialized_end=579
+  _globals['_HELLO']._serialized_start=581
+  _globals['_HELLO']._serialized_end=653
+  _globals['_WELCOME']._serialized_start=656
+  _globals['_WELCOME']._serialized_end=861
+  _globals['_ARENAPROOF']._serialized_start=863
+  _globals['_ARENAPROOF']._serialized_end=939
+  _globals['_SUBMIT']._serialized_start=942
+  _globals['_SUBMIT']._serialized_end=1333
+  _globals['_PROGRESS']._serialized_start=1335
+  _globals['_PROGRESS']._serialized_end=1395
+  _globals['_CANCEL']._serialized_start=1397
+  _globals['_CANCEL']._serialized_end=1459
+  _globals['_RELEASE']._serialized_start=1461
+  _globals['_RELEASE']._serialized_end=1486
+  _globals['_LOAD']._serialized_start=1489
+  _globals['_LOAD']._serialized_end=1636
+  _globals['_REFUSAL']._serialized_start=1638
+  _globals['_REFUSAL']._serialized_end=1726
+  _globals['_FRAMESREQUEST']._serialized_start=1729
+  _globals['_FRAMESREQUEST']._serialized_end=1889
+  _globals['_FRAMESRESPONSE']._serialized_start=1892
+  _globals['_FRAMESRESPONSE']._serialized_end=2057
+  _globals['_JOIN']._serialized_start=2059
+  _globals['_JOIN']._serialized_end=2130
+  _globals['_ACK']._serialized_start=2132
+  _globals['_ACK']._serialized_end=2155
+  _globals['_REPLAY']._serialized_start=2157
+  _globals['_REPLAY']._serialized_end=2260
+  _globals['_FRAME']._serialized_start=2262
+  _globals['_FRAME']._serialized_end=2379
+  _globals['_GAP']._serialized_start=2381
+  _globals['_GAP']._serialized_end=2435
+  _globals['_MISSING']._serialized_start=2437
+  _globals['_MISSING']._serialized_end=2498
+  _globals['_MODELSERVICE']._serialized_start=2501
+  _globals['_MODELSERVICE']._serialized_end=2684
 # @@protoc_insertion_point(module_scope)

@@ -447,6 +447,7 @@ class Refusal(_message.Message):
     ATTEMPT_FIELD_NUMBER: _builtins.int
     CODE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    FIELD_FIELD_NUMBER: _builtins.int
     handle: _builtins.int
     """Of Submit."""
     attempt: _builtins.int
@@ -454,7 +455,9 @@ class Refusal(_message.Message):
     code: _builtins.int
     """A google.rpc.Code."""
     message: _builtins.str
-    """For people."""
+    """For people; does not repeat `field`."""
+    field: _builtins.str
+    """Path of what is at fault: in GenerateRequest, or in Submit where no client can cause it."""
     def __init__(
         self,
         *,
@@ -462,10 +465,11 @@ class Refusal(_message.Message):
         attempt: _builtins.int = ...,
         code: _builtins.int = ...,
         message: _builtins.str = ...,
+        field: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "code", b"code", "handle", b"handle", "message", b"message"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "code", b"code", "field", b"field", "handle", b"handle", "message", b"message"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

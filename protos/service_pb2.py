@@ -4,42 +4,45 @@
 # source: protos/service.proto
 # Protobuf Python Version: 6.31.1
 """Generated protocol buffer code."""
-
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import descriptor_pool as _descriptor_pool
 from google.protobuf import runtime_version as _runtime_version
 from google.protobuf import symbol_database as _symbol_database
 from google.protobuf.internal import builder as _builder
-
 _runtime_version.ValidateProtobufRuntimeVersion(
-    _runtime_version.Domain.PUBLIC, 6, 31, 1, "", "protos/service.proto"
+    _runtime_version.Domain.PUBLIC,
+    6,
+    31,
+    1,
+    '',
+    'protos/service.proto'
 )
 # @@protoc_insertion_point(imports)
 
 _sym_db = _symbol_database.Default()
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(
-    b'\n\x14protos/service.proto\x12\x14triptych.internal.v1"\x11\n\x0f\x44\x65scribeRequest"\x9e\x01\n\x10\x44\x65scribeResponse\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x0b\n\x03pid\x18\x02 \x01(\r\x12\x0c\n\x04host\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\x10\n\x08uptime_s\x18\x05 \x01(\x01\x12)\n\x05links\x18\x06 \x03(\x0b\x32\x1a.triptych.internal.v1.Link\x12\x10\n\x08restarts\x18\x07 \x01(\r"k\n\x04Link\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\r\n\x05ready\x18\x03 \x01(\x08\x12\x32\n\ttransport\x18\x04 \x01(\x0e\x32\x1f.triptych.internal.v1.Transport"\x0f\n\rScrapeRequest"\x1e\n\x0eScrapeResponse\x12\x0c\n\x04text\x18\x01 \x01(\x0c*Y\n\tTransport\x12\x19\n\x15TRANSPORT_UNSPECIFIED\x10\x00\x12\x1b\n\x17TRANSPORT_SHARED_MEMORY\x10\x01\x12\x14\n\x10TRANSPORT_INLINE\x10\x02\x32\xc6\x01\n\x14IntrospectionService\x12Y\n\x08\x44\x65scribe\x12%.triptych.internal.v1.DescribeRequest\x1a&.triptych.internal.v1.DescribeResponse\x12S\n\x06Scrape\x12#.triptych.internal.v1.ScrapeRequest\x1a$.triptych.internal.v1.ScrapeResponseb\x06proto3'
-)
+
+
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14protos/service.proto\x12\x14triptych.internal.v1\"\x11\n\x0f\x44\x65scribeRequest\"\x9e\x01\n\x10\x44\x65scribeResponse\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x0b\n\x03pid\x18\x02 \x01(\r\x12\x0c\n\x04host\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\x10\n\x08uptime_s\x18\x05 \x01(\x01\x12)\n\x05links\x18\x06 \x03(\x0b\x32\x1a.triptych.internal.v1.Link\x12\x10\n\x08restarts\x18\x07 \x01(\r\"k\n\x04Link\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\r\n\x05ready\x18\x03 \x01(\x08\x12\x32\n\ttransport\x18\x04 \x01(\x0e\x32\x1f.triptych.internal.v1.Transport\"\x0f\n\rScrapeRequest\"\x1e\n\x0eScrapeResponse\x12\x0c\n\x04text\x18\x01 \x01(\x0c*Y\n\tTransport\x12\x19\n\x15TRANSPORT_UNSPECIFIED\x10\x00\x12\x1b\n\x17TRANSPORT_SHARED_MEMORY\x10\x01\x12\x14\n\x10TRANSPORT_INLINE\x10\x02\x32\xc6\x01\n\x14IntrospectionService\x12Y\n\x08\x44\x65scribe\x12%.triptych.internal.v1.DescribeRequest\x1a&.triptych.internal.v1.DescribeResponse\x12S\n\x06Scrape\x12#.triptych.internal.v1.ScrapeRequest\x1a$.triptych.internal.v1.ScrapeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
-_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, "protos.service_pb2", _globals)
+_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-    DESCRIPTOR._loaded_options = None
-    _globals["_TRANSPORT"]._serialized_start = 384
-    _globals["_TRANSPORT"]._serialized_end = 473
-    _globals["_DESCRIBEREQUEST"]._serialized_start = 46
-    _globals["_DESCRIBEREQUEST"]._serialized_end = 63
-    _globals["_DESCRIBERESPONSE"]._serialized_start = 66
-    _globals["_DESCRIBERESPONSE"]._serialized_end = 224
-    _globals["_LINK"]._serialized_start = 226
-    _globals["_LINK"]._serialized_end = 333
-    _globals["_SCRAPEREQUEST"]._serialized_start = 335
-    _globals["_SCRAPEREQUEST"]._serialized_end = 350
-    _globals["_SCRAPERESPONSE"]._serialized_start = 352
-    _globals["_SCRAPERESPONSE"]._serialized_end = 382
-    _globals["_INTROSPECTIONSERVICE"]._serialized_start = 476
-    _globals["_INTROSPECTIONSERVICE"]._serialized_end = 674
+  DESCRIPTOR._loaded_options = None
+  _globals['_TRANSPORT']._serialized_start=384
+  _globals['_TRANSPORT']._serialized_end=473
+  _globals['_DESCRIBEREQUEST']._serialized_start=46
+  _globals['_DESCRIBEREQUEST']._serialized_end=63
+  _globals['_DESCRIBERESPONSE']._serialized_start=66
+  _globals['_DESCRIBERESPONSE']._serialized_end=224
+  _globals['_LINK']._serialized_start=226
+  _globals['_LINK']._serialized_end=333
+  _globals['_SCRAPEREQUEST']._serialized_start=335
+  _globals['_SCRAPEREQUEST']._serialized_end=350
+  _globals['_SCRAPERESPONSE']._serialized_start=352
+  _globals['_SCRAPERESPONSE']._serialized_end=382
+  _globals['_INTROSPECTIONSERVICE']._serialized_start=476
+  _globals['_INTROSPECTIONSERVICE']._serialized_end=674
 # @@protoc_insertion_point(module_scope)

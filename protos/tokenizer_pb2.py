@@ -4,15 +4,18 @@
 # source: protos/tokenizer.proto
 # Protobuf Python Version: 6.31.1
 """Generated protocol buffer code."""
-
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import descriptor_pool as _descriptor_pool
 from google.protobuf import runtime_version as _runtime_version
 from google.protobuf import symbol_database as _symbol_database
 from google.protobuf.internal import builder as _builder
-
 _runtime_version.ValidateProtobufRuntimeVersion(
-    _runtime_version.Domain.PUBLIC, 6, 31, 1, "", "protos/tokenizer.proto"
+    _runtime_version.Domain.PUBLIC,
+    6,
+    31,
+    1,
+    '',
+    'protos/tokenizer.proto'
 )
 # @@protoc_insertion_point(imports)
 
@@ -23,27 +26,25 @@ from protos import generation_pb2 as protos_dot_generation__pb2
 from protos import memory_pb2 as protos_dot_memory__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(
-    b'\n\x16protos/tokenizer.proto\x12\x14triptych.internal.v1\x1a\x17protos/generation.proto\x1a\x13protos/memory.proto"@\n\rAttachRequest\x12/\n\x05\x61rena\x18\x01 \x01(\x0b\x32 .triptych.internal.v1.SharedFile"B\n\x0e\x41ttachResponse\x12\x30\n\x05proof\x18\x01 \x01(\x0b\x32!.triptych.internal.v1.SharedProof"\xa5\x02\n\rEncodeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12!\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x11.triptych.v1.ChatH\x00\x12\x1f\n\x12\x61\x64\x64_special_tokens\x18\x04 \x01(\x08H\x01\x88\x01\x01\x12(\n\x04slab\x18\x05 \x01(\x0b\x32\x1a.triptych.internal.v1.Span\x12\x11\n\twant_text\x18\x06 \x01(\x08\x12\x13\n\x0bwant_tokens\x18\x07 \x01(\x08\x12\x10\n\x08most_ids\x18\x08 \x01(\r\x12\x14\n\x0ctruncate_ids\x18\t \x01(\r\x12\x11\n\tbad_words\x18\n \x03(\tB\x08\n\x06promptB\x15\n\x13_add_special_tokens"\x85\x01\n\x0e\x45ncodeResponse\x12\r\n\x05\x63ount\x18\x01 \x01(\r\x12\x0f\n\x07in_slab\x18\x02 \x01(\x08\x12\x0b\n\x03ids\x18\x03 \x01(\x0c\x12\x0c\n\x04text\x18\x04 \x01(\t\x12\x0e\n\x06tokens\x18\x05 \x03(\x0c\x12(\n\tbad_words\x18\x06 \x03(\x0b\x32\x15.triptych.v1.TokenIds"\x16\n\x14GetVocabularyRequest"2\n\x15GetVocabularyResponse\x12\x19\n\x11most_bytes_per_id\x18\x01 \x01(\r2\xa6\x02\n\x10TokenizerService\x12S\n\x06\x41ttach\x12#.triptych.internal.v1.AttachRequest\x1a$.triptych.internal.v1.AttachResponse\x12S\n\x06\x45ncode\x12#.triptych.internal.v1.EncodeRequest\x1a$.triptych.internal.v1.EncodeResponse\x12h\n\rGetVocabulary\x12*.triptych.internal.v1.GetVocabularyRequest\x1a+.triptych.internal.v1.GetVocabularyResponseb\x06proto3'
-)
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16protos/tokenizer.proto\x12\x14triptych.internal.v1\x1a\x17protos/generation.proto\x1a\x13protos/memory.proto\"@\n\rAttachRequest\x12/\n\x05\x61rena\x18\x01 \x01(\x0b\x32 .triptych.internal.v1.SharedFile\"B\n\x0e\x41ttachResponse\x12\x30\n\x05proof\x18\x01 \x01(\x0b\x32!.triptych.internal.v1.SharedProof\"\xa5\x02\n\rEncodeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12!\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x11.triptych.v1.ChatH\x00\x12\x1f\n\x12\x61\x64\x64_special_tokens\x18\x04 \x01(\x08H\x01\x88\x01\x01\x12(\n\x04slab\x18\x05 \x01(\x0b\x32\x1a.triptych.internal.v1.Span\x12\x11\n\twant_text\x18\x06 \x01(\x08\x12\x13\n\x0bwant_tokens\x18\x07 \x01(\x08\x12\x10\n\x08most_ids\x18\x08 \x01(\r\x12\x14\n\x0ctruncate_ids\x18\t \x01(\r\x12\x11\n\tbad_words\x18\n \x03(\tB\x08\n\x06promptB\x15\n\x13_add_special_tokens\"\x85\x01\n\x0e\x45ncodeResponse\x12\r\n\x05\x63ount\x18\x01 \x01(\r\x12\x0f\n\x07in_slab\x18\x02 \x01(\x08\x12\x0b\n\x03ids\x18\x03 \x01(\x0c\x12\x0c\n\x04text\x18\x04 \x01(\t\x12\x0e\n\x06tokens\x18\x05 \x03(\x0c\x12(\n\tbad_words\x18\x06 \x03(\x0b\x32\x15.triptych.v1.TokenIds\"\x16\n\x14GetVocabularyRequest\"2\n\x15GetVocabularyResponse\x12\x19\n\x11most_bytes_per_id\x18\x01 \x01(\r2\xa6\x02\n\x10TokenizerService\x12S\n\x06\x41ttach\x12#.triptych.internal.v1.AttachRequest\x1a$.triptych.internal.v1.AttachResponse\x12S\n\x06\x45ncode\x12#.triptych.internal.v1.EncodeRequest\x1a$.triptych.internal.v1.EncodeResponse\x12h\n\rGetVocabulary\x12*.triptych.internal.v1.GetVocabularyRequest\x1a+.triptych.internal.v1.GetVocabularyResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
-_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, "protos.tokenizer_pb2", _globals)
+_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.tokenizer_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-    DESCRIPTOR._loaded_options = None
-    _globals["_ATTACHREQUEST"]._serialized_start = 94
-    _globals["_ATTACHREQUEST"]._serialized_end = 158
-    _globals["_ATTACHRESPONSE"]._serialized_start = 160
-    _globals["_ATTACHRESPONSE"]._serialized_end = 226
-    _globals["_ENCODEREQUEST"]._serialized_start = 229
-    _globals["_ENCODEREQUEST"]._serialized_end = 522
-    _globals["_ENCODERESPONSE"]._serialized_start = 525
-    _globals["_ENCODERESPONSE"]._serialized_end = 658
-    _globals["_GETVOCABULARYREQUEST"]._serialized_start = 660
-    _globals["_GETVOCABULARYREQUEST"]._serialized_end = 682
-    _globals["_GETVOCABULARYRESPONSE"]._serialized_start = 684
-    _globals["_GETVOCABULARYRESPONSE"]._serialized_end = 734
-    _globals["_TOKENIZERSERVICE"]._serialized_start = 737
-    _globals["_TOKENIZERSERVICE"]._serialized_end = 1031
+  DESCRIPTOR._loaded_options = None
+  _globals['_ATTACHREQUEST']._serialized_start=94
+  _globals['_ATTACHREQUEST']._serialized_end=158
+  _globals['_ATTACHRESPONSE']._serialized_start=160
+  _globals['_ATTACHRESPONSE']._serialized_end=226
+  _globals['_ENCODEREQUEST']._serialized_start=229
+  _globals['_ENCODEREQUEST']._serialized_end=522
+  _globals['_ENCODERESPONSE']._serialized_start=525
+  _globals['_ENCODERESPONSE']._serialized_end=658
+  _globals['_GETVOCABULARYREQUEST']._serialized_start=660
+  _globals['_GETVOCABULARYREQUEST']._serialized_end=682
+  _globals['_GETVOCABULARYRESPONSE']._serialized_start=684
+  _globals['_GETVOCABULARYRESPONSE']._serialized_end=734
+  _globals['_TOKENIZERSERVICE']._serialized_start=737
+  _globals['_TOKENIZERSERVICE']._serialized_end=1031
 # @@protoc_insertion_point(module_scope)

@@ -14,6 +14,7 @@ from chassis.errors import (
     ServiceError,
     Unavailable,
 )
+from protos import model_pb2
 
 _AWAY = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED})
 
@@ -44,15 +45,11 @@ def from_peer(error: aio.AioRpcError, service: str) -> ServiceError:
     return RequestFailed("PEER_FAILED", f"the {service} failed; its log has more")
 
 
-def from_refusal(code: int, message: str) -> ServiceError:
-    """The failure to answer with where the model refused a submit.
-
-    Args:
-        code: a google.rpc.Code.
-        message: what it said.
-    """
+def from_refusal(refusal: model_pb2.Refusal) -> ServiceError:
+    """The failure to answer with where the model refused a submit."""
+    code, message = refusal.code, refusal.message
     if code == code_pb2.INVALID_ARGUMENT:
-        return InvalidRequest("prompt", message)
+        return InvalidRequest(refusal.field or "prompt", message)
     if code == code_pb2.RESOURCE_EXHAUSTED:
         return Overloaded(message)
     if code == code_pb2.UNAVAILABLE:

@@ -77,7 +77,8 @@ def penalise(
 
 def _saturate(values: Row) -> Row:
     """`values` with infinities replaced by the largest numbers of float32."""
-    return np.minimum(np.maximum(values, -_LARGEST), _LARGEST)
+    result: Row = np.minimum(np.maximum(values, -_LARGEST), _LARGEST)
+    return result
 
 
 def log_probabilities(

@@ -2,8 +2,10 @@
 
 import asyncio
 from pathlib import Path
-from unittest.mock import Mock
+from unittest.mock import AsyncMock, Mock
 
+import grpc
+import numpy as np
 import pytest
 from grpc import aio
 from prometheus_client import CollectorRegistry
@@ -12,6 +14,7 @@ from chassis.errors import AlreadyTaken
 from model_svc.hub import Hub
 from model_svc.metrics import ModelMetrics
 from model_svc.servicer import ModelServicer, Rings
+from model_svc.submission import Limits
 from protos import memory_pb2, model_pb2
 
 ROUTER = 7
@@ -56,6 +59,34 @@ async def test_a_router_that_leaves_before_its_welcome_leaves_nothing_mapped(
 
     assert len(closed) == 1
     assert not hub.leases
+
+
+async def test_a_refusal_names_the_field_apart_from_the_fault(servicer):
+    servicer._model.limits = Limits(vocab_size=100, tokens=32, eos_token_ids=frozenset())
+    refused = asyncio.get_running_loop().create_future()
+
+    class Router(Caller):
+        send_initial_metadata = AsyncMock()
+
+        async def read(self):
+            message, self.initial = self.initial, submit
+            if message is submit:
+                self.read = lambda: refused
+            return message
+
+    async def write(response):
+        if response.WhichOneof("message") == "refusal":
+            refused.set_result(aio.EOF)
+            router.refusal = response.refusal
+
+    bad_id = np.array([-1], "<i4").tobytes()
+    submit = model_pb2.RunRequest(submit=model_pb2.Submit(handle=ROUTER << 32, ids=bad_id))
+    router = Router(write)
+    await servicer.Run(None, router)
+
+    told = router.refusal
+    assert (told.field, told.message) == ("prompt", "id -1 at position 0 is below 0")
+    assert told.code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
 
 
 async def test_a_number_is_taken_from_its_hello_on(servicer, hub):

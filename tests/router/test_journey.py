@@ -28,7 +28,7 @@ from protos import generation_pb2, generation_pb2_grpc, model_pb2
 
 async def test_a_refusal_by_the_model_is_passed_on(tmp_path):
     replica = FakeReplica()
-    replica.refusal = model_pb2.Refusal(code=3, message="does not fit")
+    replica.refusal = model_pb2.Refusal(code=3, field="stop.max_tokens", message="does not fit")
     async with deployed(tmp_path, replicas=[replica]) as deployment:
         error = await failure(deployment.stub.Generate(generate_request()))
         await replica.forgets.until(1)
@@ -36,7 +36,7 @@ async def test_a_refusal_by_the_model_is_passed_on(tmp_path):
         good = await deployment.stub.Generate(generate_request())
 
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert "does not fit" in error.details()
+    assert error.details() == "stop.max_tokens: does not fit"
     assert good.usage.completion_tokens == 3
 
 
