@@ -5,13 +5,12 @@ Invariant: whatever is wrong with a checkpoint ends in a `CheckpointError` of on
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from model_svc.models.config import CheckpointError, Config, MalformedConfig
+from model_svc.generation_config import read_eos_token_ids, read_sampling_defaults
+from model_svc.models.config import CheckpointError, Config, read_object
 from model_svc.models.family import Family
 from model_svc.models.registry import family_of
 from model_svc.models.spec import DecoderSpec
@@ -42,9 +41,11 @@ class Checkpoint:
     family: Family
     spec: DecoderSpec
     eos_token_ids: tuple[int, ...]
-    """Those of config.json and generation_config.json together, ascending."""
+    """Those of config.json and generation_config.json and the tokenizer's own, ascending."""
     dtype: str
     """What config.json says the weights are in, as "bfloat16"; "float32" where it says nothing."""
+    sampling_defaults: Mapping[str, float]
+    """What generation_config.json says of sampling, by field of SamplingParams."""
 
     @property
     def architecture(self) -> str:
@@ -110,7 +111,7 @@ def _fetch(hub_id: str) -> Path:
 
 
 def read_checkpoint(folder: Path, name: str | None = None) -> Checkpoint:
-    """Read config.json and generation_config.json.
+    """Read config.json, generation_config.json and what the tokenizer's files say of endings.
 
     Args:
         folder: in Hugging Face layout.
@@ -121,48 +122,21 @@ def read_checkpoint(folder: Path, name: str | None = None) -> Checkpoint:
     """
     if not folder.is_dir():
         raise CheckpointMissing(f"no checkpoint folder at {folder}")
-    entries = _read_object(folder / "config.json")
+    entries = read_object(folder / "config.json")
     if entries is None:
         raise CheckpointMissing(
             f"{folder} has no config.json: give a checkpoint folder in Hugging Face layout"
         )
     config = Config(entries)
     family = family_of(config)
-    generation = _read_object(folder / "generation_config.json") or {}
+    spec = family.read_spec(config)
+    generation = read_object(folder / "generation_config.json") or {}
     return Checkpoint(
         folder=folder,
         name=name or folder.absolute().name,
         family=family,
-        spec=family.read_spec(config),
-        eos_token_ids=_eos_token_ids((entries, generation)),
+        spec=spec,
+        eos_token_ids=read_eos_token_ids(folder, (entries, generation), spec.vocab_size),
         dtype=config.text("dtype", config.text("torch_dtype", "float32")),
+        sampling_defaults=read_sampling_defaults(generation),
     )
-
-
-def _read_object(path: Path) -> dict[str, Any] | None:
-    """Read a JSON object; None where there is no such file."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise MalformedConfig(f"{path} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise MalformedConfig(f"{path} holds {type(value).__name__}, expected an object")
-    return value
-
-
-def _eos_token_ids(configs: Iterable[dict[str, Any]]) -> tuple[int, ...]:
-    ids: set[int] = set()
-    for config in configs:
-        value = config.get("eos_token_id")
-        listed = value if isinstance(value, list) else [] if value is None else [value]
-        if not all(type(token_id) is int and token_id >= 0 for token_id in listed):
-            raise MalformedConfig(
-                f"eos_token_id is {value!r} in config.json or generation_config.json, "
-                "expected token ids"
-            )
-        ids.update(listed)
-    return tuple(sorted(ids))

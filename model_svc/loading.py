@@ -228,7 +228,10 @@ def _welcome(
 def _describe(
     settings: ModelSettings, checkpoint: Checkpoint, dtype: torch.dtype
 ) -> generation_pb2.Model:
+    # A message that holds nothing would say that there are defaults.
+    defaults = checkpoint.sampling_defaults
     return generation_pb2.Model(
+        generation_defaults=generation_pb2.SamplingParams(**defaults) if defaults else None,
         name=settings.name or checkpoint.name,
         architecture=checkpoint.architecture,
         context_length=checkpoint.context_length,

@@ -1,12 +1,14 @@
-"""Read a checkpoint's config.json value by value, each checked for its type and range.
+"""Read a checkpoint's JSON files, and config.json value by value, checked for type and range.
 
 Invariant: whatever is wrong ends in a `CheckpointError` of one line that names the entry.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 
@@ -20,6 +22,25 @@ class MalformedConfig(CheckpointError):
 
 class UnsupportedOption(CheckpointError):
     """config.json asks for something that this version cannot compute."""
+
+
+def read_object(path: Path) -> dict[str, Any] | None:
+    """Read a JSON object; None where there is no such file.
+
+    Raises:
+        CheckpointError: it cannot be read, or is no JSON object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise MalformedConfig(f"{path} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise MalformedConfig(f"{path} holds {type(value).__name__}, expected an object")
+    return value
 
 
 class Config:

@@ -44,11 +44,21 @@ def test_reads_name_sizes_and_ends(tmp_path: Path) -> None:
     assert checkpoint.dtype == "bfloat16"
 
 
-def test_generation_config_is_optional(tmp_path: Path) -> None:
+def test_generation_config_and_the_tokenizers_files_are_optional(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path, eos_token_id=None)
-    (folder / "generation_config.json").unlink()
+    for name in ("generation_config.json", "tokenizer_config.json", "tokenizer.json"):
+        (folder / name).unlink()
 
-    assert read_checkpoint(folder).eos_token_ids == ()
+    checkpoint = read_checkpoint(folder)
+
+    assert checkpoint.eos_token_ids == ()
+    assert checkpoint.sampling_defaults == {}
+
+
+def test_the_tokenizers_own_ending_counts_too(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path, eos_token_id=7)
+
+    assert read_checkpoint(folder).eos_token_ids == (7, EOS_ID)
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,16 +15,31 @@ from prometheus_client import CollectorRegistry
 from kernels.cpu.native.library import LEVELS, Choice, chosen
 from model_svc import loading
 from model_svc.settings import ModelSettings
+from protos import generation_pb2
 
+# What generation_config.json holds, and what the model tells of it.
+DEFAULTS = [
+    ({}, None),
+    ({"eos_token_id": 3, "top_k": -1}, None),
+    ({"do_sample": False, "top_k": 20}, {"temperature": 0.0, "top_k": 20}),
+    (
+        {"temperature": 0.5, "repetition_penalty": 1.25, "max_new_tokens": 4},
+        {"temperature": 0.5, "repetition_penalty": 1.25},
+    ),
+]
 WHY = "the native operations were not built: install a C compiler"
 
 
-def lines_of_loading(checkpoint: Path, dtype: str, caplog: pytest.LogCaptureFixture) -> list[str]:
+def load(checkpoint: Path, dtype: str = "float32") -> loading.LoadedModel:
     settings = ModelSettings(
         listen="unix:unused", checkpoint=str(checkpoint), dtype=dtype, kv_tokens=64
     )
+    return loading.load(settings, CollectorRegistry(), lambda call: None)
+
+
+def lines_of_loading(checkpoint: Path, dtype: str, caplog: pytest.LogCaptureFixture) -> list[str]:
     with caplog.at_level(logging.WARNING, logger=loading.__name__):
-        loading.load(settings, CollectorRegistry(), lambda call: None)
+        load(checkpoint, dtype)
     return [record.__dict__["reason"] for record in caplog.records]
 
 
@@ -38,6 +55,17 @@ def test_nothing_is_said_where_they_would_not_serve(
 ) -> None:
     monkeypatch.setattr(loading, "chosen", lambda: Choice(None, WHY))
     assert lines_of_loading(write_checkpoint(tmp_path / "c"), "float32", caplog) == []
+
+
+@pytest.mark.parametrize(("generation", "told"), DEFAULTS)
+def test_the_checkpoints_sampling_parameters_are_told(
+    tmp_path: Path, generation: dict[str, Any], told: dict[str, float] | None
+) -> None:
+    folder = write_checkpoint(tmp_path / "c")
+    (folder / "generation_config.json").write_text(json.dumps(generation))
+    model = load(folder).welcome.model
+    assert model.HasField("generation_defaults") is (told is not None)
+    assert model.generation_defaults == generation_pb2.SamplingParams(**(told or {}))
 
 
 def test_auto_is_bfloat16_where_the_compiled_operations_serve() -> None:
