@@ -177,7 +177,7 @@ class Welcome(_message.Message):
 
     @_builtins.property
     def eos_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """End-of-sequence ids of generation_config.json and config.json together."""
+        """End-of-sequence ids of generation_config.json and config.json, and the tokenizer's own."""
 
     def __init__(
         self,

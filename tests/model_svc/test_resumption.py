@@ -6,7 +6,7 @@ The model is a real one, and what is compared is exact: each row, its log-probab
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import checkpoints
@@ -121,6 +121,11 @@ ENDS_EARLY = {
     "suppressed_ids": (checkpoints.EOS_ID,),
     "logit_bias": {checkpoints.EOS_ID: 8.0, 300: 3.0},
 }
+BAD_WORDS = {  # over so few tokens that each sequence would come soon
+    **PENALTIES,
+    "logprobs": 2,
+    "bad_sequences": ((303,), (300, 301), (301, 301), (302, 300, 302), (PROMPT_IDS[-1], 302)),
+}
 EOS = {"stop_ids": frozenset({checkpoints.EOS_ID})}
 CASES = {
     "greedy": Case({"temperature": 0.0}),
@@ -131,6 +136,9 @@ CASES = {
     "candidates": Case({**PENALTIES, **ENDS_EARLY}, {**EOS, "candidates": 3}),
     "candidates in chunks": Case(PENALTIES, {"candidates": 4}, budget=8),
     "among others": Case(PENALTIES, {"candidates": 2}, budget=8, beside=True),
+    "bad words": Case(BAD_WORDS, {"candidates": 2}),
+    "bad words, greedy, in chunks": Case({**BAD_WORDS, "temperature": 0.0}, budget=8),
+    "bad words, put back": Case(BAD_WORDS, {"candidates": 3}, slots=80, budget=16, beside=True),
     "put back": Case(PENALTIES, {"candidates": 3}, slots=80, budget=16, beside=True),
 }
 
@@ -171,6 +179,24 @@ def test_the_cases_above_are_what_they_say(decoder: Decoder) -> None:
     for progress in ({}, {0: earlier([5, 6])}):
         _, crowded = CASES["put back"].run(decoder, progress, attempt=1)
         assert crowded.meter.preempted > 0
+    _, crowded = CASES["bad words, put back"].run(decoder, {}, attempt=1)
+    assert crowded.meter.preempted > 0
+
+
+@pytest.mark.parametrize("case", [CASES[name] for name in CASES if name.startswith("bad words")])
+def test_a_bad_word_is_never_written_and_would_have_been(decoder: Decoder, case: Case) -> None:
+    found = []
+    for sampling in (case.sampling, {**case.sampling, "bad_sequences": ()}):
+        told, _ = replace(case, sampling=sampling).run(decoder, {}, attempt=1)
+        texts = [[*PROMPT_IDS, *(row[1] for row in rows)] for rows in told.values()]
+        found.append(sum(_occurrences(text) for text in texts))
+        assert all(np.isfinite(np.frombuffer(row[2], "<f4"))[0] for row in told[0, 0])
+    assert found[0] == 0 < found[1]
+
+
+def _occurrences(text: list[int]) -> int:
+    words = [list(word) for word in BAD_WORDS["bad_sequences"]]
+    return sum(text[at : at + len(word)] == word for word in words for at in range(len(text)))
 
 
 SCORES = {"prompt_logprobs": True}

@@ -20,6 +20,8 @@ from tools.demo_model.vocabulary import tokenizer_config
 
 WEIGHTS = "model.safetensors"
 LARGEST_WEIGHTS_BYTES = 12_000_000
+# So small a model loops where it is greedy, and strays at temperature 1.
+_SAMPLING = {"do_sample": True, "temperature": 0.8, "top_p": 0.95}
 
 
 def replace_file(path: Path, write: Callable[[Path], None]) -> None:
@@ -53,8 +55,8 @@ def export(model: Mixtral, tokenizer: Tokenizer, folder: Path, dtype: torch.dtyp
     folder.mkdir(parents=True, exist_ok=True)
     end_of_text, end_of_turn = (tokenizer.token_to_id(t) for t in (END_OF_TEXT, END_OF_TURN))
     _write_json(folder / "config.json", _config(model, end_of_text, dtype))
-    generation = {"eos_token_id": [end_of_text, end_of_turn], "pad_token_id": end_of_text}
-    _write_json(folder / "generation_config.json", {**generation})
+    endings = {"eos_token_id": [end_of_text, end_of_turn], "pad_token_id": end_of_text}
+    _write_json(folder / "generation_config.json", {**_SAMPLING, **endings})
     replace_file(folder / "tokenizer.json", lambda unfinished: tokenizer.save(str(unfinished)))
     context = model.shape.max_position_embeddings
     _write_json(folder / "tokenizer_config.json", tokenizer_config(tokenizer, context))
