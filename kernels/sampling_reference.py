@@ -85,8 +85,8 @@ def adjust(
             if not np.isfinite(value):
                 continue
             value = saturated(value / repetition if value > 0 else value * repetition)
-            amount = saturated(frequency * np.float32(list(output).count(token)))
-            value = saturated(value - amount)
+            often = saturated(frequency * np.float32(list(output).count(token)))
+            value = saturated(value - often)
             result[token] = saturated(value - presence * np.float32(token in output))
     return result
 

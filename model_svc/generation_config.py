@@ -48,7 +48,7 @@ def read_eos_token_ids(
 
 
 def _listed_ids(value: object) -> list[int]:
-    listed = value if isinstance(value, list) else [] if value is None else [value]
+    listed: list[Any] = value if isinstance(value, list) else [] if value is None else [value]
     if not all(type(token_id) is int and token_id >= 0 for token_id in listed):
         raise MalformedConfig(
             f"eos_token_id is {value!r} in config.json or generation_config.json, "

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from google.protobuf.json_format import ParseDict
 from prometheus_client import CollectorRegistry
 
 from chassis.errors import StartError
@@ -228,10 +229,7 @@ def _welcome(
 def _describe(
     settings: ModelSettings, checkpoint: Checkpoint, dtype: torch.dtype
 ) -> generation_pb2.Model:
-    # A message that holds nothing would say that there are defaults.
-    defaults = checkpoint.sampling_defaults
     return generation_pb2.Model(
-        generation_defaults=generation_pb2.SamplingParams(**defaults) if defaults else None,
         name=settings.name or checkpoint.name,
         architecture=checkpoint.architecture,
         context_length=checkpoint.context_length,
@@ -239,4 +237,12 @@ def _describe(
         parameters=checkpoint.parameters,
         dtype=str(dtype).removeprefix("torch."),
         version=triptych_version(),
+        generation_defaults=_generation_defaults(checkpoint),
     )
+
+
+def _generation_defaults(checkpoint: Checkpoint) -> generation_pb2.SamplingParams | None:
+    """What the checkpoint says of sampling; None where it says nothing."""
+    if not checkpoint.sampling_defaults:
+        return None
+    return ParseDict(dict(checkpoint.sampling_defaults), generation_pb2.SamplingParams())
