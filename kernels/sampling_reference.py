@@ -84,9 +84,8 @@ def adjust(
             value = result[token]
             if not np.isfinite(value):
                 continue
-            value = saturated(value / repetition if value > 0 else value * repetition)
-            often = saturated(frequency * np.float32(list(output).count(token)))
-            value = saturated(value - often)
+            value = value / repetition if value > 0 else value * repetition
+            value -= saturated(frequency * np.float32(list(output).count(token)))
             result[token] = saturated(value - presence * np.float32(token in output))
     return result
 

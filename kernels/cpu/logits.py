@@ -66,13 +66,15 @@ def penalise(
     with np.errstate(over="ignore", invalid="ignore"):
         if repetition != 1.0:
             factor = np.float32(repetition)
-            values = _saturate(np.where(values > 0, values / factor, values * factor))
+            values = np.where(values > 0, values / factor, values * factor)
         if frequency != 0.0:
-            amounts = _saturate(np.float32(frequency) * counts.astype(np.float32))
-            values = _saturate(values - amounts)
+            # Finite, lest infinity less infinity be NaN.
+            values = values - _saturate(np.float32(frequency) * counts.astype(np.float32))
         if presence != 0.0:
-            values = _saturate(values - np.float32(presence) * (counts > 0).astype(np.float32))
-    row[ids] = np.where(np.isfinite(raw), values, raw)
+            values = values - np.float32(presence) * (counts > 0).astype(np.float32)
+    if np.count_nonzero(np.isfinite(values)) < len(values):
+        values = np.where(np.isfinite(raw), _saturate(values), raw)
+    row[ids] = values
 
 
 def _saturate(values: Row) -> Row:
