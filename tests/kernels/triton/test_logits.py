@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
 from sampling_rows import ragged_of, to_device
 
-from kernels.cpu.logits import penalise
+from kernels.cpu.logits import add_bias, penalise
 from kernels.triton.configs import Config, forced
 from kernels.triton.logits import edit_logits, note_tokens
 from kernels.triton.sampling_batch import Edits, Ragged
 from kernels.triton.sampling_scratch import Edited
 
 INF = np.inf
+MOST = float(np.finfo(np.float32).max)
 VOCAB = 300
 PART = Config({"BLOCK": 64, "PART": 128}, num_warps=4)
 
@@ -70,6 +73,21 @@ def test_penalties_have_the_cpus_bits(device: str, dtype: torch.dtype) -> None:
     np.testing.assert_array_equal(found[0].view(np.int32), expected.view(np.int32))
     assert rows == [1, 0]
     assert np.isnan(found[1]).all()
+
+
+@pytest.mark.parametrize("penalties", list(product((1e-45, MOST), (MOST, -MOST), (0.0, -MOST))))
+def test_extremes_have_the_cpus_bits(device: str, penalties: tuple[float, float, float]) -> None:
+    logits = torch.tensor([[2.0, -2.0, 0.0, MOST, -MOST, INF, -INF, torch.nan] * 5], device=device)
+    ids = np.arange(40)
+    amounts = np.repeat(np.array([0.0, MOST, -MOST, 1.0, -INF], np.float32), 8)
+    counts = (ids % 3).astype(np.int32)
+    expected = logits[0].cpu().numpy().copy()
+    add_bias(expected, ids, amounts)
+    penalise(expected, ids, counts, *penalties)
+    bias = {0: dict(zip(ids.tolist(), amounts.tolist(), strict=True))}
+    history = {0: dict(zip(ids.tolist(), counts.tolist(), strict=True))}
+    found, _ = edited_rows(logits, edits_of(device, 1, bias, history, penalties), [0])
+    np.testing.assert_array_equal(found[0], expected)
 
 
 def test_bias_comes_before_penalties_and_suppression_last(device: str) -> None:
