@@ -23,7 +23,7 @@ _SMALLEST_TEMPERATURE = float(np.finfo(np.float32).tiny)
 class SamplingSpec:
     """How one request chooses its tokens, with defaults resolved. Values are not checked here.
 
-    Ids outside the vocabulary in `logit_bias` and `suppressed_ids` mean nothing.
+    Ids outside the vocabulary mean nothing in `logit_bias`, `bad_sequences`, `suppressed_ids`.
 
     Attributes:
         seed: key of the draws; 64 bits.
