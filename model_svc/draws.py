@@ -103,9 +103,10 @@ class BadEndings:
     """Sequences of at least two ids whose last id may not follow the others."""
 
     def __init__(self, sequences: Iterable[Sequence[int]]) -> None:
-        self._by_previous: dict[int, list[tuple[npt.NDArray[np.int32], int]]] = {}
+        # As bytes, which compare at once; all are of whole ids, so what matches is aligned.
+        self._by_previous: dict[int, list[tuple[bytes, int]]] = {}
         for *start, last in sequences:
-            entry = np.array(start, np.int32), last
+            entry = np.array(start, np.int32).tobytes(), last
             self._by_previous.setdefault(start[-1], []).append(entry)
 
     def after(
@@ -117,15 +118,13 @@ class BadEndings:
             count: ids so far, prompt and output; at least one.
             tokens: gives those from a position on, by the position and their number.
         """
-        endings = self._by_previous.get(int(tokens(count - 1, 1)[0]), ())
-        return tuple(
-            {
-                last
-                for start, last in endings
-                if len(start) <= count
-                and np.array_equal(tokens(count - len(start), len(start)), start)
-            }
-        )
+        endings = self._by_previous.get(int(tokens(count - 1, 1)[0]))
+        if endings is None:
+            return ()
+        longest = max(len(start) for start, _ in endings) // np.int32().itemsize
+        wanted = min(longest, count)
+        tail = tokens(count - wanted, wanted).tobytes()
+        return tuple({last for start, last in endings if tail.endswith(start)})
 
 
 class TokenHistory:
