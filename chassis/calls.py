@@ -92,11 +92,15 @@ class CallInterceptor(aio.ServerInterceptor):
         intake: bounds the requests that are held.
     """
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, service: str, registry: CollectorRegistry) -> None:
+        """Count the calls of `service` in `registry`."""
         self.checks: dict[str, Check] = {}
         self.intake = Intake()
         self._ended = Counter(
-            "triptych_calls", "Calls ended.", ["method", "outcome"], registry=registry
+            f"triptych_{service}_calls",
+            "Calls ended, by method and outcome.",
+            ["method", "outcome"],
+            registry=registry,
         )
         self._running: set[asyncio.Task[Any]] = set()
 

@@ -4,13 +4,16 @@
     ├── InvalidRequest      INVALID_ARGUMENT      BadRequest names the field
     ├── NotFound            NOT_FOUND
     ├── Overloaded          RESOURCE_EXHAUSTED    RetryInfo
+    ├── TooLarge            RESOURCE_EXHAUSTED    a message, not a lack of room: no RetryInfo
     ├── Unavailable         UNAVAILABLE           RetryInfo
+    ├── Stopping            UNAVAILABLE           RetryInfo
     ├── AlreadyTaken        ALREADY_EXISTS
+    ├── UnknownMethod       UNIMPLEMENTED
     └── RequestFailed       INTERNAL              a failure with a reason, not a bug
     StartError              not answered: the process says it in one line and ends
 
-Raise a `ServiceError` anywhere below a servicer, in a task group too; `ErrorInterceptor` turns it
-into the status its class names, with `google.rpc.ErrorInfo`. Anything else is a bug: it is logged
+Raise a `ServiceError` anywhere below a servicer, in a task group too; `answered` turns it into the
+status its class names, with `google.rpc.ErrorInfo`. Anything else is a bug: it is logged
 with its traceback and answered `INTERNAL` without detail, so that no prompt text leaks into a
 status message.
 """
@@ -18,10 +21,9 @@ status message.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import grpc
@@ -34,6 +36,8 @@ from grpc_status import rpc_status
 log = logging.getLogger(__name__)
 
 DOMAIN = "triptych"
+STOPPING = "stopping"
+"""Message of the cancellation that ends a call because its service ends."""
 
 # A status travels in headers, several times over and with each byte as up to three; above 8 KiB of
 # them a peer answers for us, with another status.
@@ -122,6 +126,13 @@ class Overloaded(_Retriable):
     reason = "OVERLOADED"
 
 
+class TooLarge(ServiceError):
+    """A message is larger than one may be; the same message always is."""
+
+    status = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = "MESSAGE_TOO_LARGE"
+
+
 class Unavailable(_Retriable):
     """A service this one needs is away."""
 
@@ -129,11 +140,25 @@ class Unavailable(_Retriable):
     reason = "UNAVAILABLE"
 
 
+class Stopping(_Retriable):
+    """The service was told to stop, and the call has outlasted its grace."""
+
+    status = grpc.StatusCode.UNAVAILABLE
+    reason = "STOPPING"
+
+
 class AlreadyTaken(ServiceError):
     """A name the caller chose is in use."""
 
     status = grpc.StatusCode.ALREADY_EXISTS
     reason = "ALREADY_TAKEN"
+
+
+class UnknownMethod(ServiceError):
+    """The server has no such method."""
+
+    status = grpc.StatusCode.UNIMPLEMENTED
+    reason = "UNKNOWN_METHOD"
 
 
 class RequestFailed(ServiceError):
@@ -170,102 +195,52 @@ class _Bug(ServiceError):
         super().__init__("internal error; the service's log has it under the request id")
 
 
-class ErrorInterceptor(aio.ServerInterceptor):
-    """Answer each raised exception with its status, for unary and streaming replies."""
+async def answered(
+    method: str, context: aio.ServicerContext[Any, Any], reply: Coroutine[Any, Any, Any]
+) -> Any:
+    """Await `reply`; end the call with the status of what it raises.
 
-    def __init__(self) -> None:
-        self._running: set[asyncio.Task[Any]] = set()
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
-        kind = (
-            f"{'stream' if handler.request_streaming else 'unary'}_"
-            f"{'stream' if handler.response_streaming else 'unary'}"
-        )
-        behaviour = self._guard(handler_call_details.method, _converting(handler, kind))
-        return getattr(grpc, f"{kind}_rpc_method_handler")(
-            behaviour,
-            handler.request_deserializer if handler.request_streaming else None,
-            handler.response_serializer if handler.response_streaming else None,
-        )
-
-    def _guard(self, method: str, behaviour: Callable[..., Awaitable[Any]]) -> Any:
-        async def call(request: Any, context: aio.ServicerContext[Any, Any]) -> Any:
-            task = asyncio.current_task()
-            assert task is not None
-            self._running.add(task)
-            try:
-                return await behaviour(request, context)
-            except Exception as error:  # noqa: BLE001  (the one place where bugs are answered)
-                await _answer(error, method, context)
-            finally:
-                self._running.discard(task)
-
-        return call
-
-    async def all_ended(self) -> None:
-        """Wait until no handler runs; a stopped server has cancelled them without waiting."""
-        if self._running:
-            await asyncio.wait(self._running)
-
-
-def _converting(handler: Any, kind: str) -> Callable[..., Awaitable[Any]]:
-    """The behaviour of `handler` as a coroutine; where replies are a stream, it writes them.
-
-    A single request or reply becomes a message, or bytes, in it, so that one that cannot is
-    answered like any failure.
+    A cancellation that says `STOPPING` ends it with `Stopping`: gRPC does not know of it.
     """
-    behaviour: Callable[..., Any] = getattr(handler, kind)
-    parse = None if handler.request_streaming else handler.request_deserializer
-    serialize = None if handler.response_streaming else handler.response_serializer
+    try:
+        return await reply
+    except asyncio.CancelledError as error:
+        if not is_stopping(error):
+            raise
+        await _abort(context, Stopping("the service is stopping"))
+    except Exception as error:  # noqa: BLE001  (the one place where bugs are answered)
+        await _answer(error, method, context)
 
-    async def converted(request: Any, context: aio.ServicerContext[Any, Any]) -> Any:
-        if parse is not None:
-            try:
-                request = parse(request)
-            except DecodeError as error:
-                raise InvalidRequest("request", "cannot be decoded") from error
-        if inspect.isasyncgenfunction(behaviour):
-            async with aclosing(behaviour(request, context)) as responses:
-                async for response in responses:
-                    await context.write(response)
-            return None
-        response = await behaviour(request, context)
-        return response if serialize is None else serialize(response)
 
-    return converted
+def is_stopping(error: BaseException) -> bool:
+    """Whether a call was cancelled because its service ends."""
+    return isinstance(error, asyncio.CancelledError) and error.args == (STOPPING,)
 
 
 async def _answer(raised: Exception, method: str, context: aio.ServicerContext[Any, Any]) -> None:
     """Tell the caller what ended its call; raise what ends calls that nobody waits for."""
-    error = _cause(raised)
+    error = cause_of(raised)
     if isinstance(error, ServiceError):
         await _abort(context, error)
-    elif _is_end_of_call(error):
+    elif is_end_of_call(error):
         raise error
     else:
         log.error("unhandled error in %s", method, exc_info=raised)
         await _abort(context, _Bug())
 
 
-def _is_end_of_call(error: Exception) -> bool:
+def is_end_of_call(error: BaseException) -> bool:
     """Whether gRPC raised it because the call was aborted, its caller is gone or the server is."""
     return isinstance(error, aio.BaseError) and not isinstance(error, aio.UsageError)
 
 
-def _cause(error: Exception) -> Exception:
+def cause_of(error: Exception) -> Exception:
     """What a task group failed of, where no bug was among it; any other error itself."""
     if not isinstance(error, ExceptionGroup):
         return error
-    causes = [_cause(each) for each in error.exceptions]
+    causes = [cause_of(each) for each in error.exceptions]
     told = [each for each in causes if isinstance(each, ServiceError)]
-    ends = [each for each in causes if _is_end_of_call(each)]
+    ends = [each for each in causes if is_end_of_call(each)]
     return (told + ends)[0] if len(told) + len(ends) == len(causes) else error
 
 

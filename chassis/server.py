@@ -23,11 +23,15 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import uvloop
 from grpc import aio
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
 from prometheus_client import CollectorRegistry
 
-from chassis import config, logs, metrics
-from chassis.errors import ErrorInterceptor, StartError
-from chassis.health import SELF, Health, add_health
+from chassis import config, logs, metrics, wire
+from chassis.calls import CallInterceptor, Check, Intake
+from chassis.descriptors import HEALTH, REFLECTION_V1, REFLECTION_V1ALPHA
+from chassis.errors import StartError
+from chassis.health import Health, add_health
 from chassis.introspection import Identity, Introspection, ListLinks, identify
 from chassis.process import (
     die_with_parent,
@@ -37,13 +41,19 @@ from chassis.process import (
 )
 from chassis.reflection import add_reflection
 from chassis.sockets import bind, release
-from protos import service_pb2_grpc
+from protos import service_pb2, service_pb2_grpc
 
 log = logging.getLogger(__name__)
 
 # A caller that vanished without closing is found by these; until then its streams are alive.
 KEEPALIVE_S = 10.0
 KEEPALIVE_TIMEOUT_S = 10.0
+
+# How long a call that is ended at the end of the grace has for its status, in seconds.
+LAST_WORDS_S = 0.5
+
+_NO_COMPRESSION = 1  # a bit set of algorithms; a small compressed message may be a huge one
+_MOST_NAME_BYTES = 1024
 
 S = TypeVar("S", bound=config.ServiceSettings)
 
@@ -55,6 +65,8 @@ class Host:
     Attributes:
         server: add servicers to it, and name their services in `services`.
         registry: add metrics to it.
+        checks: by full method name, what its requests are checked with before they are parsed.
+        intake: bounds the bytes of requests that are held.
         services: full names of the mounted gRPC services, for health and reflection.
         list_links: answers the links to other services.
         ended: done when the service cannot go on; its exception is why.
@@ -63,6 +75,8 @@ class Host:
 
     server: aio.Server
     registry: CollectorRegistry
+    checks: dict[str, Check]
+    intake: Intake
     services: list[str] = field(default_factory=list)
     list_links: ListLinks = tuple
     ended: asyncio.Future[None] = field(
@@ -120,9 +134,10 @@ async def serving(
     Raises:
         StartError: the address is in use, or the mount cannot start.
     """
-    interceptor = ErrorInterceptor()
-    server = aio.server(interceptors=[interceptor], options=_options(settings.max_message_mib))
-    host = Host(server, metrics.new_registry(settings.restarts))
+    registry = metrics.new_registry(settings.restarts)
+    calls = CallInterceptor(service, registry)
+    server = aio.server(interceptors=[calls], options=_options(settings.max_message_mib))
+    host = Host(server, registry, calls.checks, calls.intake)
     address = bind(server, settings.listen)
     try:
         async with mount(host):
@@ -135,10 +150,23 @@ async def serving(
                     yield Serving(address, host.ended)
                 finally:
                     await host.drain()
-                    await server.stop(0.0 if host.ended.done() else settings.grace_s)
-                    await interceptor.all_ended()
+                    await _stop(server, calls, 0.0 if host.ended.done() else settings.grace_s)
     finally:
         release(address)
+
+
+async def _stop(server: aio.Server, calls: CallInterceptor, grace_s: float) -> None:
+    """Refuse new calls, and end those that are left after `grace_s` seconds.
+
+    What is left is told that the service stops; after `LAST_WORDS_S` more gRPC cuts it off, and at
+    once where there is no grace.
+    """
+    stopped = asyncio.ensure_future(server.stop(grace_s + LAST_WORDS_S if grace_s else 0.0))
+    if grace_s:
+        await asyncio.wait([stopped], timeout=grace_s)
+        calls.stop()
+    await stopped
+    await calls.all_ended()
 
 
 def _options(max_message_mib: int) -> list[tuple[str, int]]:
@@ -147,6 +175,7 @@ def _options(max_message_mib: int) -> list[tuple[str, int]]:
         ("grpc.so_reuseport", 0),
         ("grpc.max_send_message_length", limit),
         ("grpc.max_receive_message_length", limit),
+        ("grpc.compression_enabled_algorithms_bitset", _NO_COMPRESSION),
         ("grpc.keepalive_time_ms", int(KEEPALIVE_S * 1000)),
         ("grpc.keepalive_timeout_ms", int(KEEPALIVE_TIMEOUT_S * 1000)),
         ("grpc.http2.ping_timeout_ms", int(KEEPALIVE_TIMEOUT_S * 1000)),
@@ -161,8 +190,29 @@ def _add_own_services(identity: Identity, host: Host) -> None:
     introspection = Introspection(identity, host.registry, lambda: host.list_links())
     service_pb2_grpc.add_IntrospectionServiceServicer_to_server(introspection, host.server)
     add_health(host.server, host._health)
-    names = (*host.services, "triptych.internal.v1.IntrospectionService", SELF)
-    add_reflection(host.server, names)
+    host.checks.update(_own_checks())
+    add_reflection(
+        host.server, (*host.services, "triptych.internal.v1.IntrospectionService", HEALTH)
+    )
+
+
+def _own_checks() -> dict[str, Check]:
+    """Checks of what every service answers."""
+    name = wire.Bound(each_bytes=_MOST_NAME_BYTES)
+    health = health_pb2.HealthCheckRequest.DESCRIPTOR
+    nothing = service_pb2.DescribeRequest.DESCRIPTOR
+    info = reflection_pb2.ServerReflectionRequest.DESCRIPTOR
+    names = {field.name: name for field in info.fields if field.message_type is None}
+    reflection = wire.checking(info, names)
+    return {
+        f"/{HEALTH}/Check": wire.checking(health, {"service": name}),
+        f"/{HEALTH}/List": wire.checking(nothing, {}),
+        f"/{HEALTH}/Watch": wire.checking(health, {"service": name}),
+        "/triptych.internal.v1.IntrospectionService/Describe": wire.checking(nothing, {}),
+        "/triptych.internal.v1.IntrospectionService/Scrape": wire.checking(nothing, {}),
+        f"/{REFLECTION_V1}/ServerReflectionInfo": reflection,
+        f"/{REFLECTION_V1ALPHA}/ServerReflectionInfo": reflection,
+    }
 
 
 async def _run(service: str, mount: Mount, settings: config.ServiceSettings) -> None:

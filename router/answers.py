@@ -6,8 +6,17 @@ The prompt's ids are told where the prompt is asked for (echo, prompt_logprobs) 
 
 from __future__ import annotations
 
-from protos import generation_pb2
+import array
+import asyncio
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+from protos import generation_pb2, tokenizer_pb2
 from router.live_request import LiveRequest
+
+_SLICE = 8192
+
+T = TypeVar("T")
 
 
 def usage_of(live: LiveRequest) -> generation_pb2.Usage:
@@ -17,14 +26,35 @@ def usage_of(live: LiveRequest) -> generation_pb2.Usage:
     )
 
 
-def prompt_of(live: LiveRequest) -> generation_pb2.Prompt | None:
+async def prompt_of(live: LiveRequest) -> generation_pb2.Prompt | None:
     """The prompt, or None where it was not asked for."""
     output = live.plan.output
     if not (output.echo or output.prompt_logprobs):
         return None
-    prompt = generation_pb2.Prompt(logprobs=live.prompt_logprobs)
+    prompt = generation_pb2.Prompt()
+    for part in slices(live.prompt_logprobs):
+        prompt.logprobs.extend(part)
+        await asyncio.sleep(0)
     if output.echo:
         prompt.text = live.prompt.text
     if output.token_ids:
         prompt.token_ids.extend(live.prompt.ids())
     return prompt
+
+
+async def tokens_of(answer: tokenizer_pb2.EncodeResponse) -> generation_pb2.TokenizeResponse:
+    """The tokens that the tokenizer has answered."""
+    response = generation_pb2.TokenizeResponse()
+    for ids in slices(array.array("i", answer.ids)):
+        response.token_ids.extend(ids)
+        await asyncio.sleep(0)
+    for tokens in slices(answer.tokens):
+        response.tokens.extend(tokens)
+        await asyncio.sleep(0)
+    return response
+
+
+def slices(values: Sequence[T]) -> Iterator[Sequence[T]]:
+    """`values` in parts that take little time each: the event loop has others to serve."""
+    for start in range(0, len(values), _SLICE):
+        yield values[start : start + _SLICE]

@@ -81,6 +81,11 @@ class Dispatcher:
         """Whether another replica takes requests."""
         return any(self.serves(other) for other in self.replicas if other is not replica)
 
+    @property
+    def prompt_ids(self) -> int:
+        """Ids that a prompt may have; 0: no replica has told."""
+        return self._limits.most_tokens if self._limits else 0
+
     async def limits(self) -> Limits:
         """What the model allows, once a replica has told it.
 
@@ -184,6 +189,7 @@ class Dispatcher:
                 context_length=min(welcome.model.context_length for welcome in fitting),
                 vocab_size=min(welcome.model.vocab_size for welcome in fitting),
                 kv_slots=min(welcome.kv_slots for welcome in fitting),
+                defaults=fitting[0].model.generation_defaults,
             )
             self._known.set()
         self.ask_again()

@@ -5,30 +5,28 @@ Whatever ends it, its slab, its place and what the services know of it are given
 
 from __future__ import annotations
 
-import array
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 from grpc import aio
 
+from chassis.calls import let_request_go
 from chassis.errors import RequestFailed, Unavailable
-from protos import detokenizer_pb2, generation_pb2, tokenizer_pb2
+from protos import detokenizer_pb2, generation_pb2
 from router import validation
 from router.admission import Ticket
 from router.connection import PAUSE_FIRST_S, PAUSE_MOST_S
 from router.dispatcher import Dispatcher
 from router.live_request import LiveRequest
+from router.message_limits import Sizes, fit_answer
+from router.outbox import MERGED
 from router.peer_errors import ReplicaLost, from_peer, is_away
-from router.prompt_arena import Prompt, PromptArena
-from router.tokenizer_link import TokenizerLink
-
-# Ids that special tokens, or a template's own words, may add to the bytes of a text or a chat.
-_MARGIN_IDS = 64
-_CHAT_MARGIN_IDS = 512
-_MESSAGE_MARGIN_IDS = 16
+from router.prompt_arena import Prompt
+from router.prompts import PromptReader
 
 
 class Journeys:
@@ -36,16 +34,27 @@ class Journeys:
 
     def __init__(
         self,
-        tokenizer: TokenizerLink,
+        prompts: PromptReader,
         dispatcher: Dispatcher,
-        arena: PromptArena,
+        sizes: Callable[[], Sizes],
+        *,
         recovery_s: float,
+        generation_defaults: bool = False,
     ) -> None:
-        """Use these services; wait `recovery_s` seconds for a text where one of them is away."""
-        self._tokenizer = tokenizer
+        """Use these.
+
+        Args:
+            prompts: reads prompts.
+            dispatcher: grants places.
+            sizes: asked how large an answer may be.
+            recovery_s: how long to wait for a text where a detokenizer is away, in seconds.
+            generation_defaults: the checkpoint's sampling parameters hold where none are asked for.
+        """
+        self._prompts = prompts
         self._dispatcher = dispatcher
-        self._arena = arena
+        self._sizes = sizes
         self._recovery_s = recovery_s
+        self._generation_defaults = generation_defaults
         self._numbers = itertools.count(1)
 
     @asynccontextmanager
@@ -54,6 +63,13 @@ class Journeys:
     ) -> AsyncIterator[LiveRequest]:
         """Carry `request` to its end; inside the block its outbox fills.
 
+        The request is dropped once its prompt is read: it may be as long as a message.
+
+        Args:
+            request: as sent.
+            request_id: its id.
+            steps_apart: steps that the outbox keeps apart; 1: all are one message.
+
         Raises:
             ServiceError: it cannot run, or its tokenizer stayed away.
         """
@@ -61,11 +77,13 @@ class Journeys:
         with self._dispatcher.arrival(request.priority) as ticket:
             limits = await self._dispatcher.limits()
             validation.check_against(request, limits)
-            prompt = await self._read_prompt(request, request_id, limits)
+            prompt = await self._prompts.read(request, request_id, limits)
             try:
-                plan = validation.resolve(request, prompt.count, limits)
+                plan = self._plan(request, prompt, limits, whole=steps_apart == MERGED)
+                del request
+                let_request_go()
                 live = LiveRequest(next(self._numbers), request_id, plan, prompt, steps_apart)
-                async with _meanwhile(self._run(live, ticket, request), live):
+                async with _meanwhile(self._run(live, ticket), live):
                     yield live
             finally:
                 prompt.close()
@@ -87,18 +105,30 @@ class Journeys:
                         return answer.text
                     except aio.AioRpcError as error:
                         if not is_away(error):
-                            raise from_peer(error, "detokenizer") from error
+                            raise from_peer(error, "detokenizer", "token_ids") from error
                     # Its stream may not have ended yet; it must not be asked again at once.
                     await asyncio.sleep(pause_s)
                     pause_s = min(2 * pause_s, PAUSE_MOST_S)
         except TimeoutError:
             raise Unavailable("the detokenizer is away") from None
 
-    async def _run(
-        self, live: LiveRequest, ticket: Ticket, request: generation_pb2.GenerateRequest
-    ) -> None:
+    def _plan(
+        self,
+        request: generation_pb2.GenerateRequest,
+        prompt: Prompt,
+        limits: validation.Limits,
+        *,
+        whole: bool,
+    ) -> validation.Plan:
+        if not self._generation_defaults:
+            limits = replace(limits, defaults=None)
+        plan = validation.resolve(request, prompt.count, limits)
+        bounded = request.stop.HasField("max_tokens")
+        return fit_answer(plan, self._sizes(), whole=whole, bounded=bounded)
+
+    async def _run(self, live: LiveRequest, ticket: Ticket) -> None:
         """Run `live` to its end, on as many replicas as it takes."""
-        await self._fill_echo(live, request)
+        await self._fill_echo(live)
         while True:
             placement = await self._dispatcher.place(ticket, live.demand)
             try:
@@ -114,48 +144,17 @@ class Journeys:
                 self._dispatcher.ask_again()  # others are acquitted by it
                 raise
 
-    async def _read_prompt(
-        self,
-        request: generation_pb2.GenerateRequest,
-        request_id: str,
-        limits: validation.Limits,
-    ) -> Prompt:
-        """The ids of the prompt, in shared memory where there is room."""
-        if request.WhichOneof("prompt") == "token_ids":
-            count = len(request.token_ids.ids)
-            if not 0 < count <= limits.most_tokens:
-                validation.resolve(request, count, limits)  # says what is wrong
-            return self._keep(array.array("i", request.token_ids.ids).tobytes())
-        ask = tokenizer_pb2.EncodeRequest(request_id=request_id)
-        if request.HasField("add_special_tokens"):
-            ask.add_special_tokens = request.add_special_tokens
-        text = request.text
-        if request.WhichOneof("prompt") == "chat":
-            ask.chat.CopyFrom(request.chat)
-            ask.want_text = request.output.echo
-        else:
-            ask.text = text
-        slab_ids = min(most_ids(request), limits.context_length + 1)
-        answer, lease = await self._tokenizer.encode(ask, slab_ids)
-        text = text or answer.text
-        if lease is not None:
-            return Prompt(answer.count, lease, text=text)
-        return self._keep(answer.ids, text)
-
-    def _keep(self, ids: bytes, text: str = "") -> Prompt:
-        lease = self._arena.store(ids)
-        return Prompt(len(ids) // 4, lease, b"" if lease else ids, text)
-
-    async def _fill_echo(self, live: LiveRequest, request: generation_pb2.GenerateRequest) -> None:
+    async def _fill_echo(self, live: LiveRequest) -> None:
         """Turn a prompt of ids into text, where it is to be echoed."""
-        if not request.output.echo or request.WhichOneof("prompt") != "token_ids":
+        output, prompt = live.plan.output, live.prompt
+        if not output.echo or prompt.text:
             return
         decode = detokenizer_pb2.DecodeRequest(
             request_id=live.request_id,
-            token_ids=live.prompt.ids(),
-            skip_special_tokens=skips_special_tokens(request.output),
+            token_ids=prompt.ids(),
+            skip_special_tokens=skips_special_tokens(output),
         )
-        live.prompt.text = await self.decode(decode)
+        prompt.text = await self.decode(decode)
 
 
 @asynccontextmanager
@@ -181,16 +180,3 @@ def skips_special_tokens(
 ) -> bool:
     """Whether special tokens are left out of the text; they are unless told otherwise."""
     return options.skip_special_tokens if options.HasField("skip_special_tokens") else True
-
-
-def most_ids(request: generation_pb2.GenerateRequest) -> int:
-    """Ids that a prompt will hardly exceed: no token is made of less than a byte."""
-    if request.WhichOneof("prompt") == "text":
-        return _byte_count(request.text) + _MARGIN_IDS
-    chat = request.chat
-    content = sum(_byte_count(message.content) + _MESSAGE_MARGIN_IDS for message in chat.messages)
-    return content + _byte_count(chat.tools_json) + _CHAT_MARGIN_IDS
-
-
-def _byte_count(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode())

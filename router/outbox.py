@@ -14,6 +14,8 @@ from protos import detokenizer_pb2, generation_pb2
 
 # So many steps are kept apart: a hiccup of the event loop is not a client that reads too slowly.
 STEPS_APART = 4
+_MOST_MERGED_TOKENS = 1024  # in one message, which must stay one that gRPC takes
+MERGED = 1  # for a client that wants all at once
 
 
 class _Part:
@@ -37,6 +39,7 @@ class Outbox:
         self._logprobs = output.HasField("logprobs")
         self._steps_apart = steps_apart
         self._steps: deque[tuple[int, dict[int, _Part]]] = deque()
+        self._merged_tokens = 0  # of the last step
         self._wake = asyncio.Event()
         self._withheld = False
         self._closed = False
@@ -52,14 +55,24 @@ class Outbox:
         told = self._token_ids or self._logprobs
         if not (delta.text or delta.finish_reason or (told and delta.token_ids)):
             return
-        if not self._steps or (self._steps[-1][0] != step and len(self._steps) < self._steps_apart):
+        if self._begins(step):
             self._steps.append((step, {}))
+            self._merged_tokens = 0
+        self._merged_tokens += len(delta.token_ids)
         parts, index = self._steps[-1][1], delta.candidate
         part = parts.get(index)
         if part is None:
             part = parts[index] = _Part(index)
         self._add(delta, part)
         self._wake.set()
+
+    def _begins(self, step: int) -> bool:
+        """Whether what comes of `step` is not merged into what is there."""
+        if not self._steps:
+            return True
+        if self._steps[-1][0] == step or self._steps_apart == MERGED:
+            return False
+        return len(self._steps) < self._steps_apart or self._merged_tokens >= _MOST_MERGED_TOKENS
 
     def _add(self, delta: detokenizer_pb2.TextDelta, part: _Part) -> None:
         candidate = part.candidate

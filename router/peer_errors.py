@@ -7,16 +7,22 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc import aio
 
 from chassis.errors import (
+    DOMAIN,
     InvalidRequest,
     NotFound,
     Overloaded,
     RequestFailed,
     ServiceError,
+    TooLarge,
     Unavailable,
+    error_info,
 )
 from protos import model_pb2
 
 _AWAY = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED})
+
+
+_PROMPT_FIELDS = frozenset({"prompt", "ids", "slab"})  # what peers call the prompt
 
 
 class ReplicaLost(Exception):
@@ -28,28 +34,45 @@ def is_away(error: aio.AioRpcError) -> bool:
     return error.code() in _AWAY
 
 
-def from_peer(error: aio.AioRpcError, service: str) -> ServiceError:
-    """The failure to answer with where a call to `service` failed with `error`."""
-    message = error.details() or ""
+def from_peer(error: aio.AioRpcError, service: str, field: str = "prompt") -> ServiceError:
+    """The failure to answer with where a call to `service` failed with `error`.
+
+    Args:
+        error: how it failed.
+        service: its name.
+        field: path of what the client sent for it.
+    """
+    message, info = error.details() or "", error_info(error)
     if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
         violation = _violation(error)
-        if violation is not None:
-            return InvalidRequest(violation.field, violation.description)
-        return InvalidRequest("prompt", message)
+        if violation is None:
+            return InvalidRequest(field, message)
+        named = field if violation.field in _PROMPT_FIELDS else violation.field
+        return InvalidRequest(named, violation.description)
     if error.code() is grpc.StatusCode.NOT_FOUND:
         return NotFound(message)
     if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        if info is None or info.reason == TooLarge.reason:  # gRPC's own words on a message
+            return InvalidRequest(field, f"too long for a message to or from the {service}")
         return Overloaded(f"{service}: {message}")
     if is_away(error) or error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
         return Unavailable(f"the {service} is away")
+    if info is not None and info.domain == DOMAIN and info.reason != RequestFailed.reason:
+        return RequestFailed(info.reason, message)
     return RequestFailed("PEER_FAILED", f"the {service} failed; its log has more")
 
 
-def from_refusal(refusal: model_pb2.Refusal) -> ServiceError:
-    """The failure to answer with where the model refused a submit."""
+def from_refusal(refusal: model_pb2.Refusal, prompt_field: str) -> ServiceError:
+    """The failure to answer with where the model refused a submit.
+
+    Args:
+        refusal: the model's.
+        prompt_field: path of the prompt in the client's request.
+    """
     code, message = refusal.code, refusal.message
     if code == code_pb2.INVALID_ARGUMENT:
-        return InvalidRequest(refusal.field or "prompt", message)
+        is_prompt = not refusal.field or refusal.field in _PROMPT_FIELDS
+        return InvalidRequest(prompt_field if is_prompt else refusal.field, message)
     if code == code_pb2.RESOURCE_EXHAUSTED:
         return Overloaded(message)
     if code == code_pb2.UNAVAILABLE:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import array
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from chassis.arena import Arena
 from chassis.shared_file import SharedFile
-from protos import memory_pb2
+from protos import generation_pb2, memory_pb2
 
 log = logging.getLogger(__name__)
 
@@ -132,12 +132,27 @@ class PromptArena:
 
 
 class Prompt:
-    """The ids of a prompt, in a slab or here, until the request ends."""
+    """The ids of a prompt, in a slab or here, until the request ends.
 
-    def __init__(self, count: int, lease: Lease | None, ids: bytes = b"", text: str = "") -> None:
+    Attributes:
+        count: how many there are.
+        text: what they spell, where it is to be echoed.
+        bad_words: sequences of ids that its output may not have.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        lease: Lease | None,
+        ids: bytes = b"",
+        *,
+        text: str = "",
+        bad_words: Sequence[generation_pb2.TokenIds] = (),
+    ) -> None:
         """Hold `count` ids, which are int32 in `lease`, or in `ids` where there is none."""
         self.count = count
         self.text = text
+        self.bad_words = tuple(bad_words)
         self._lease = lease
         self._ids = ids
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from types import TracebackType
@@ -10,6 +9,7 @@ from typing import Any, Self
 
 from grpc import aio
 
+from chassis.calls import outcome_of
 from chassis.errors import ServiceError
 from protos import generation_pb2
 from router.live_request import LiveRequest
@@ -19,10 +19,16 @@ log = logging.getLogger(__name__)
 
 
 class Record:
-    """Follows one request for a block; set `live` once it runs."""
+    """Follows one request for a block; set `live` once it runs.
 
-    def __init__(self, metrics: RouterMetrics, context: aio.ServicerContext[Any, Any]) -> None:
+    A call that runs nothing is told by its `method`, and is not counted among the requests.
+    """
+
+    def __init__(
+        self, metrics: RouterMetrics, context: aio.ServicerContext[Any, Any], method: str = ""
+    ) -> None:
         self.live: LiveRequest | None = None
+        self._method = method
         self._metrics = metrics
         self._context = context
         self._arrived = time.monotonic()
@@ -36,11 +42,14 @@ class Record:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        outcome = _outcome(error, self._context)
-        self._metrics.requests.labels(outcome).inc()
-        now = time.monotonic()
-        self._metrics.whole.observe(now - self._arrived)
-        line: dict[str, Any] = {"outcome": outcome, "duration_ms": _ms(now - self._arrived)}
+        outcome = outcome_of(error, self._context)
+        duration_s = time.monotonic() - self._arrived
+        line: dict[str, Any] = {"outcome": outcome, "duration_ms": _ms(duration_s)}
+        if self._method:
+            line = {"method": self._method, **line}
+        else:
+            self._metrics.requests.labels(outcome).inc()
+            self._metrics.whole.observe(duration_s)
         if self.live is not None:
             line |= self._measure(self.live)
         if isinstance(error, ServiceError):
@@ -66,17 +75,6 @@ class Record:
         )
         finish = ",".join(name.removeprefix("FINISH_REASON_").lower() for name in reasons)
         return {**line, "ttft_ms": _ms(first_s), "finish": finish}
-
-
-def _outcome(error: BaseException | None, context: aio.ServicerContext[Any, Any]) -> str:
-    if error is None:
-        return "ok"
-    if isinstance(error, ServiceError):
-        return error.reason.lower()
-    if isinstance(error, asyncio.CancelledError):
-        # Whoever's deadline passes is cancelled by gRPC.
-        return "deadline_exceeded" if context.time_remaining() == 0 else "cancelled"
-    return "internal"
 
 
 def _ms(seconds: float) -> float:

@@ -190,7 +190,7 @@ class Replica:
         """Fail the request."""
         attempt = self._attempts.get(refusal.handle)
         if attempt is not None and attempt.live.attempt == refusal.attempt:
-            attempt.live.fail(from_refusal(refusal))
+            attempt.live.fail(from_refusal(refusal, attempt.live.plan.prompt_field))
 
     def welcomed(self) -> None:
         """The model is there; what a crash was laid to stands or falls with which one it is."""

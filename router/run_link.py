@@ -158,6 +158,7 @@ def submission(live: LiveRequest) -> model_pb2.Submit:
         stop=live.plan.stop,
         prompt_logprobs=live.awaits_prompt,
         priority=live.plan.priority,
+        bad_words=live.prompt.bad_words,
     )
     if live.plan.output.HasField("logprobs"):
         submit.logprobs = live.plan.output.logprobs

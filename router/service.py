@@ -14,8 +14,10 @@ from chassis.shared_file import sweep
 from protos import generation_pb2_grpc, service_pb2
 from router.dispatcher import Dispatcher
 from router.journey import Journeys
+from router.message_limits import Sizes, request_checks
 from router.metrics import LinkCollector, RecoveryMetrics, RouterMetrics
 from router.prompt_arena import PromptArena
+from router.prompts import PromptReader
 from router.replica import Channels, Replica
 from router.servicer import GenerationServicer
 from router.settings import RouterSettings, check_ranges, replica_addresses
@@ -62,7 +64,24 @@ class Router:
             Replica(address, channels, arena, self.dispatcher, metrics, settings.patience)
             for address, channels in zip(replica_addresses(settings), self._channels, strict=True)
         )
-        self.journeys = Journeys(self.tokenizer, self.dispatcher, arena, settings.recovery_s)
+        self._settings = settings
+        prompts = PromptReader(self.tokenizer, arena, self.sizes)
+        self.journeys = Journeys(
+            prompts,
+            self.dispatcher,
+            self.sizes,
+            recovery_s=settings.recovery_s,
+            generation_defaults=settings.generation_defaults,
+        )
+
+    def sizes(self) -> Sizes:
+        """What decides how large messages may be, as far as it is known now."""
+        return Sizes(
+            message_bytes=self._settings.max_message_mib << 20,
+            text_bytes=self._settings.max_text_kib << 10,
+            prompt_ids=self.dispatcher.prompt_ids,
+            bytes_per_id=self.tokenizer.bytes_per_id,
+        )
 
     async def run(self, host: Host) -> None:
         """Keep all links up, and `host` told whether they are, until cancelled."""
@@ -116,9 +135,13 @@ def mount(settings: RouterSettings) -> Mount:
         metrics = RouterMetrics(
             host.registry, lambda: router.dispatcher.queued, lambda: router.dispatcher.running
         )
-        servicer = GenerationServicer(router.journeys, router.tokenizer, router.dispatcher, metrics)
+        servicer = GenerationServicer(
+            router.journeys, router.tokenizer, router.dispatcher, router.sizes, metrics
+        )
         generation_pb2_grpc.add_GenerationServiceServicer_to_server(servicer, host.server)
         host.registry.register(LinkCollector(router.list_links))
+        host.checks.update(request_checks(router.sizes))
+        host.intake.most_bytes = settings.max_queue_mib << 20
         host.services.append(SERVICE)
         host.list_links = router.list_links
         await host.set_ready(False)

@@ -5,31 +5,30 @@ Every call about a request has an id, told in its answers, its initial metadata 
 
 from __future__ import annotations
 
-import array
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 from grpc import aio
 
 from chassis import logs
-from chassis.errors import ServiceError
+from chassis.errors import InvalidRequest, ServiceError
 from chassis.introspection import triptych_version
 from protos import detokenizer_pb2, generation_pb2, generation_pb2_grpc, tokenizer_pb2
 from router import validation
-from router.answers import prompt_of, usage_of
+from router.answers import prompt_of, tokens_of, usage_of
 from router.dispatcher import Dispatcher
 from router.journey import Journeys, skips_special_tokens
 from router.live_request import LiveRequest
+from router.message_limits import Sizes
 from router.metrics import RouterMetrics
-from router.outbox import STEPS_APART
+from router.outbox import MERGED, STEPS_APART
 from router.record import Record
 from router.tokenizer_link import TokenizerLink
 
 REQUEST_ID_KEY = "x-request-id"
-_MERGED = 1  # steps apart for a client that wants all at once
 
 Context = aio.ServicerContext[Any, Any]
 
@@ -42,38 +41,44 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         journeys: Journeys,
         tokenizer: TokenizerLink,
         dispatcher: Dispatcher,
+        sizes: Callable[[], Sizes],
         metrics: RouterMetrics,
     ) -> None:
         self._journeys = journeys
         self._tokenizer = tokenizer
         self._dispatcher = dispatcher
+        self._sizes = sizes
         self._metrics = metrics
 
     async def Generate(  # noqa: N802  (name fixed by the proto)
         self, request: generation_pb2.GenerateRequest, context: Context
     ) -> generation_pb2.GenerateResponse:
         """Run a prompt to its end."""
-        async with self._running(request, context, _MERGED) as live:
+        running = self._running(request, context, MERGED)
+        del request  # it is dropped once it is read
+        async with running as live:
             candidates = await live.outbox.take_all()
             return generation_pb2.GenerateResponse(
                 request_id=live.request_id,
                 candidates=candidates,
                 usage=usage_of(live),
-                prompt=prompt_of(live),
+                prompt=await prompt_of(live),
             )
 
     async def GenerateStream(  # type: ignore[override]  # noqa: N802  (name fixed by the proto)
         self, request: generation_pb2.GenerateRequest, context: Context
     ) -> None:
         """Run a prompt, writing each step's text as it comes."""
-        async with self._running(request, context, STEPS_APART) as live:
+        running = self._running(request, context, STEPS_APART)
+        del request  # it is dropped once it is read
+        async with running as live:
             first = True
             while not live.outbox.drained:
                 deltas = await live.outbox.take()
                 message = generation_pb2.GenerateStreamResponse(
                     request_id=live.request_id,
                     deltas=deltas,
-                    prompt=prompt_of(live) if first else None,
+                    prompt=await prompt_of(live) if first else None,
                     usage=usage_of(live) if live.outbox.drained else None,
                 )
                 first = False
@@ -83,28 +88,33 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         self, request: generation_pb2.TokenizeRequest, context: Context
     ) -> generation_pb2.TokenizeResponse:
         """Turn text or a chat into ids."""
-        request_id = _request_id("", context)
-        with logs.about(request_id):
+        given = _given_id("", context)
+        request_id = _usable_id(given)
+        with logs.about(request_id), Record(self._metrics, context, "Tokenize"):
+            validation.check_request_id(given)
             validation.check_prompt(request)
             validation.check_model(request.model, await self._dispatcher.limits())
             ask = tokenizer_pb2.EncodeRequest(request_id=request_id, want_tokens=True)
-            if request.WhichOneof("prompt") == "chat":
+            field = request.WhichOneof("prompt")
+            if field == "chat":
                 ask.chat.CopyFrom(request.chat)
             else:
                 ask.text = request.text
             if request.HasField("add_special_tokens"):
                 ask.add_special_tokens = request.add_special_tokens
             answer, _ = await self._tokenizer.encode(ask, 0)
-            return generation_pb2.TokenizeResponse(
-                token_ids=array.array("i", answer.ids), tokens=answer.tokens
-            )
+            response = await tokens_of(answer)
+            self._sizes().check_answer(str(field), response.ByteSize())
+            return response
 
     async def Detokenize(  # noqa: N802  (name fixed by the proto)
         self, request: generation_pb2.DetokenizeRequest, context: Context
     ) -> generation_pb2.DetokenizeResponse:
         """Turn ids into text."""
-        request_id = _request_id("", context)
-        with logs.about(request_id):
+        given = _given_id("", context)
+        request_id = _usable_id(given)
+        with logs.about(request_id), Record(self._metrics, context, "Detokenize"):
+            validation.check_request_id(given)
             limits = await self._dispatcher.limits()
             validation.check_model(request.model, limits)
             validation.check_ids("token_ids", request.token_ids, limits)
@@ -145,10 +155,14 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         self, request: generation_pb2.GenerateRequest, context: Context, steps_apart: int
     ) -> AsyncIterator[LiveRequest]:
         """Carry `request` for the block, recorded under its id."""
-        request_id = _request_id(request.request_id, context)
+        given = _given_id(request.request_id, context)
+        request_id = _usable_id(given)
         with logs.about(request_id), Record(self._metrics, context) as record:
             try:
-                async with self._journeys.carry(request, request_id, steps_apart) as live:
+                validation.check_request_id(given)
+                carried = self._journeys.carry(request, request_id, steps_apart)
+                del request
+                async with carried as live:
                     record.live = live
                     # Now, because the model is at work meanwhile.
                     await _tell_id(context, request_id)
@@ -159,17 +173,21 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
                 raise
 
 
-def _request_id(given: str, context: Context) -> str:
-    """The id a caller gave, in the request or its metadata, or one made up.
-
-    Raises:
-        InvalidRequest: it cannot be told in metadata.
-    """
+def _given_id(given: str, context: Context) -> str:
+    """The id that a caller gave in the request, else in its metadata; empty: none."""
     if not given:
         for key, value in context.invocation_metadata() or ():
             if key == REQUEST_ID_KEY and isinstance(value, str):
                 given = value
-    validation.check_request_id(given)
+    return given
+
+
+def _usable_id(given: str) -> str:
+    """`given`, or an id made up where there is none that can be told."""
+    try:
+        validation.check_request_id(given)
+    except InvalidRequest:
+        given = ""
     return given or secrets.token_hex(6)
 
 

@@ -39,6 +39,11 @@ class RouterSettings(ServiceSettings):
         tokenizer: address of the tokenizer.
         replicas: comma-separated `MODEL_ADDRESS+DETOKENIZER_ADDRESS`, one a replica.
         max_queue: requests that may wait for admission.
+        max_queue_mib: requests that may wait or be read at once, in MiB of their messages.
+        max_text_kib: longest text where the tokenizer does not bound the bytes of a token, or where
+            the prompt is to be truncated, in KiB.
+        generation_defaults: true has the checkpoint's own sampling parameters hold where a request
+            sets none.
         arena_mib: size of the prompt arena in shared memory, in MiB.
         shared_memory: false sends every prompt in the messages.
         recovery_s: how long a request waits for a service that is away, in seconds.
@@ -49,6 +54,9 @@ class RouterSettings(ServiceSettings):
     tokenizer: str
     replicas: str
     max_queue: int = 1024
+    max_queue_mib: int = 64
+    max_text_kib: int = 4096
+    generation_defaults: bool = False
     arena_mib: int = 64
     shared_memory: bool = True
     recovery_s: float = 120.0
@@ -86,6 +94,8 @@ def check_ranges(settings: RouterSettings) -> None:
     """
     for name, value, least in (
         ("max_queue", settings.max_queue, 1),
+        ("max_queue_mib", settings.max_queue_mib, 1),
+        ("max_text_kib", settings.max_text_kib, 1),
         ("arena_mib", settings.arena_mib, 1),
     ):
         if value < least:

@@ -1,6 +1,7 @@
-"""The router's side of the tokenizer: prompts in, ids out, in the prompt arena where it is shared.
+"""The router's side of the tokenizer: prompts in, ids out.
 
-A slab stays out of circulation until its Encode has answered, whatever becomes of the request.
+Ids of short prompts come in the prompt arena where it is shared. A slab stays out of circulation
+until its Encode has answered, whatever becomes of the request.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ log = logging.getLogger(__name__)
 
 ATTACH_TIMEOUT_S = 5.0
 
-# An Encode cannot be called back: it runs on when its request is gone. So only some are under way;
-# the others wait here, where they cost little and end with their request. Long prompts have places
-# of their own, so that short ones never wait for them.
+# Only some prompts are encoded at once; the others wait here, where they cost little and end with
+# their request. Long ones have places of their own, so that short ones never wait for them. A long
+# one is called back when its request ends, and so gets its ids inline: a worker may be writing to a
+# slab at that moment. A short one is not worth it: it goes on to its end, and keeps its slab.
 LONG_PROMPT_BYTES = 8192
 LONG_AT_ONCE = 8
 SHORT_AT_ONCE = 256
@@ -35,7 +37,12 @@ Answer = tokenizer_pb2.EncodeResponse | aio.AioRpcError
 
 
 class TokenizerLink:
-    """One tokenizer service, found again whenever it comes back."""
+    """One tokenizer service, found again whenever it comes back.
+
+    Attributes:
+        address: of the service.
+        bytes_per_id: bytes of text that one id stands for at most; 0: not known.
+    """
 
     def __init__(
         self,
@@ -58,6 +65,7 @@ class TokenizerLink:
             arena_renewed: called when the arena has a new file, for others to be told.
         """
         self.address = address
+        self.bytes_per_id = 0
         self._arena = arena
         self._recovery_s = recovery_s
         self._changed = changed
@@ -112,7 +120,8 @@ class TokenizerLink:
                     if not isinstance(answer, aio.AioRpcError):
                         return answer, lease
                     if not is_away(answer):
-                        raise from_peer(answer, "tokenizer")
+                        field = request.WhichOneof("prompt") or "prompt"
+                        raise from_peer(answer, "tokenizer", field)
                     self._lost()
         except TimeoutError:
             raise Unavailable("the tokenizer is away") from None
@@ -120,10 +129,18 @@ class TokenizerLink:
     async def _ask(
         self, request: tokenizer_pb2.EncodeRequest, slab_ids: int
     ) -> tuple[Answer, Lease | None]:
+        """Ask once, when there is a place."""
+        if request.ByteSize() < LONG_PROMPT_BYTES:
+            return await self._ask_short(request, slab_ids)
+        request.ClearField("slab")
+        async with self._long_places:
+            return await self._call(request, None), None
+
+    async def _ask_short(
+        self, request: tokenizer_pb2.EncodeRequest, slab_ids: int
+    ) -> tuple[Answer, Lease | None]:
         """Ask once. The call goes on where the caller is cancelled, and lets the slab go then."""
-        long = request.ByteSize() >= LONG_PROMPT_BYTES
-        place = self._long_places if long else self._places
-        await place.acquire()
+        await self._places.acquire()
         lease = self._arena.lend(slab_ids) if slab_ids and self.shares else None
         if lease is not None:
             request.slab.CopyFrom(lease.slab)
@@ -133,7 +150,7 @@ class TokenizerLink:
         kept = False
         try:
             call = self._tasks.create_task(self._call(request, lease))
-            call.add_done_callback(lambda _: place.release())
+            call.add_done_callback(lambda _: self._places.release())
             answer = await asyncio.shield(call)
             kept = isinstance(answer, tokenizer_pb2.EncodeResponse) and answer.in_slab
             return answer, lease if kept else None
@@ -178,6 +195,7 @@ class TokenizerLink:
                 accepted = True
                 if answer.status == health_pb2.HealthCheckResponse.SERVING:
                     await self._attach()
+                    await self._learn()
                     self._set_ready(True)
                 else:
                     self._set_ready(False)
@@ -202,6 +220,16 @@ class TokenizerLink:
             return
         if self._arena.proven_by(described.name, answer.proof):
             self._proven = described.name
+
+    async def _learn(self) -> None:
+        """Ask what bounds the length of a text; a tokenizer that cannot tell bounds nothing."""
+        request = tokenizer_pb2.GetVocabularyRequest()
+        try:
+            answer = await self._stub.GetVocabulary(request, timeout=ATTACH_TIMEOUT_S)
+        except aio.AioRpcError as error:
+            log.info("texts are bounded by the settings alone", extra={"cause": error.details()})
+            return
+        self.bytes_per_id = answer.most_bytes_per_id
 
     def _lost(self) -> None:
         """A call found the tokenizer gone; wait until its health says otherwise."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from chassis.errors import InvalidRequest, NotFound
@@ -16,6 +16,10 @@ from protos import generation_pb2
 MOST_CANDIDATES = 16
 MOST_STOP_STRINGS = 64
 MOST_STOP_CHARACTERS = 16_384
+MOST_STOP_IDS = 1_024
+MOST_LOGIT_BIASES = 1_024
+MOST_BAD_WORDS = 64
+MOST_BAD_CHARACTERS = 16_384
 MOST_LOGPROBS = 20
 MOST_REQUEST_ID = 256
 
@@ -38,12 +42,14 @@ class Limits:
         context_length: prompt and output tokens of one candidate together.
         vocab_size: ids are below this.
         kv_slots: tokens that the smallest replica's KV pool holds.
+        defaults: sampling parameters where a request sets none; None: those of the API.
     """
 
     model: str
     context_length: int
     vocab_size: int
     kv_slots: int
+    defaults: generation_pb2.SamplingParams | None = None
 
     @property
     def most_tokens(self) -> int:
@@ -63,6 +69,7 @@ class Plan:
         sampling: with seed and n set.
         stop: with max_tokens set.
         output: as sent.
+        prompt_field: path of the prompt in the request.
     """
 
     prompt_tokens: int
@@ -72,6 +79,7 @@ class Plan:
     sampling: generation_pb2.SamplingParams
     stop: generation_pb2.StopConditions
     output: generation_pb2.OutputOptions
+    prompt_field: str = "prompt"
 
 
 def check_request(request: generation_pb2.GenerateRequest) -> None:
@@ -130,14 +138,33 @@ def check_against(request: generation_pb2.GenerateRequest, limits: Limits) -> No
     """Check what depends on the model but not on the prompt's length in tokens.
 
     Raises:
-        InvalidRequest: an id is not of the vocabulary, or a prompt of ids is empty.
+        InvalidRequest: an id is not of the vocabulary, or a length is beyond the context.
         NotFound: the model is not served.
     """
     check_model(request.model, limits)
-    if request.WhichOneof("prompt") == "token_ids":
-        check_ids("token_ids.ids", request.token_ids.ids, limits)
+    if request.truncate_prompt_tokens > limits.most_tokens:
+        raise InvalidRequest(
+            "truncate_prompt_tokens",
+            f"{request.truncate_prompt_tokens} is more than the {_room(limits)}",
+        )
     check_ids("stop.token_ids", request.stop.token_ids, limits)
     check_ids("sampling.logit_bias", request.sampling.logit_bias, limits)
+
+
+def sent_ids(request: generation_pb2.GenerateRequest, limits: Limits) -> Sequence[int]:
+    """The ids of a prompt that was sent as ids, without those that are cut off.
+
+    Raises:
+        InvalidRequest: there are none, too many, or unknown ones.
+    """
+    field, ids = "token_ids.ids", request.token_ids.ids
+    if 0 < request.truncate_prompt_tokens < len(ids):
+        kept = ids[-request.truncate_prompt_tokens :]
+    else:
+        check_length(field, len(ids), limits)
+        kept = ids[:]
+    check_ids(field, kept, limits)
+    return kept
 
 
 def check_ids(field: str, ids: Iterable[int], limits: Limits) -> None:
@@ -169,8 +196,7 @@ def resolve(request: generation_pb2.GenerateRequest, prompt_tokens: int, limits:
         raise InvalidRequest(
             "stop.min_tokens", f"{request.stop.min_tokens} is more than max_tokens, {max_tokens}"
         )
-    sampling = generation_pb2.SamplingParams()
-    sampling.CopyFrom(request.sampling)
+    sampling = _sampling(request.sampling, limits.defaults)
     if not sampling.HasField("seed"):
         sampling.seed = secrets.randbits(64)
     if not sampling.HasField("n"):
@@ -178,6 +204,8 @@ def resolve(request: generation_pb2.GenerateRequest, prompt_tokens: int, limits:
     stop = generation_pb2.StopConditions()
     stop.CopyFrom(request.stop)
     stop.max_tokens = max_tokens
+    output = generation_pb2.OutputOptions()
+    output.CopyFrom(request.output)  # a part of the request would keep all of it
     return Plan(
         prompt_tokens=prompt_tokens,
         candidates=sampling.n,
@@ -185,8 +213,35 @@ def resolve(request: generation_pb2.GenerateRequest, prompt_tokens: int, limits:
         priority=request.priority,
         sampling=sampling,
         stop=stop,
-        output=request.output,
+        output=output,
+        prompt_field=prompt_field(request),
     )
+
+
+def check_length(field: str, prompt_tokens: int, limits: Limits) -> None:
+    """Check that a prompt of so many tokens can run.
+
+    Raises:
+        InvalidRequest: it is empty or too long.
+    """
+    if prompt_tokens == 0:
+        raise InvalidRequest(field, "the prompt has no tokens")
+    if prompt_tokens > limits.most_tokens:
+        raise InvalidRequest(
+            field, f"the prompt has {prompt_tokens} tokens, more than the {_room(limits)}"
+        )
+
+
+def _sampling(
+    asked: generation_pb2.SamplingParams, defaults: generation_pb2.SamplingParams | None
+) -> generation_pb2.SamplingParams:
+    """What is asked, and the defaults for what is not; bad words reach the model as ids."""
+    sampling = generation_pb2.SamplingParams()
+    if defaults is not None:
+        sampling.CopyFrom(defaults)
+    sampling.MergeFrom(asked)
+    sampling.ClearField("bad_words")
+    return sampling
 
 
 def prompt_field(request: generation_pb2.GenerateRequest) -> str:
@@ -198,12 +253,7 @@ def prompt_field(request: generation_pb2.GenerateRequest) -> str:
 def _max_tokens(request: generation_pb2.GenerateRequest, prompt_tokens: int, limits: Limits) -> int:
     """Output tokens of one candidate at most, as asked for or as there is room."""
     field = prompt_field(request)
-    if prompt_tokens == 0:
-        raise InvalidRequest(field, "the prompt has no tokens")
-    if prompt_tokens > limits.most_tokens:
-        raise InvalidRequest(
-            field, f"the prompt has {prompt_tokens} tokens, more than the {_room(limits)}"
-        )
+    check_length(field, prompt_tokens, limits)
     if request.stop.HasField("max_tokens"):
         wanted = prompt_tokens + request.stop.max_tokens
         if wanted > limits.most_tokens:
@@ -235,22 +285,35 @@ def _check_sampling(sampling: generation_pb2.SamplingParams) -> None:
                 raise InvalidRequest(f"sampling.{name}", f"{value} is not {wording}")
     if sampling.HasField("n") and not 1 <= sampling.n <= MOST_CANDIDATES:
         raise InvalidRequest("sampling.n", f"{sampling.n} is not in 1 to {MOST_CANDIDATES}")
+    _check_count("sampling.logit_bias", len(sampling.logit_bias), MOST_LOGIT_BIASES)
     for token_id, bias in sampling.logit_bias.items():
-        if not math.isfinite(bias):
-            raise InvalidRequest("sampling.logit_bias", f"{bias} of id {token_id} is not finite")
+        if math.isnan(bias) or bias == math.inf:
+            wording = "neither finite nor -inf"
+            raise InvalidRequest("sampling.logit_bias", f"{bias} of id {token_id} is {wording}")
+    _check_strings("sampling.bad_words", sampling.bad_words, MOST_BAD_WORDS, MOST_BAD_CHARACTERS)
+
+
+def _check_count(field: str, count: int, most: int) -> None:
+    if count > most:
+        raise InvalidRequest(field, f"{count} values, more than the {most} that are taken")
+
+
+def _check_strings(field: str, strings: Sequence[str], most: int, most_characters: int) -> None:
+    if not all(strings):
+        raise InvalidRequest(field, "one is empty")
+    characters = sum(map(len, strings))
+    if len(strings) > most or characters > most_characters:
+        raise InvalidRequest(
+            field,
+            f"{len(strings)} strings of {characters} characters in all: at most {most} of "
+            f"{most_characters} are taken",
+        )
 
 
 def _check_stop(stop: generation_pb2.StopConditions) -> None:
-    if not all(stop.strings):
-        raise InvalidRequest("stop.strings", "an empty stop string")
     # The matcher that is built of them takes a few hundred bytes a character.
-    characters = sum(map(len, stop.strings))
-    if len(stop.strings) > MOST_STOP_STRINGS or characters > MOST_STOP_CHARACTERS:
-        raise InvalidRequest(
-            "stop.strings",
-            f"{len(stop.strings)} strings of {characters} characters in all: at most "
-            f"{MOST_STOP_STRINGS} of {MOST_STOP_CHARACTERS} are taken",
-        )
+    _check_strings("stop.strings", stop.strings, MOST_STOP_STRINGS, MOST_STOP_CHARACTERS)
+    _check_count("stop.token_ids", len(stop.token_ids), MOST_STOP_IDS)
     if stop.HasField("max_tokens") and stop.min_tokens > stop.max_tokens:
         raise InvalidRequest(
             "stop.min_tokens", f"{stop.min_tokens} is more than max_tokens, {stop.max_tokens}"

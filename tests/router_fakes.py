@@ -62,9 +62,11 @@ class Seen:
 class FakeTokenizer(tokenizer_pb2_grpc.TokenizerServiceServicer):
     """Ids are UTF-8 bytes; a special id 256 comes first where asked for."""
 
-    def __init__(self, shared: bool = True) -> None:
+    def __init__(self, shared: bool = True, bytes_per_id: int = 0) -> None:
+        self.bytes_per_id = bytes_per_id
         self.encodes = Seen()
         self.answered = Seen()
+        self.recalled = Seen()
         self.files = PeerFiles(writable=True)
         self.shared = shared
         self.hold = asyncio.Event()
@@ -75,9 +77,16 @@ class FakeTokenizer(tokenizer_pb2_grpc.TokenizerServiceServicer):
             return tokenizer_pb2.AttachResponse()
         return tokenizer_pb2.AttachResponse(proof=self.files.prove(request.arena))
 
+    async def GetVocabulary(self, request, context):  # noqa: N802
+        return tokenizer_pb2.GetVocabularyResponse(most_bytes_per_id=self.bytes_per_id)
+
     async def Encode(self, request, context):  # noqa: N802
         self.encodes.add(request)
-        await self.hold.wait()
+        try:
+            await self.hold.wait()
+        except asyncio.CancelledError:
+            self.recalled.add(request)
+            raise
         text = request.text
         if request.WhichOneof("prompt") == "chat":
             if request.chat.messages[0].role == "bad":
@@ -86,6 +95,10 @@ class FakeTokenizer(tokenizer_pb2_grpc.TokenizerServiceServicer):
         ids = list(text.encode())
         if request.add_special_tokens:
             ids.insert(0, 256)
+        if 0 < request.most_ids < len(ids):
+            most = request.most_ids
+            raise InvalidRequest("prompt", f"has {len(ids)} tokens, more than the {most} that fit")
+        ids = ids[-request.truncate_ids :]  # all for 0
         self.answered.add(request)
         return self._answer(request, text, ids)
 
@@ -100,6 +113,11 @@ class FakeTokenizer(tokenizer_pb2_grpc.TokenizerServiceServicer):
             ids=b"" if in_slab else raw,
             text=text if request.want_text else "",
             tokens=[bytes([i]) for i in ids] if request.want_tokens else [],
+            bad_words=[
+                generation_pb2.TokenIds(ids=written.encode())
+                for word in request.bad_words
+                for written in (word, f" {word}")
+            ],
         )
 
 

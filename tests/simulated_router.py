@@ -16,8 +16,10 @@ from simulated_services import Conditions, SimulatedReplica
 
 from router.dispatcher import Dispatcher
 from router.journey import Journeys
+from router.message_limits import Sizes
 from router.metrics import RecoveryMetrics
 from router.prompt_arena import PromptArena
+from router.prompts import PromptReader
 from router.replica import Channels, Replica
 from router.settings import Patience, ReplicaAddress, RouterSettings
 
@@ -25,6 +27,10 @@ ARENA_BYTES = 512  # some prompts find no room
 RECOVERY_S = 1e6  # nobody gives up: that has tests of its own
 REJOIN_S = RouterSettings.rejoin_s
 MAX_QUEUE = 100
+
+
+def sizes() -> Sizes:
+    return Sizes(message_bytes=1 << 25, text_bytes=1 << 22)
 
 
 @cache
@@ -45,7 +51,8 @@ class SimulatedRouter:
         self.replicas = tuple(self._link(replica) for replica in replicas)
         self.dispatcher.replicas = self.replicas
         no_tokenizer = cast(Any, None)
-        self.journeys = Journeys(no_tokenizer, self.dispatcher, self.arena, RECOVERY_S)
+        prompts = PromptReader(no_tokenizer, self.arena, sizes)
+        self.journeys = Journeys(prompts, self.dispatcher, sizes, recovery_s=RECOVERY_S)
         for replica in self.replicas:
             network.loop.start(self.process, replica.keep())
 

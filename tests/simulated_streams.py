@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 from grpc import aio
+from prometheus_client import CollectorRegistry
 from simulated_lanes import CANCELLED, FINISHED, LOST, End, Lane
 from simulated_loop import Process
 
 from chassis import channels, server
-from chassis.errors import ErrorInterceptor
+from chassis.calls import CallInterceptor
 
 if TYPE_CHECKING:
     from simulated_links import Link
@@ -32,7 +33,7 @@ class MemoryServer:
     def __init__(self, process: Process) -> None:
         self.process = process
         self._handlers: dict[str, Any] = {}
-        self._interceptor = ErrorInterceptor()
+        self._interceptor = CallInterceptor("test", CollectorRegistry())
 
     def add_generic_rpc_handlers(self, handlers: Any) -> None:
         """Not needed: the registered ones are the same."""
@@ -54,17 +55,16 @@ class MemoryServer:
 class Context:
     """A stream as its handler sees it: what we use of `grpc.aio.ServicerContext`."""
 
-    def __init__(self, up: Lane, down: Lane, parse: Any, serialize: Any) -> None:
+    def __init__(self, up: Lane, down: Lane, serialize: Any) -> None:
         self.end = FINISHED
         self._up = up
         self._down = down
-        self._parse = parse
         self._serialize = serialize
         self._begun = False
 
     async def read(self) -> Any:
         item = await self._up.take()
-        return aio.EOF if isinstance(item, End) else self._parse(item)
+        return aio.EOF if isinstance(item, End) else item
 
     async def write(self, message: Any) -> None:
         self._begun = True
@@ -72,6 +72,9 @@ class Context:
         if self._up.end is not None:
             raise aio.InternalError("the caller is gone")
         self._down.send(self._serialize(message))
+
+    def time_remaining(self) -> None:
+        """No call has a deadline."""
 
     async def send_initial_metadata(self, metadata: Any) -> None:
         if self._begun:
@@ -150,8 +153,7 @@ class Stream:
             if isinstance(await self.up.take(), End):
                 return
             handler = await serving.handler(method)
-            parse, serialize = handler.request_deserializer, handler.response_serializer
-            context = Context(self.up, self.down, parse, serialize)
+            context = Context(self.up, self.down, handler.response_serializer)
             try:
                 await self._answer(handler, context)
             except aio.AbortError:
@@ -167,5 +169,4 @@ class Stream:
         if handler.response_streaming:
             await handler.stream_stream(None, context)
         else:
-            request = await self.up.take()
-            self.down.send(await handler.unary_unary(request, context))
+            self.down.send(await handler.stream_unary(None, context))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -57,8 +58,11 @@ FAILURES = [
     (errors.InvalidRequest("stop.strings", "x"), StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST"),
     (errors.NotFound("x"), StatusCode.NOT_FOUND, "NOT_FOUND"),
     (errors.Overloaded("x"), StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED"),
+    (errors.TooLarge("x"), StatusCode.RESOURCE_EXHAUSTED, "MESSAGE_TOO_LARGE"),
     (errors.Unavailable("x"), StatusCode.UNAVAILABLE, "UNAVAILABLE"),
+    (errors.Stopping("x"), StatusCode.UNAVAILABLE, "STOPPING"),
     (errors.AlreadyTaken("x"), StatusCode.ALREADY_EXISTS, "ALREADY_TAKEN"),
+    (errors.UnknownMethod("x"), StatusCode.UNIMPLEMENTED, "UNKNOWN_METHOD"),
     (errors.RequestFailed("IMPLICATED_IN_CRASHES", "x"), StatusCode.INTERNAL,
      "IMPLICATED_IN_CRASHES"),
 ]  # fmt: skip
@@ -146,9 +150,13 @@ async def test_what_a_task_group_failed_of_is_answered(
 
 
 async def test_an_error_of_grpcs_own_has_no_error_info(open_service: OpenService) -> None:
-    async with open_service({}) as service:
-        answered = await service.failure("unary_unary", "Absent")
-    assert errors.error_info(answered) is None
+    async def wait(request: Any, context: Context) -> Any:
+        await asyncio.Event().wait()
+
+    async with open_service({"Wait": handle("unary_unary", wait)}) as service:
+        with pytest.raises(aio.AioRpcError) as late:
+            await service.channel.unary_unary("/Test/Wait")(b"", timeout=0.05)
+    assert errors.error_info(late.value) is None
 
 
 async def test_an_error_info_that_is_garbage_is_none(open_service: OpenService) -> None:

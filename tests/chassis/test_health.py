@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 from grpc import StatusCode, aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from prometheus_client import CollectorRegistry
 
+from chassis.calls import CallInterceptor
 from chassis.channels import open_channel
 from chassis.descriptors import health_message
-from chassis.errors import ErrorInterceptor, error_info
+from chassis.errors import error_info
 from chassis.health import SELF, Health, add_health
 from chassis.sockets import bind
 
@@ -54,7 +56,7 @@ class Patient:
 
 @asynccontextmanager
 async def _patient(folder: Path) -> AsyncIterator[Patient]:
-    server = aio.server(interceptors=[ErrorInterceptor()])
+    server = aio.server(interceptors=[CallInterceptor("test", CollectorRegistry())])
     async with open_channel(bind(server, f"unix:{folder / 'a.sock'}")) as channel:
         patient = Patient(server, channel)
         await server.start()

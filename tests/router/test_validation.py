@@ -45,6 +45,12 @@ def stop(**fields):
         (sampling(presence_penalty=math.nan), "sampling.presence_penalty"),
         (sampling(frequency_penalty=-math.inf), "sampling.frequency_penalty"),
         (sampling(logit_bias={3: math.nan}), "sampling.logit_bias"),
+        (sampling(logit_bias={3: math.inf}), "sampling.logit_bias"),
+        (sampling(logit_bias=dict.fromkeys(range(1025), 1.0)), "sampling.logit_bias"),
+        (sampling(bad_words=["a", ""]), "sampling.bad_words"),
+        (sampling(bad_words=["a"] * 65), "sampling.bad_words"),
+        (sampling(bad_words=["a" * 8192, "b" * 8193]), "sampling.bad_words"),
+        (stop(token_ids=[1] * 1025), "stop.token_ids"),
         (sampling(n=0), "sampling.n"),
         (sampling(n=17), "sampling.n"),
         (stop(strings=["a", ""]), "stop.strings"),
@@ -71,7 +77,8 @@ def test_every_bound_itself_is_allowed():
                 repetition_penalty=0.01,
                 presence_penalty=-2,
                 frequency_penalty=2,
-                logit_bias={3: -100},
+                logit_bias={3: -math.inf},
+                bad_words=["a" * 256] * 64,
                 n=16,
             ),
             stop=generation_pb2.StopConditions(max_tokens=4, min_tokens=4, strings=["x"]),
@@ -83,7 +90,6 @@ def test_every_bound_itself_is_allowed():
 @pytest.mark.parametrize(
     ("bad", "field"),
     [
-        (request(token_ids=generation_pb2.TokenIds(ids=[1, 50, 2])), "token_ids.ids"),
         (stop(token_ids=[50]), "stop.token_ids"),
         (sampling(logit_bias={50: 1.0}), "sampling.logit_bias"),
     ],
@@ -92,6 +98,45 @@ def test_an_unknown_id_is_named_with_the_limit(bad, field):
     with pytest.raises(InvalidRequest, match=r"unknown token id 50: ids are below 50") as error:
         validation.check_against(bad, LIMITS)
     assert error.value.field == field
+
+
+def ids(*sent, **fields):
+    return request(token_ids=generation_pb2.TokenIds(ids=sent), **fields)
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        (ids(), "no tokens"),
+        (ids(1, 50, 2), "unknown token id 50: ids are below 50"),
+        (ids(*[1] * 101), "101 tokens, more than the 100 of the model's context"),
+        (ids(*[50] * 101), "101 tokens"),  # what is too long is not walked
+        (ids(1, 50, truncate_prompt_tokens=1), "unknown token id 50"),
+    ],
+)
+def test_ids_that_cannot_be_a_prompt_are_told(bad, words):
+    with pytest.raises(InvalidRequest, match=words) as error:
+        validation.sent_ids(bad, LIMITS)
+    assert error.value.field == "token_ids.ids"
+
+
+@pytest.mark.parametrize(
+    ("most", "kept"), [(0, [1, 2, 3]), (2, [2, 3]), (3, [1, 2, 3]), (9, [1, 2, 3])]
+)
+def test_the_last_ids_of_a_longer_prompt_are_kept(most, kept):
+    assert list(validation.sent_ids(ids(1, 2, 3, truncate_prompt_tokens=most), LIMITS)) == kept
+
+
+def test_what_is_cut_off_may_be_longer_than_the_context():
+    sent = ids(*[99] * 500, 7, truncate_prompt_tokens=1)
+    assert list(validation.sent_ids(sent, LIMITS)) == [7]
+
+
+def test_more_ids_than_the_context_has_cannot_be_kept():
+    with pytest.raises(InvalidRequest, match="101 is more than the 100 of the model") as error:
+        validation.check_against(request(truncate_prompt_tokens=101), LIMITS)
+    assert error.value.field == "truncate_prompt_tokens"
+    validation.check_against(request(truncate_prompt_tokens=100), LIMITS)
 
 
 def test_another_model_is_not_found_and_none_means_the_only_one():
@@ -158,3 +203,28 @@ def test_resolving_leaves_the_request_as_it_was():
 def test_a_label_that_cannot_be_metadata_is_refused(label):
     with pytest.raises(InvalidRequest, match="request_id"):
         validation.check_request_id(label)
+
+
+DEFAULTS = Limits(
+    model="m",
+    context_length=100,
+    vocab_size=50,
+    kv_slots=1000,
+    defaults=generation_pb2.SamplingParams(temperature=0.6, top_k=20),
+)
+
+
+def test_defaults_hold_where_a_request_sets_nothing():
+    resolved = validation.resolve(request(), 1, DEFAULTS).sampling
+    assert (round(resolved.temperature, 3), resolved.top_k) == (0.6, 20)
+    assert not resolved.HasField("top_p")
+
+
+def test_what_a_request_sets_holds_even_where_it_is_zero():
+    resolved = validation.resolve(sampling(temperature=0, top_k=0), 1, DEFAULTS).sampling
+    assert resolved.HasField("temperature")
+    assert (resolved.temperature, resolved.top_k) == (0, 0)
+
+
+def test_bad_words_reach_no_model_as_text():
+    assert not validation.resolve(sampling(bad_words=["x"]), 1, LIMITS).sampling.bad_words

@@ -1,0 +1,107 @@
+"""Prompts on their way from a request to the ids that a model runs.
+
+What cannot fit is refused before the tokenizer sees it, and by the tokenizer as soon as it knows.
+"""
+
+from __future__ import annotations
+
+import array
+from collections.abc import Callable, Sequence
+
+from protos import generation_pb2, tokenizer_pb2
+from router import validation
+from router.message_limits import Sizes
+from router.prompt_arena import Prompt, PromptArena
+from router.tokenizer_link import TokenizerLink
+
+# Ids that special tokens, or a template's own words, may add to the bytes of a text or a chat.
+_MARGIN_IDS = 64
+_CHAT_MARGIN_IDS = 512
+_MESSAGE_MARGIN_IDS = 16
+
+
+class PromptReader:
+    """Reads the prompts of requests into the arena."""
+
+    def __init__(
+        self, tokenizer: TokenizerLink, arena: PromptArena, sizes: Callable[[], Sizes]
+    ) -> None:
+        """Use these; `sizes` is asked for each prompt."""
+        self._tokenizer = tokenizer
+        self._arena = arena
+        self._sizes = sizes
+
+    async def read(
+        self, request: generation_pb2.GenerateRequest, request_id: str, limits: validation.Limits
+    ) -> Prompt:
+        """The ids of the prompt, in shared memory where there is room.
+
+        Raises:
+            ServiceError: the prompt cannot run, or the tokenizer stayed away.
+        """
+        if request.WhichOneof("prompt") == "token_ids":
+            ids = array.array("i", validation.sent_ids(request, limits)).tobytes()
+            bad_words = await self._encode_bad_words(request, request_id)
+            return self._keep(ids, bad_words=bad_words)
+        ask = self._question(request, request_id, limits)
+        slab_ids = min(most_ids(request), limits.context_length + 1)
+        answer, lease = await self._tokenizer.encode(ask, slab_ids)
+        echoed = request.output.echo and answer.count != request.truncate_prompt_tokens
+        text = (request.text or answer.text) if echoed else ""
+        if lease is not None:
+            return Prompt(answer.count, lease, text=text, bad_words=answer.bad_words)
+        return self._keep(answer.ids, text, answer.bad_words)
+
+    async def _encode_bad_words(
+        self, request: generation_pb2.GenerateRequest, request_id: str
+    ) -> Sequence[generation_pb2.TokenIds]:
+        """The sequences that bad words are written with, where the prompt needs no tokenizer."""
+        if not request.sampling.bad_words:
+            return ()
+        words = request.sampling.bad_words
+        ask = tokenizer_pb2.EncodeRequest(request_id=request_id, text="", bad_words=words)
+        ask.add_special_tokens = False
+        answer, _ = await self._tokenizer.encode(ask, 0)
+        return answer.bad_words
+
+    def _question(
+        self, request: generation_pb2.GenerateRequest, request_id: str, limits: validation.Limits
+    ) -> tokenizer_pb2.EncodeRequest:
+        """What the tokenizer is asked for a text or chat."""
+        truncated = request.truncate_prompt_tokens > 0
+        ask = tokenizer_pb2.EncodeRequest(
+            request_id=request_id,
+            most_ids=0 if truncated else limits.most_tokens,
+            truncate_ids=request.truncate_prompt_tokens,
+            bad_words=request.sampling.bad_words,
+        )
+        if request.HasField("add_special_tokens"):
+            ask.add_special_tokens = request.add_special_tokens
+        if request.WhichOneof("prompt") == "chat":
+            ask.chat.CopyFrom(request.chat)
+            ask.want_text = request.output.echo
+        else:
+            size = byte_count(request.text)
+            self._sizes().check_text("text", size, truncated=truncated)
+            ask.text = request.text
+        return ask
+
+    def _keep(
+        self, ids: bytes, text: str = "", bad_words: Sequence[generation_pb2.TokenIds] = ()
+    ) -> Prompt:
+        lease = self._arena.store(ids)
+        return Prompt(len(ids) // 4, lease, b"" if lease else ids, text=text, bad_words=bad_words)
+
+
+def most_ids(request: generation_pb2.GenerateRequest) -> int:
+    """Ids that a prompt will hardly exceed: no token is made of less than a byte."""
+    if request.WhichOneof("prompt") == "text":
+        return byte_count(request.text) + _MARGIN_IDS
+    chat = request.chat
+    content = sum(byte_count(message.content) + _MESSAGE_MARGIN_IDS for message in chat.messages)
+    return content + byte_count(chat.tools_json) + _CHAT_MARGIN_IDS
+
+
+def byte_count(text: str) -> int:
+    """Bytes of `text` in UTF-8."""
+    return len(text) if text.isascii() else len(text.encode())
