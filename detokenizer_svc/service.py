@@ -22,6 +22,8 @@ from detokenizer_svc.settings import DetokenizerSettings
 from protos import detokenizer_pb2_grpc
 from protos.tokenizer_files import VocabularyError, load_tokenizer
 
+_ANSWER_BYTES = 1024  # what an answer takes beside its text
+
 SERVICE = "triptych.internal.v1.DetokenizerService"
 
 
@@ -32,7 +34,10 @@ def make_mount(settings: DetokenizerSettings) -> Mount:
     async def mount(host: Host) -> AsyncIterator[None]:
         spelling, vocab_size = read_vocabulary(Path(settings.model))
         registry = Registry(spelling)
-        servicer = DetokenizerServicer(spelling, registry, vocab_size, host.stopping)
+        most_text_bytes = (settings.max_message_mib << 20) - _ANSWER_BYTES
+        servicer = DetokenizerServicer(
+            spelling, registry, vocab_size, host.stopping, most_text_bytes
+        )
         detokenizer_pb2_grpc.add_DetokenizerServiceServicer_to_server(servicer, host.server)
         host.services.append(SERVICE)
 

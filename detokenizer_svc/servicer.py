@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from grpc import aio
@@ -23,6 +24,8 @@ from protos import detokenizer_pb2, detokenizer_pb2_grpc
 
 log = logging.getLogger(__name__)
 
+_SLICE_IDS = 2048  # decoded at once
+
 Context = aio.ServicerContext[Any, Any]
 
 
@@ -30,7 +33,12 @@ class DetokenizerServicer(detokenizer_pb2_grpc.DetokenizerServiceServicer):
     """Answer `triptych.internal.v1.DetokenizerService`."""
 
     def __init__(
-        self, spelling: Spelling, registry: Registry, vocab_size: int, stopping: asyncio.Event
+        self,
+        spelling: Spelling,
+        registry: Registry,
+        vocab_size: int,
+        stopping: asyncio.Event,
+        most_text_bytes: int = 31 << 20,
     ) -> None:
         """Prepare to answer.
 
@@ -39,8 +47,10 @@ class DetokenizerServicer(detokenizer_pb2_grpc.DetokenizerServiceServicer):
             registry: takes in what routers register.
             vocab_size: ids below it are known; those that the tokenizer lacks have no text.
             stopping: ends all Watch streams when it is set.
+            most_text_bytes: bytes of a text that Decode answers.
         """
         self._stopping = stopping
+        self._most_text_bytes = most_text_bytes
         self._spelling = spelling
         self._registry = registry
         self._vocab_size = vocab_size
@@ -101,12 +111,39 @@ class DetokenizerServicer(detokenizer_pb2_grpc.DetokenizerServiceServicer):
     async def Decode(  # noqa: N802  (name fixed by the proto)
         self, request: detokenizer_pb2.DecodeRequest, context: Context
     ) -> detokenizer_pb2.DecodeResponse:
-        """Turn ids into text at once."""
-        highest = max(request.token_ids, default=0)
+        """Turn ids into text, a slice at a time: streams are not held up."""
+        ids = request.token_ids
+        highest = max(ids, default=0)
         if highest >= self._vocab_size:
             raise InvalidRequest("token_ids", f"{highest} is not below {self._vocab_size}")
-        text = self._spelling.decode(request.token_ids, skip_special=request.skip_special_tokens)
-        return detokenizer_pb2.DecodeResponse(text=text)
+        skip_special = request.skip_special_tokens
+        if len(ids) <= _SLICE_IDS:
+            text = self._spelling.decode(ids, skip_special=skip_special)
+            return detokenizer_pb2.DecodeResponse(text=text)
+        await self._check_size(ids)
+        decoder = self._spelling.decoder((), skip_special=skip_special)
+        parts = []
+        for start in range(0, len(ids), _SLICE_IDS):
+            parts.append("".join(map(decoder.feed, ids[start : start + _SLICE_IDS])))
+            await asyncio.sleep(0)
+        return detokenizer_pb2.DecodeResponse(text="".join(parts) + decoder.held())
+
+    async def _check_size(self, ids: Sequence[int]) -> None:
+        """Check that the text of `ids` fits a message, before any of it is made.
+
+        Raises:
+            InvalidRequest: it may not.
+        """
+        size = 0
+        for start in range(0, len(ids), _SLICE_IDS):
+            size += sum(len(self._spelling.piece(each)) for each in ids[start : start + _SLICE_IDS])
+            await asyncio.sleep(0)
+        if size > self._most_text_bytes:
+            raise InvalidRequest(
+                "token_ids",
+                f"{len(ids)} ids have {size} bytes, more than the {self._most_text_bytes} of an "
+                "answer",
+            )
 
 
 def _upstream(state: LinkState) -> detokenizer_pb2.WatchResponse:

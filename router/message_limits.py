@@ -15,16 +15,15 @@ from google.protobuf.descriptor import Descriptor
 from chassis.errors import InvalidRequest, TooLarge
 from chassis.wire import Bound, checking
 from protos import generation_pb2
-from router.validation import (
+from router.parameters import (
     MOST_BAD_CHARACTERS,
     MOST_BAD_WORDS,
     MOST_LOGIT_BIASES,
-    MOST_REQUEST_ID,
     MOST_STOP_CHARACTERS,
     MOST_STOP_IDS,
     MOST_STOP_STRINGS,
-    Plan,
 )
+from router.validation import MOST_REQUEST_ID, Plan
 
 MOST_MESSAGES = 4_096
 MOST_NAME_BYTES = 256
