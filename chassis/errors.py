@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import traceback
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -205,11 +206,23 @@ async def answered(
     try:
         return await reply
     except asyncio.CancelledError as error:
+        _let_go(error)
         if not is_stopping(error):
             raise
         await _abort(context, Stopping("the service is stopping"))
     except Exception as error:  # noqa: BLE001  (the one place where bugs are answered)
         await _answer(error, method, context)
+
+
+def _let_go(raised: BaseException) -> None:
+    """Empty the frames that a call's error has passed through.
+
+    They hold its request, and gRPC holds the error until the garbage collector finds it.
+    """
+    error: BaseException | None = raised
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__
 
 
 def is_stopping(error: BaseException) -> bool:
@@ -221,6 +234,7 @@ async def _answer(raised: Exception, method: str, context: aio.ServicerContext[A
     """Tell the caller what ended its call; raise what ends calls that nobody waits for."""
     error = cause_of(raised)
     if isinstance(error, ServiceError):
+        _let_go(raised)
         await _abort(context, error)
     elif is_end_of_call(error):
         raise error

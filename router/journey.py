@@ -26,7 +26,7 @@ from router.message_limits import Sizes, fit_answer
 from router.outbox import MERGED
 from router.peer_errors import ReplicaLost, from_peer, is_away
 from router.prompt_arena import Prompt
-from router.prompts import PromptReader
+from router.prompts import PromptReader, without_prompt
 
 
 class Journeys:
@@ -63,7 +63,7 @@ class Journeys:
     ) -> AsyncIterator[LiveRequest]:
         """Carry `request` to its end; inside the block its outbox fills.
 
-        The request is dropped once its prompt is read: it may be as long as a message.
+        The prompt as it was sent is dropped once it is read: it may be as long as a message.
 
         Args:
             request: as sent.
@@ -77,11 +77,12 @@ class Journeys:
         with self._dispatcher.arrival(request.priority) as ticket:
             limits = await self._dispatcher.limits()
             validation.check_against(request, limits)
-            prompt = await self._prompts.read(request, request_id, limits)
+            reading = self._prompts.read(request, request_id, limits)
+            request = without_prompt(request)
+            prompt = await reading
+            let_request_go()
             try:
                 plan = self._plan(request, prompt, limits, whole=steps_apart == MERGED)
-                del request
-                let_request_go()
                 live = LiveRequest(next(self._numbers), request_id, plan, prompt, steps_apart)
                 async with _meanwhile(self._run(live, ticket), live):
                     yield live

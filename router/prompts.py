@@ -45,9 +45,12 @@ class PromptReader:
             return self._keep(ids, bad_words=bad_words)
         ask = self._question(request, request_id, limits)
         slab_ids = min(most_ids(request), limits.context_length + 1)
+        text = request.text if request.output.echo else ""
+        del request  # two copies of a long prompt are one too many
         answer, lease = await self._tokenizer.encode(ask, slab_ids)
-        echoed = request.output.echo and answer.count != request.truncate_prompt_tokens
-        text = (request.text or answer.text) if echoed else ""
+        text = text or answer.text
+        if answer.count == ask.truncate_ids:  # it is the text of more
+            text = ""
         if lease is not None:
             return Prompt(answer.count, lease, text=text, bad_words=answer.bad_words)
         return self._keep(answer.ids, text, answer.bad_words)
@@ -91,6 +94,26 @@ class PromptReader:
     ) -> Prompt:
         lease = self._arena.store(ids)
         return Prompt(len(ids) // 4, lease, b"" if lease else ids, text=text, bad_words=bad_words)
+
+
+def without_prompt(request: generation_pb2.GenerateRequest) -> generation_pb2.GenerateRequest:
+    """All of `request` but what makes it long; which kind of prompt it has stays known."""
+    light = generation_pb2.GenerateRequest(
+        request_id=request.request_id,
+        sampling=request.sampling,
+        stop=request.stop,
+        output=request.output,
+        priority=request.priority,
+        truncate_prompt_tokens=request.truncate_prompt_tokens,
+    )
+    match request.WhichOneof("prompt"):
+        case "text":
+            light.text = ""
+        case "token_ids":
+            light.token_ids.SetInParent()
+        case "chat":
+            light.chat.SetInParent()
+    return light
 
 
 def most_ids(request: generation_pb2.GenerateRequest) -> int:
