@@ -64,6 +64,7 @@ class FakeTokenizer(tokenizer_pb2_grpc.TokenizerServiceServicer):
 
     def __init__(self, shared: bool = True, bytes_per_id: int = 0) -> None:
         self.bytes_per_id = bytes_per_id
+        self.failure: Exception | None = None
         self.encodes = Seen()
         self.answered = Seen()
         self.recalled = Seen()
@@ -87,6 +88,8 @@ class FakeTokenizer(tokenizer_pb2_grpc.TokenizerServiceServicer):
         except asyncio.CancelledError:
             self.recalled.add(request)
             raise
+        if self.failure is not None:
+            raise self.failure
         text = request.text
         if request.WhichOneof("prompt") == "chat":
             if request.chat.messages[0].role == "bad":
@@ -145,6 +148,7 @@ class FakeReplica(model_pb2_grpc.ModelServiceServicer):
         self.shared = shared
         self.taken: set[int] = set()  # router ids to be refused
         self.refusal: model_pb2.Refusal | None = None
+        self.defaults: generation_pb2.SamplingParams | None = None
         self.automatic = True
         self.incarnation = 1
         self._calls: dict[Any, str] = {}  # stream → run or watch
@@ -163,7 +167,12 @@ class FakeReplica(model_pb2_grpc.ModelServiceServicer):
         files, sender = PeerFiles(), Sender()
         welcome = model_pb2.Welcome(
             proof=files.prove(hello.arena) if self.shared else None,
-            model=generation_pb2.Model(name="fake", context_length=self.context, vocab_size=VOCAB),
+            model=generation_pb2.Model(
+                name="fake",
+                context_length=self.context,
+                vocab_size=VOCAB,
+                generation_defaults=self.defaults,
+            ),
             kv_slots=self.kv_slots,
             max_sequences=8,
             incarnation=self.incarnation,

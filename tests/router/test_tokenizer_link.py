@@ -2,17 +2,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import grpc
 import pytest
-from router_deployments import (
-    cancelled,
-    deployed,
-    generate_request,
-)
-from router_fakes import (
-    FakeReplica,
-    FakeTokenizer,
-)
+from router_deployments import cancelled, deployed, failure, generate_request
+from router_fakes import PATIENCE_S, FakeReplica, FakeTokenizer
 
+from chassis.errors import InvalidRequest, Overloaded, RequestFailed, TooLarge, error_info
 from chassis.shared_file import FOLDER
 from protos import generation_pb2, service_pb2
 from router.tokenizer_link import LONG_AT_ONCE, LONG_PROMPT_BYTES
@@ -58,6 +53,100 @@ async def test_only_some_long_prompts_are_encoded_at_once_and_short_ones_pass_th
         asked = [encode.text for encode in tokenizer.encodes.items]
 
     assert asked == ["warm", *[long] * LONG_AT_ONCE, "short", long]
+
+
+@pytest.mark.parametrize("how", ["cancel", "deadline"])
+async def test_a_long_prompt_is_called_back_when_its_request_ends(tmp_path, how):
+    tokenizer = FakeTokenizer()
+    replica = FakeReplica(kv_slots=1_000_000, context=1_000_000)
+    async with deployed(tmp_path, tokenizer=tokenizer, replicas=[replica]) as deployment:
+        await deployment.stub.Generate(generate_request("warm"))
+        tokenizer.hold.clear()
+        long = generate_request("x" * LONG_PROMPT_BYTES)
+        call = deployment.stub.Generate(long, timeout=PATIENCE_S if how == "cancel" else 0.5)
+        await tokenizer.encodes.until(2)
+        if how == "cancel":
+            cancelled(call)
+        await tokenizer.recalled.until(1)
+        tokenizer.hold.set()
+        await deployment.stub.Generate(long)
+
+    assert not tokenizer.encodes[1].HasField("slab"), "a worker may be writing to it"
+    assert [submit.HasField("slab") for submit in replica.submits.items] == [True, True]
+
+
+async def test_what_cannot_fit_never_reaches_a_tokenizer_that_bounds_its_tokens(tmp_path):
+    tokenizer = FakeTokenizer(bytes_per_id=4)
+    async with deployed(tmp_path, tokenizer=tokenizer) as deployment:
+        await deployment.stub.Generate(generate_request("warm"))
+        error = await failure(deployment.stub.Generate(generate_request("x" * 257)))
+        may_fit = await failure(deployment.stub.Generate(generate_request("x" * 256)))
+        kept = generate_request("x" * 257, truncate_prompt_tokens=3)
+        await deployment.stub.Generate(kept)
+
+    assert "257 bytes, which are 65 tokens or more: more than the 64 that fit" in error.details()
+    assert "256 tokens, more than the 64 that fit" in may_fit.details()
+    asked = [(len(encode.text), encode.most_ids) for encode in tokenizer.encodes.items]
+    assert asked == [(4, 64), (256, 64), (257, 0)]
+    assert tokenizer.encodes[2].truncate_ids == 3
+
+
+async def test_longer_texts_than_the_operator_allows_never_reach_the_tokenizer(tmp_path):
+    tokenizer = FakeTokenizer()
+    async with deployed(tmp_path, tokenizer=tokenizer, max_text_kib=1) as deployment:
+        asked = generate_request("x" * 1025, truncate_prompt_tokens=3)
+        errors = [
+            await failure(deployment.stub.Generate(asked)),
+            await failure(
+                deployment.stub.Tokenize(generation_pb2.TokenizeRequest(text="x" * 1025))
+            ),
+        ]
+
+    assert [error.code() for error in errors] == [grpc.StatusCode.INVALID_ARGUMENT] * 2
+    assert all("1025 bytes, more than the 1024" in error.details() for error in errors)
+    assert not len(tokenizer.encodes)
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "reason", "words"),
+    [
+        (
+            RequestFailed("TOKENIZER_CRASHED", "two workers ended"),
+            grpc.StatusCode.INTERNAL,
+            "TOKENIZER_CRASHED",
+            "two workers ended",
+        ),
+        (KeyError("x"), grpc.StatusCode.INTERNAL, "PEER_FAILED", "the tokenizer failed"),
+        (
+            InvalidRequest("prompt", "has no letters"),
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "INVALID_REQUEST",
+            "text: has no letters",
+        ),
+        (
+            InvalidRequest("chat.tools_json", "no JSON"),
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "INVALID_REQUEST",
+            "chat.tools_json: no JSON",
+        ),
+        (Overloaded("full"), grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", "full"),
+        (
+            TooLarge("x"),
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "INVALID_REQUEST",
+            "text: too long for a message",
+        ),
+    ],
+)
+async def test_what_a_tokenizer_fails_of_reaches_the_client(tmp_path, raised, code, reason, words):
+    tokenizer = FakeTokenizer()
+    tokenizer.failure = raised
+    async with deployed(tmp_path, tokenizer=tokenizer) as deployment:
+        error = await failure(deployment.stub.Generate(generate_request()))
+    info = error_info(error)
+
+    assert (error.code(), info.reason) == (code, reason)
+    assert words in error.details()
 
 
 @pytest.mark.parametrize("tokenizer_shares", [True, False])
