@@ -195,9 +195,13 @@ def bell() -> Iterator[Bell]:
 
 
 @asynccontextmanager
-async def detokenizer(checkpoint: Path, socket: Path) -> AsyncIterator[aio.Channel]:
+async def detokenizer(checkpoint: Path, socket: Path, **more: Any) -> AsyncIterator[aio.Channel]:
     settings = DetokenizerSettings(
-        listen="127.0.0.1:0", model=str(checkpoint), model_address=f"unix:{socket}", grace_s=0
+        listen="127.0.0.1:0",
+        model=str(checkpoint),
+        model_address=f"unix:{socket}",
+        grace_s=0,
+        **more,
     )
     async with (
         asyncio.timeout(60),

@@ -21,8 +21,9 @@ WAIT_S = 20.0
 class Caller:
     """A channel to the service `Test`, and how to call it in each kind of method."""
 
-    def __init__(self, channel: aio.Channel) -> None:
+    def __init__(self, channel: aio.Channel, host: Host) -> None:
         self.channel = channel
+        self.host = host
 
     async def call(self, kind: str, method: str) -> list[bytes]:
         """All replies of a call whose one request is empty."""
@@ -49,16 +50,19 @@ def open_service(tmp_path: Path) -> OpenService:
 
     @asynccontextmanager
     async def opened(handlers: Mapping[str, Any]) -> AsyncIterator[Caller]:
+        hosts: list[Host] = []
+
         @asynccontextmanager
         async def mount(host: Host) -> AsyncIterator[None]:
             generic = grpc.method_handlers_generic_handler("Test", dict(handlers))
             host.server.add_generic_rpc_handlers((generic,))
+            hosts.append(host)
             yield
 
         async with (
             serving("router", mount, settings),
             open_channel(settings.listen) as channel,
         ):
-            yield Caller(channel)
+            yield Caller(channel, hosts[0])
 
     return opened

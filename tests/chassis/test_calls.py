@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,16 +11,13 @@ from typing import Any
 
 import grpc
 import pytest
-from google.rpc import error_details_pb2
 from grpc import StatusCode, aio
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
-from grpc_status import rpc_status
 
-from chassis.calls import Intake, let_request_go
 from chassis.channels import open_channel
 from chassis.config import ServiceSettings
-from chassis.errors import InvalidRequest, Overloaded, error_info
+from chassis.errors import InvalidRequest, error_info
 from chassis.server import Host, serving
 
 WAIT_S = 20.0
@@ -238,89 +234,6 @@ async def test_compressed_requests_are_not_taken(
             await call(b"a" * 10_000, timeout=WAIT_S, compression=compression)
     assert refused.value.code() == StatusCode.UNIMPLEMENTED
     assert "ompression" in str(refused.value.details())
-
-
-class Holding:
-    """A method that keeps its requests until told to end."""
-
-    def __init__(self, *, lets_go: bool = False) -> None:
-        self.started = asyncio.Event()
-        self.may_end = asyncio.Event()
-        self._lets_go = lets_go
-
-    async def answer(self, request: bytes, context: Context) -> bytes:
-        if self._lets_go:
-            let_request_go()
-        self.started.set()
-        await self.may_end.wait()
-        return b""
-
-
-async def test_requests_beyond_the_bound_are_refused_until_others_end(tmp_path: Path) -> None:
-    holding = Holding()
-    async with opened(tmp_path, Hold=handle("unary_unary", holding.answer)) as service:
-        service.host.intake.most_bytes = 1000
-        call = service.channel.unary_unary("/Test/Hold")
-        first = asyncio.ensure_future(call(b"a" * 600, timeout=WAIT_S))
-        await holding.started.wait()
-        refused = await service.failure("unary_unary", "/Test/Hold", b"b" * 401)
-        second = asyncio.ensure_future(call(b"c" * 400, timeout=WAIT_S))
-        holding.may_end.set()
-        await asyncio.gather(first, second)
-        assert service.host.intake.held_bytes == 0
-        await call(b"d" * 5000, timeout=WAIT_S)  # one alone has room
-    status = rpc_status.from_call(refused)
-    assert refused.code() == StatusCode.RESOURCE_EXHAUSTED
-    assert status is not None
-    assert any(box.Is(error_details_pb2.RetryInfo.DESCRIPTOR) for box in status.details)
-
-
-async def test_a_request_that_is_let_go_makes_room_before_its_call_ends(tmp_path: Path) -> None:
-    holding = Holding(lets_go=True)
-    async with opened(tmp_path, Hold=handle("unary_unary", holding.answer)) as service:
-        service.host.intake.most_bytes = 1000
-        call = service.channel.unary_unary("/Test/Hold")
-        running = [asyncio.ensure_future(call(b"a" * 900, timeout=WAIT_S)) for _ in range(4)]
-        await holding.started.wait()
-        holding.may_end.set()
-        await asyncio.gather(*running)
-        assert service.host.intake.held_bytes == 0
-
-
-def test_a_full_intake_takes_nothing_however_small() -> None:
-    intake = Intake(10)
-    intake.held_bytes = 10
-    with pytest.raises(Overloaded):
-        intake.check()
-
-
-class Message:
-    """A parsed request that tells whether it is still there."""
-
-    alive = 0
-
-    def __init__(self, raw: bytes) -> None:
-        Message.alive += 1
-
-    def __del__(self) -> None:
-        Message.alive -= 1
-
-
-async def test_a_refused_calls_request_is_gone_with_it(tmp_path: Path) -> None:
-    async def refuse(request: Message, context: Context) -> bytes:
-        kept = request
-        await asyncio.sleep(0)
-        raise InvalidRequest("text", f"{kept is request}")
-
-    method = handle("unary_unary", refuse, request_deserializer=Message)
-    gc.disable()
-    try:
-        async with opened(tmp_path, Refuse=method) as service:
-            for _ in range(5):
-                await service.failure("unary_unary", "/Test/Refuse", b"x")
-            assert Message.alive == 0
-    finally:
-        gc.enable()
 
 
 @pytest.mark.parametrize("kind", ["unary_unary", "unary_stream", "stream_stream"])

@@ -322,3 +322,28 @@ async def test_ids_are_decoded_at_once(checkpoint: Path, socket: Path) -> None:
         with pytest.raises(aio.AioRpcError, match="token_ids: 1000 is not below 1000") as error:
             await stub.Decode(detokenizer_pb2.DecodeRequest(token_ids=[1000]))
     assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_long_text_is_decoded_in_slices_and_is_the_same(
+    checkpoint: Path, socket: Path
+) -> None:
+    eos = TOKENIZER.token_to_id("</s>")
+    ids = [*ids_of(TEXT), eos] * 500
+    async with detokenizer(checkpoint, socket) as channel:
+        stub = detokenizer_pb2_grpc.DetokenizerServiceStub(channel)
+        for skip, text in ((True, TEXT * 500), (False, f"{TEXT}</s>" * 500)):
+            request = detokenizer_pb2.DecodeRequest(token_ids=ids, skip_special_tokens=skip)
+            assert (await stub.Decode(request)).text == text
+
+
+async def test_a_text_that_fits_no_message_is_refused_before_it_is_made(
+    checkpoint: Path, socket: Path
+) -> None:
+    word = max(range(TOKENIZER.get_vocab_size()), key=lambda each: len(TOKENIZER.decode([each])))
+    ids = [word] * ((1 << 20) // len(TOKENIZER.decode([word])) + 1)
+    async with detokenizer(checkpoint, socket, max_message_mib=1) as channel:
+        stub = detokenizer_pb2_grpc.DetokenizerServiceStub(channel)
+        with pytest.raises(aio.AioRpcError, match="bytes, more than the") as error:
+            await stub.Decode(detokenizer_pb2.DecodeRequest(token_ids=ids))
+        await stub.Decode(detokenizer_pb2.DecodeRequest(token_ids=ids[: len(ids) // 2]))
+    assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT

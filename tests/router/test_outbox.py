@@ -6,7 +6,7 @@ import pytest
 
 from chassis.errors import Unavailable
 from protos import detokenizer_pb2, generation_pb2
-from router.outbox import Outbox
+from router.outbox import MERGED, Outbox
 
 LENGTH = generation_pb2.FINISH_REASON_LENGTH
 
@@ -45,6 +45,32 @@ async def test_steps_a_slow_client_missed_are_merged_in_order():
     (last,) = await box.take()
     assert (last.text, list(last.token_ids), last.finish_reason) == ("bcd", [1, 2, 3], LENGTH)
     assert box.drained
+
+
+async def test_what_a_slow_client_missed_is_not_merged_beyond_a_message():
+    box = outbox(steps_apart=1 + 1, token_ids=True)
+    for step in range(5000):
+        box.add(delta("a", ids=[step]), step)
+    box.add(delta(finish=LENGTH), 5000)
+    box.close()
+
+    counts = []
+    while not box.drained:
+        (part,) = await box.take()
+        counts.append(len(part.token_ids))
+    assert sum(counts) == 5000
+    assert 4 < len(counts) < 10
+    assert max(counts) <= 1024
+
+
+async def test_a_client_that_wants_all_at_once_gets_one_part_however_long():
+    box = outbox(steps_apart=MERGED, token_ids=True)
+    for step in range(5000):
+        box.add(delta("a", ids=[step]), step)
+    box.close()
+
+    (part,) = await box.take_all()
+    assert len(part.token_ids) == 5000
 
 
 async def test_ids_and_logprobs_are_given_only_where_asked_for():
