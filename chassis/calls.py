@@ -1,7 +1,6 @@
 """Every call of a service: its request is read, checked and parsed, its end counted and answered.
 
-A request's bytes are dropped once they are parsed. They count as held until the call ends, or has
-let its request go; what would be held beyond the bound is refused.
+A request's bytes are dropped once they are parsed; what would be held beyond the bound is refused.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Self
 
@@ -23,7 +21,6 @@ from prometheus_client import CollectorRegistry, Counter
 from chassis.errors import (
     STOPPING,
     InvalidRequest,
-    Overloaded,
     ServiceError,
     UnknownMethod,
     answered,
@@ -31,6 +28,7 @@ from chassis.errors import (
     is_end_of_call,
     is_stopping,
 )
+from chassis.intake import Intake, hold_request
 
 log = logging.getLogger(__name__)
 
@@ -40,48 +38,6 @@ Check = Callable[[bytes], None]
 
 _UNKNOWN = "unknown"  # method of calls to methods that are not there
 _METHOD_BYTES = 200
-
-
-class Intake:
-    """The bytes of all requests that are held, and how many may be; None: any number."""
-
-    def __init__(self, most_bytes: int | None = None) -> None:
-        self.most_bytes = most_bytes
-        self.held_bytes = 0
-
-    def check(self, more: int = 0) -> None:
-        """Check that there is room for `more` bytes; one request has room, however large.
-
-        Raises:
-            Overloaded: there is none.
-        """
-        held, most = self.held_bytes, self.most_bytes
-        if most is not None and held and held + max(more, 1) > most:
-            raise Overloaded(f"requests of {held} bytes wait, and {most} may: {more} find no room")
-
-
-class _Hold:
-    """The bytes of one request, until they are let go."""
-
-    def __init__(self, intake: Intake, size: int) -> None:
-        intake.check(size)
-        intake.held_bytes += size
-        self._intake = intake
-        self._size = size
-
-    def let_go(self) -> None:
-        self._intake.held_bytes -= self._size
-        self._size = 0
-
-
-_hold: ContextVar[_Hold] = ContextVar("hold")
-
-
-def let_request_go() -> None:
-    """Count the bytes of the running call's request as held no more."""
-    hold = _hold.get(None)
-    if hold is not None:
-        hold.let_go()
 
 
 class CallInterceptor(aio.ServerInterceptor):
@@ -149,12 +105,13 @@ class CallInterceptor(aio.ServerInterceptor):
         respond = _responding(handler)
 
         async def converse(requests: Any, context: Context, record: _Record) -> Any:
-            self.intake.check()
+            counted = method in self.intake.methods
+            if counted:
+                self.intake.check()
             raw = await context.read()
             if raw is aio.EOF:
                 raise InvalidRequest("request", "missing")
-            hold = _Hold(self.intake, len(raw))
-            _hold.set(hold)
+            hold = hold_request(self.intake, len(raw) if counted else 0)
             try:
                 response = respond(self._parse(method, handler, raw), context)
                 del raw

@@ -28,10 +28,11 @@ from grpc_reflection.v1alpha import reflection_pb2
 from prometheus_client import CollectorRegistry
 
 from chassis import config, logs, metrics, wire
-from chassis.calls import CallInterceptor, Check, Intake
+from chassis.calls import CallInterceptor, Check
 from chassis.descriptors import HEALTH, REFLECTION_V1, REFLECTION_V1ALPHA
 from chassis.errors import StartError
 from chassis.health import Health, add_health
+from chassis.intake import Intake
 from chassis.introspection import Identity, Introspection, ListLinks, identify
 from chassis.process import (
     die_with_parent,

@@ -14,8 +14,8 @@ from typing import Any
 
 from grpc import aio
 
-from chassis.calls import let_request_go
 from chassis.errors import RequestFailed, Unavailable
+from chassis.intake import let_request_go
 from protos import detokenizer_pb2, generation_pb2
 from router import validation
 from router.admission import Ticket

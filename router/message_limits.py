@@ -44,6 +44,10 @@ _ANSWER_BYTES = 4096  # request id, usage, stop strings
 _NAME = Bound(each_bytes=MOST_NAME_BYTES)
 _JSON = Bound(total_bytes=MOST_JSON_BYTES, depth=MOST_JSON_DEPTH)
 _METHODS = "/triptych.v1.GenerationService/"
+HELD_METHODS = frozenset(
+    _METHODS + name for name in ("Generate", "GenerateStream", "Tokenize", "Detokenize")
+)
+"""Methods whose requests may be long; those that are held are bounded."""
 
 
 @dataclass(frozen=True, slots=True)

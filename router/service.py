@@ -14,7 +14,7 @@ from chassis.shared_file import sweep
 from protos import generation_pb2_grpc, service_pb2
 from router.dispatcher import Dispatcher
 from router.journey import Journeys
-from router.message_limits import Sizes, request_checks
+from router.message_limits import HELD_METHODS, Sizes, request_checks
 from router.metrics import LinkCollector, RecoveryMetrics, RouterMetrics
 from router.prompt_arena import PromptArena
 from router.prompts import PromptReader
@@ -142,6 +142,7 @@ def mount(settings: RouterSettings) -> Mount:
         host.registry.register(LinkCollector(router.list_links))
         host.checks.update(request_checks(router.sizes))
         host.intake.most_bytes = settings.max_queue_mib << 20
+        host.intake.methods = HELD_METHODS
         host.services.append(SERVICE)
         host.list_links = router.list_links
         await host.set_ready(False)

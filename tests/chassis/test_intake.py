@@ -14,13 +14,17 @@ from grpc import StatusCode, aio
 from grpc import unary_unary_rpc_method_handler as handle
 from grpc_status import rpc_status
 
-from chassis.calls import Intake, let_request_go
 from chassis.errors import InvalidRequest, Overloaded
+from chassis.intake import Intake, let_request_go
 
 WAIT_S = 20.0
 
 OpenService = Callable[[Mapping[str, Any]], AbstractAsyncContextManager[Any]]
 Context = aio.ServicerContext[Any, Any]
+
+
+async def echo(request: bytes, context: Context) -> bytes:
+    return request
 
 
 class Holding:
@@ -43,13 +47,15 @@ async def test_requests_beyond_the_bound_are_refused_until_others_end(
     open_service: OpenService,
 ) -> None:
     holding = Holding()
-    async with open_service({"Hold": handle(holding.answer)}) as service:
+    async with open_service({"Hold": handle(holding.answer), "Other": handle(echo)}) as service:
         service.host.intake.most_bytes = 1000
+        service.host.intake.methods = frozenset({"/Test/Hold"})
         call = service.channel.unary_unary("/Test/Hold")
         first = asyncio.ensure_future(call(b"a" * 600, timeout=WAIT_S))
         await holding.started.wait()
         with pytest.raises(aio.AioRpcError) as refused:
             await call(b"b" * 401, timeout=WAIT_S)
+        await service.call("unary_unary", "Other")
         second = asyncio.ensure_future(call(b"c" * 400, timeout=WAIT_S))
         holding.may_end.set()
         await asyncio.gather(first, second)
@@ -67,6 +73,7 @@ async def test_a_request_that_is_let_go_makes_room_before_its_call_ends(
     holding = Holding(lets_go=True)
     async with open_service({"Hold": handle(holding.answer)}) as service:
         service.host.intake.most_bytes = 1000
+        service.host.intake.methods = frozenset({"/Test/Hold"})
         call = service.channel.unary_unary("/Test/Hold")
         running = [asyncio.ensure_future(call(b"a" * 900, timeout=WAIT_S)) for _ in range(4)]
         await holding.started.wait()
@@ -76,8 +83,7 @@ async def test_a_request_that_is_let_go_makes_room_before_its_call_ends(
 
 
 def test_a_full_intake_takes_nothing_however_small() -> None:
-    intake = Intake(10)
-    intake.held_bytes = 10
+    intake = Intake(most_bytes=10, held_bytes=10)
     with pytest.raises(Overloaded):
         intake.check()
 
