@@ -149,10 +149,11 @@ async def test_whenever_callers_leave_everything_comes_back(tmp_path):
     chance = random.Random(7)
     replica = FakeReplica(kv_slots=1_000_000, context=1_000_000)
     async with deployed(tmp_path, replicas=[replica], arena_mib=1) as deployment:
+        await deployment.stub.Generate(generate_request())  # all links are up
 
         async def call() -> None:
             stream = deployment.stub.GenerateStream(generate_request("x" * chance.randint(1, 99)))
-            await asyncio.sleep(chance.random() * 0.02)
+            await asyncio.sleep(chance.random() * 0.1)
             replica.automatic = chance.random() < 0.5
             cancelled(stream)
 
@@ -161,7 +162,7 @@ async def test_whenever_callers_leave_everything_comes_back(tmp_path):
         await load_until(deployment, lambda load: not (load.queued or load.running))
         await replica.forgets.until(len(replica.registers))
         await replica.releases.until(len(replica.submits))
-        assert len(replica.registers) > 0
+        assert len(replica.registers) > 1
         # Only where all slabs are back is there one as large as the arena.
         replica.automatic = True
         await deployment.stub.Generate(generate_request("x" * (2**18 - 64), max_tokens=1))
