@@ -87,7 +87,7 @@ class Client:
                     self._take(await live.outbox.take_all(), live)
                 else:
                     await self._stream(live)
-                self._check_end(live)
+                await self._check_end(live)
         except ServiceError as error:
             self.error = error
         except AssertionError as error:
@@ -100,7 +100,7 @@ class Client:
                 await self._reads.acquire()
             self._take(await live.outbox.take(), live)
             if first:
-                self._check_prompt(live)
+                await self._check_prompt(live)
             first = False
 
     def _take(self, parts: list[generation_pb2.Candidate], live: LiveRequest) -> None:
@@ -131,12 +131,12 @@ class Client:
             wanted.logprobs.extend(given.logprobs)  # checked at the end
         assert given == wanted, f"{self.name}: given\n{given}\ninstead of\n{wanted}"
 
-    def _check_prompt(self, live: LiveRequest) -> None:
-        told, expected = prompt_of(live), expected_prompt(self._request)
+    async def _check_prompt(self, live: LiveRequest) -> None:
+        told, expected = await prompt_of(live), expected_prompt(self._request)
         assert told == expected, f"{self.name}: told of its prompt\n{told}\ninstead of\n{expected}"
 
-    def _check_end(self, live: LiveRequest) -> None:
-        self._check_prompt(live)
+    async def _check_end(self, live: LiveRequest) -> None:
+        await self._check_prompt(live)
         for given, candidate in zip(self._given, live.candidates, strict=True):
             assert given.finish_reason, f"{self.name}: candidate {given.index} has no end"
             self._check_voices(given, candidate.ids)
