@@ -213,17 +213,9 @@ def fit_answer(plan: Plan, sizes: Sizes, *, whole: bool, bounded: bool) -> Plan:
         InvalidRequest: the answer may not fit; the field that makes it so large is named.
     """
     token_bytes = sizes.bytes_per_id or _LIKELY_TOKEN_BYTES
-    most = sizes.message_bytes - _ANSWER_BYTES
-    prompt_bytes = plan.prompt_tokens * _prompt_token_bytes(plan, token_bytes)
-    if prompt_bytes > most:
-        field = "output.prompt_logprobs" if plan.output.prompt_logprobs else "output.echo"
-        raise InvalidRequest(
-            field,
-            f"{plan.prompt_tokens} prompt tokens may take {prompt_bytes} bytes, more than the "
-            f"{most} of an answer",
-        )
+    left = _beside_the_prompt(plan, sizes.message_bytes - _ANSWER_BYTES, token_bytes)
     each_bytes = plan.candidates * _output_token_bytes(plan, token_bytes)
-    room = (most - prompt_bytes) // each_bytes
+    room = left // each_bytes
     if not whole or plan.max_tokens <= room:
         return plan
     if not bounded and room > plan.stop.min_tokens:
@@ -232,9 +224,26 @@ def fit_answer(plan: Plan, sizes: Sizes, *, whole: bool, bounded: bool) -> Plan:
     raise InvalidRequest(
         "stop.max_tokens",
         f"{plan.candidates} times {plan.max_tokens} tokens may take "
-        f"{plan.max_tokens * each_bytes} bytes, more than the {most - prompt_bytes} that an answer "
-        "has left; GenerateStream has no such bound",
+        f"{plan.max_tokens * each_bytes} bytes, more than the {left} that an answer has left; "
+        "GenerateStream has no such bound",
     )
+
+
+def _beside_the_prompt(plan: Plan, most: int, token_bytes: int) -> int:
+    """Bytes of an answer of `most` that what is told of the prompt leaves.
+
+    Raises:
+        InvalidRequest: it may leave none.
+    """
+    prompt_bytes = plan.prompt_tokens * _prompt_token_bytes(plan, token_bytes)
+    if prompt_bytes >= most:
+        field = "output.prompt_logprobs" if plan.output.prompt_logprobs else "output.echo"
+        raise InvalidRequest(
+            field,
+            f"{plan.prompt_tokens} prompt tokens may take {prompt_bytes} bytes, more than the "
+            f"{most} of an answer",
+        )
+    return most - prompt_bytes
 
 
 def _prompt_token_bytes(plan: Plan, token_bytes: int) -> int:
