@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from chassis.channels import open_channel
@@ -53,13 +53,7 @@ class Router:
             changed=self._readiness.set,
             arena_renewed=self._offer_arena,
         )
-        self._channels = [
-            Channels(
-                open_channel(address.model, max_message_mib=settings.max_message_mib),
-                open_channel(address.detokenizer, max_message_mib=settings.max_message_mib),
-            )
-            for address in replica_addresses(settings)
-        ]
+        self._channels = _open_channels(settings)
         self.dispatcher.replicas = tuple(
             Replica(address, channels, arena, self.dispatcher, metrics, settings.patience)
             for address, channels in zip(replica_addresses(settings), self._channels, strict=True)
@@ -112,6 +106,18 @@ class Router:
             replica.run.offer_arena()
 
 
+def _open_channels(settings: RouterSettings) -> list[Channels]:
+    """The channels to each replica's services."""
+    most_mib = settings.max_message_mib
+    return [
+        Channels(
+            open_channel(address.model, max_message_mib=most_mib),
+            open_channel(address.detokenizer, max_message_mib=most_mib),
+        )
+        for address in replica_addresses(settings)
+    ]
+
+
 def _link(service: str, address: str, ready: bool, shared: bool) -> service_pb2.Link:
     how = transport(shared) if ready else service_pb2.TRANSPORT_UNSPECIFIED
     return service_pb2.Link(service=service, address=address, ready=ready, transport=how)
@@ -140,9 +146,7 @@ def mount(settings: RouterSettings) -> Mount:
         )
         generation_pb2_grpc.add_GenerationServiceServicer_to_server(servicer, host.server)
         host.registry.register(LinkCollector(router.list_links))
-        host.checks.update(request_checks(router.sizes))
-        host.intake.most_bytes = settings.max_queue_mib << 20
-        host.intake.methods = HELD_METHODS
+        _bound_requests(host, router.sizes, settings.max_queue_mib << 20)
         host.services.append(SERVICE)
         host.list_links = router.list_links
         await host.set_ready(False)
@@ -156,6 +160,13 @@ def mount(settings: RouterSettings) -> Mount:
             arena.close()
 
     return mounted
+
+
+def _bound_requests(host: Host, sizes: Callable[[], Sizes], most_bytes: int) -> None:
+    """Bound each request, and those that are held in all."""
+    host.checks.update(request_checks(sizes))
+    host.intake.most_bytes = most_bytes
+    host.intake.methods = HELD_METHODS
 
 
 def _pass_on(task: asyncio.Task[None], host: Host) -> None:

@@ -184,8 +184,6 @@ def resolve(request: generation_pb2.GenerateRequest, prompt_tokens: int, limits:
     stop = generation_pb2.StopConditions()
     stop.CopyFrom(request.stop)
     stop.max_tokens = max_tokens
-    output = generation_pb2.OutputOptions()
-    output.CopyFrom(request.output)  # a part of the request would keep all of it
     return Plan(
         prompt_tokens=prompt_tokens,
         candidates=sampling.n,
@@ -193,9 +191,16 @@ def resolve(request: generation_pb2.GenerateRequest, prompt_tokens: int, limits:
         priority=request.priority,
         sampling=sampling,
         stop=stop,
-        output=output,
+        output=_copied(request.output),
         prompt_field=prompt_field(request),
     )
+
+
+def _copied(output: generation_pb2.OutputOptions) -> generation_pb2.OutputOptions:
+    """The same by itself: a part of a request keeps all of it."""
+    copy = generation_pb2.OutputOptions()
+    copy.CopyFrom(output)
+    return copy
 
 
 def check_length(field: str, prompt_tokens: int, limits: Limits) -> None:
