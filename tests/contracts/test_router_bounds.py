@@ -173,7 +173,9 @@ async def test_a_prompt_that_runs_is_not_among_those_that_wait(tmp_path):
 
 async def test_a_model_that_lacks_a_prompts_ids_is_told_with_the_clients_field(tmp_path):
     replica = FakeReplica()
-    replica.refusal = model_pb2.Refusal(code=3, message="prompt: id 299 at 0 is not below 280")
+    replica.refusal = model_pb2.Refusal(
+        code=3, field="prompt", message="id 299 at 0 is not below 280"
+    )
     async with deployed(tmp_path, replicas=[replica]) as deployment:
         by_ids = await failure(deployment.stub.Generate(generate_request(token_ids=IDS(ids=[299]))))
         by_text = await failure(deployment.stub.Generate(generate_request("x")))
