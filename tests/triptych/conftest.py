@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 import grpc
@@ -221,3 +222,22 @@ def server(serve_at: Callable[[str], FakeServer]) -> FakeServer:
 def nobody() -> str:
     """An address where nothing answers: port 9 (discard) of this machine."""
     return "127.0.0.1:9"
+
+
+class _Junk(grpc.GenericRpcHandler):
+    """Answers every call with bytes that are no message."""
+
+    def service(self, details):
+        if details.method.endswith("Stream"):
+            return grpc.unary_stream_rpc_method_handler(lambda *_: iter([b"\xff\x00"]))
+        return grpc.unary_unary_rpc_method_handler(lambda *_: b"\xff\x00")
+
+
+@pytest.fixture
+def junk() -> Iterator[str]:
+    """Where a gRPC server answers what cannot be decoded."""
+    serving = grpc.server(ThreadPoolExecutor(2), handlers=(_Junk(),))
+    port = serving.add_insecure_port("127.0.0.1:0")
+    serving.start()
+    yield f"127.0.0.1:{port}"
+    serving.stop(0).wait()

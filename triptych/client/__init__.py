@@ -19,9 +19,8 @@ from triptych.client.failures import (
     TriptychError,
     Unavailable,
 )
-from triptych.client.options import Message, Options, Prompt
+from triptych.client.options import Message, OptionError, Options, Prompt
 from triptych.client.pauses import OnRetry
-from triptych.client.requests import OptionError
 from triptych.client.results import (
     CandidateText,
     Completion,

@@ -13,6 +13,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
+from google.protobuf.message import DecodeError
 from grpc import aio
 
 from protos import generation_pb2 as pb
@@ -88,6 +89,7 @@ class AsyncClient:
         **changes: Unpack[OptionChanges],
     ) -> results.Tokens:
         """Tokenise a text or a chat as `generate` would."""
+        requests.check_names(changes, requests.TOKENIZE)
         chosen = choose(options, **changes)
         request = requests.tokenize_request(prompt, chosen)
         return replies.tokens(await self._answer(self._stub.Tokenize, request, chosen))
@@ -96,6 +98,7 @@ class AsyncClient:
         self, ids: Iterable[int], options: Options | None = None, **changes: Unpack[OptionChanges]
     ) -> str:
         """The text of token ids."""
+        requests.check_names(changes, requests.DETOKENIZE)
         chosen = choose(options, **changes)
         request = requests.detokenize_request(ids, chosen)
         reply = await self._answer(self._stub.Detokenize, request, chosen)
@@ -117,7 +120,7 @@ class AsyncClient:
 
     async def _answer(self, method: Any, request: Any, chosen: Options) -> Any:
         tries = Tries(chosen.timeout, chosen.retry_s)
-        return await self._retry(partial(method, request), tries)
+        return await self._retry(partial(_result, method, request), tries)
 
     async def _deltas(
         self, request: pb.GenerateRequest, chosen: Options
@@ -125,11 +128,11 @@ class AsyncClient:
         tries = Tries(chosen.timeout, chosen.retry_s)
         call, first = await self._retry(partial(_begin, self._stub.GenerateStream, request), tries)
         try:
-            with typed_errors(self.address, tries.made):
+            with typed_errors(self.address, tries.made, begun=True):
                 for message in first:
                     yield replies.delta(message)
                 async for message in call:
-                    yield replies.delta(message)
+                    yield replies.delta(_decoded(message))
         finally:
             call.cancel()
 
@@ -155,11 +158,24 @@ class AsyncClient:
         pauses.check_timeout(error, tries)
 
 
+async def _result(method: Any, request: Any, *, timeout: float | None) -> Any:
+    return _decoded(await method(request, timeout=timeout))
+
+
 async def _begin(method: Any, request: Any, *, timeout: float | None) -> tuple[Any, list[Any]]:
     """A stream whose first message has come, and that message; none where it ended before."""
     call = method(request, timeout=timeout)
     with ExitStack() as unwinding:
         unwinding.callback(call.cancel)
-        first = await anext(aiter(call), None)
+        ended = object()
+        first = await anext(aiter(call), ended)
+        messages = [] if first is ended else [_decoded(first)]
         unwinding.pop_all()
-    return call, [] if first is None else [first]
+    return call, messages
+
+
+def _decoded(message: T | None) -> T:
+    """`message`; gRPC's asyncio gives None for one that it could not decode."""
+    if message is None:
+        raise DecodeError
+    return message

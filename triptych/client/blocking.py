@@ -85,6 +85,7 @@ class Client:
         **changes: Unpack[OptionChanges],
     ) -> results.Tokens:
         """Tokenise a text or a chat as `generate` would."""
+        requests.check_names(changes, requests.TOKENIZE)
         chosen = choose(options, **changes)
         request = requests.tokenize_request(prompt, chosen)
         return replies.tokens(self._answer(self._stub.Tokenize, request, chosen))
@@ -93,6 +94,7 @@ class Client:
         self, ids: Iterable[int], options: Options | None = None, **changes: Unpack[OptionChanges]
     ) -> str:
         """The text of token ids."""
+        requests.check_names(changes, requests.DETOKENIZE)
         chosen = choose(options, **changes)
         request = requests.detokenize_request(ids, chosen)
         text: str = self._answer(self._stub.Detokenize, request, chosen).text
@@ -120,7 +122,7 @@ class Client:
         tries = Tries(chosen.timeout, chosen.retry_s)
         call, first = self._retry(partial(_begin, self._stub.GenerateStream, request), tries)
         try:
-            with typed_errors(self.address, tries.made):
+            with typed_errors(self.address, tries.made, begun=True):
                 for message in itertools.chain(first, call):
                     yield replies.delta(message)
         finally:

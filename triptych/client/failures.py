@@ -52,6 +52,7 @@ class TriptychError(Exception):
         violations: fields of the request that were refused.
         retry_after_s: seconds after which the same request may succeed, where the server said.
         tries: how often the request was sent; this is what the last try ended with.
+        begun: part of the answer had come before.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class TriptychError(Exception):
         status: grpc.StatusCode = grpc.StatusCode.UNKNOWN,
         details: _Details | None = None,
         tries: int = 1,
+        begun: bool = False,
     ) -> None:
         super().__init__(message)
         details = details or _Details()
@@ -72,6 +74,7 @@ class TriptychError(Exception):
         self.violations = details.violations
         self.retry_after_s = details.retry_after_s
         self.tries = tries
+        self.begun = begun
 
 
 class InvalidRequest(TriptychError):
@@ -115,21 +118,31 @@ _CLASSES = {
 
 
 @contextmanager
-def typed_errors(address: str, tries: int = 1) -> Iterator[None]:
-    """Turn gRPC errors raised inside the block, the call's `tries`-th try, into typed ones."""
+def typed_errors(address: str, tries: int = 1, *, begun: bool = False) -> Iterator[None]:
+    """Turn gRPC errors raised inside the block into typed ones.
+
+    Args:
+        address: the server's.
+        tries: which try of the call it is, from 1.
+        begun: part of the answer has come.
+    """
     try:
         yield
     except grpc.RpcError as error:
-        raise _typed(error, address, tries) from error
+        raise _typed(error, address, tries, begun) from error
+    except DecodeError as error:
+        raise InternalError(
+            "the reply is no message of Triptych's", address=address, tries=tries, begun=begun
+        ) from error
 
 
-def _typed(error: grpc.RpcError, address: str, tries: int) -> TriptychError:
+def _typed(error: grpc.RpcError, address: str, tries: int, begun: bool) -> TriptychError:
     # Every RpcError that a call raises is a grpc.Call too; grpc's types do not say so.
     status: grpc.StatusCode = error.code()
     message: str = error.details() or status.name
     made = _CLASSES.get(status, TriptychError)
     details = _unpack(error.trailing_metadata() or ())
-    return made(message, address=address, status=status, details=details, tries=tries)
+    return made(message, address=address, status=status, details=details, tries=tries, begun=begun)
 
 
 def _unpack(metadata: Iterable[Any]) -> _Details:

@@ -6,28 +6,50 @@ An option left None is not sent; the server's default applies.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, TypedDict, Unpack
 
 from triptych.client.tries import RETRY_S
 
 
+class OptionError(ValueError):
+    """A value cannot be sent; the message begins with the option's name, or with `prompt`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation; which roles exist is decided by the model's chat template."""
+    """One turn of a conversation; which roles exist is decided by the model's chat template.
+
+    Attributes:
+        role: who speaks, such as `user`.
+        content: text, or its parts, each text or `{"type": "text", "text": …}`; None where an
+            assistant only calls tools or only thinks.
+        name: the user or the tool that speaks, where a template wants to know.
+        reasoning: thoughts of an assistant before its answer.
+        tool_calls: calls that an assistant made, in the form its template expects.
+        tool_call_id: the call that a tool answers.
+    """
 
     role: str
-    content: str
+    content: str | Sequence[str | Mapping[str, Any]] | None = None
+    name: str | None = None
+    reasoning: str | None = None
+    tool_calls: Sequence[Mapping[str, Any]] | None = None
+    tool_call_id: str | None = None
 
 
-Prompt = str | Sequence[int] | Sequence[Message | Mapping[str, str]]
+Prompt = str | Sequence[int] | Sequence[Message | Mapping[str, Any]]
 """Text, token ids, or the messages of a chat (as `Message` or as `{"role": …, "content": …}`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """How a prompt is continued and what is sent back.
+
+    `tokenize` and `detokenize` send the few of them that their requests have.
 
     Attributes:
         model: name of the model; None: the only one.
@@ -50,7 +72,8 @@ class Options:
         presence_penalty: subtracted from the logits of tokens in the output.
         frequency_penalty: the same, once for each time a token is in the output.
         seed: same seed, prompt and options give the same tokens.
-        logit_bias: added to the logit of a token id.
+        logit_bias: added to the logit of a token id; minus infinity bans it.
+        bad_words: words that are not written, one or several.
         n: number of candidates, at most 16.
         token_ids: send the ids back.
         logprobs: send log-probabilities back, with this many alternatives a token, at most 20.
@@ -58,8 +81,11 @@ class Options:
         echo: send the prompt's text back.
         skip_special_tokens: leave special tokens out of the text.
         add_special_tokens: whether the tokenizer adds its special tokens to the prompt.
-        tools: tools handed to the chat template.
-        template_arguments: further variables of the chat template.
+        truncate_prompt_tokens: keep the last so many tokens of a longer prompt; 0: a prompt that is
+            too long is refused.
+        tools: tools handed to the chat template, whatever JSON can hold.
+        template_arguments: further variables of the chat template; keys keep their order.
+        template_name: which of the checkpoint's chat templates; None: its choice.
         continue_final_message: continue the last message instead of opening a new turn.
     """
 
@@ -83,6 +109,7 @@ class Options:
     frequency_penalty: float | None = None
     seed: int | None = None
     logit_bias: Mapping[int, float] = dataclasses.field(default_factory=dict)
+    bad_words: str | Sequence[str] = ()
     n: int | None = None
     token_ids: bool = False
     logprobs: int | None = None
@@ -90,9 +117,16 @@ class Options:
     echo: bool = False
     skip_special_tokens: bool | None = None
     add_special_tokens: bool | None = None
+    truncate_prompt_tokens: int = 0
     tools: Sequence[Mapping[str, Any]] = ()
     template_arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    template_name: str | None = None
     continue_final_message: bool = False
+
+    def __post_init__(self) -> None:
+        if self.timeout is not None:
+            _check_seconds("timeout", self.timeout)
+        _check_seconds("retry_s", self.retry_s)
 
 
 class OptionChanges(TypedDict, total=False):
@@ -118,6 +152,7 @@ class OptionChanges(TypedDict, total=False):
     frequency_penalty: float | None
     seed: int | None
     logit_bias: Mapping[int, float]
+    bad_words: str | Sequence[str]
     n: int | None
     token_ids: bool
     logprobs: int | None
@@ -125,11 +160,20 @@ class OptionChanges(TypedDict, total=False):
     echo: bool
     skip_special_tokens: bool | None
     add_special_tokens: bool | None
+    truncate_prompt_tokens: int
     tools: Sequence[Mapping[str, Any]]
     template_arguments: Mapping[str, Any]
+    template_name: str | None
     continue_final_message: bool
 
 
 def choose(options: Options | None, **changes: Unpack[OptionChanges]) -> Options:
     """`options`, or the defaults, with `changes` applied."""
     return dataclasses.replace(options or Options(), **changes)
+
+
+def _check_seconds(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise OptionError(f"{name}: expected seconds, not {type(value).__name__}")
+    if math.isnan(value) or value < 0:
+        raise OptionError(f"{name}: {value} is no number of seconds")

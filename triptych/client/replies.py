@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from struct import pack
+from typing import Any
 
 from protos import generation_pb2 as pb
 from triptych.client import results
@@ -49,9 +51,28 @@ def models(reply: pb.ListModelsResponse) -> tuple[results.Model, ...]:
             parameters=one.parameters,
             dtype=one.dtype,
             version=one.version,
+            generation_defaults=_sampling_options(one.generation_defaults),
         )
         for one in reply.models
     )
+
+
+def _sampling_options(sampling: pb.SamplingParams) -> dict[str, Any]:
+    """What is set, by the names that options have."""
+    told: dict[str, Any] = {}
+    for field, value in sampling.ListFields():
+        if isinstance(value, (int, float)):
+            told[field.name] = _shortest(value) if isinstance(value, float) else value
+        else:
+            told[field.name] = dict(value) if field.name == "logit_bias" else tuple(value)
+    return told
+
+
+def _shortest(value: float) -> float:
+    """The number with the fewest digits that is the same in 32 bits: 0.6, not 0.6000000238."""
+    wire = pack("f", value)
+    candidates = (float(f"{value:.{digits}g}") for digits in range(1, 9))
+    return next((one for one in candidates if pack("f", one) == wire), value)
 
 
 def load(reply: pb.GetLoadResponse) -> results.Load:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 
 class FinishReason(enum.Enum):
@@ -139,7 +140,19 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model served; `context_length` counts prompt and output tokens together."""
+    """A model served.
+
+    Attributes:
+        name: for `Options.model`.
+        architecture: as in the checkpoint, such as MixtralForCausalLM.
+        context_length: prompt and output tokens together.
+        vocab_size: token ids are below this.
+        parameters: weights, counted once where they are tied.
+        dtype: what it computes in.
+        version: the server's.
+        generation_defaults: sampling options that the checkpoint recommends, by their names in
+            `Options`: `client.generate(prompt, **model.generation_defaults)` uses them.
+    """
 
     name: str
     architecture: str
@@ -148,6 +161,7 @@ class Model:
     parameters: int
     dtype: str
     version: str
+    generation_defaults: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)

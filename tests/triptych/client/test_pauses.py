@@ -85,6 +85,7 @@ def test_without_time_to_retry_it_is_asked_once(server, call, method, arguments)
         call(server.address, method, *arguments, retry_s=0)
 
     assert (caught.value.tries, len(server.generation.heard)) == (1, 1)
+    assert not caught.value.begun
 
 
 @pytest.mark.usefixtures("short_pauses")
@@ -153,6 +154,7 @@ def test_after_the_first_message_of_a_stream_nothing_is_retried(server):
             next(stream)
 
     assert caught.value.tries == len(server.generation.heard) == 2
+    assert caught.value.begun
 
 
 @pytest.mark.usefixtures("short_pauses")
@@ -276,3 +278,9 @@ async def test_cancelling_the_task_ends_a_pause(nobody):
 
         with pytest.raises(asyncio.CancelledError):
             await answer
+
+
+@all_methods
+def test_a_reply_that_cannot_be_decoded_is_an_internal_error(junk, call, method, arguments):
+    with pytest.raises(triptych.InternalError):
+        call(junk, method, *arguments)

@@ -7,7 +7,14 @@ import pytest
 
 from protos import generation_pb2 as pb
 from triptych.client.options import Message, OptionChanges, Options, choose
-from triptych.client.requests import OptionError, generate_request, tokenize_request
+from triptych.client.requests import (
+    DETOKENIZE,
+    TOKENIZE,
+    OptionError,
+    check_names,
+    generate_request,
+    tokenize_request,
+)
 
 
 def test_every_option_can_be_given_as_a_keyword():
@@ -44,7 +51,9 @@ def test_options_land_in_their_fields():
         presence_penalty=0.5,
         frequency_penalty=-0.5,
         seed=2**64 - 1,
-        logit_bias={3: -1.0},
+        logit_bias={3: -1.0, 4: float("-inf")},
+        bad_words=("foul", "fouler"),
+        truncate_prompt_tokens=9,
         n=2,
         token_ids=True,
         logprobs=0,
@@ -58,6 +67,7 @@ def test_options_land_in_their_fields():
         request_id="r",
         priority=-2,
         add_special_tokens=False,
+        truncate_prompt_tokens=9,
         text="hello",
         sampling=pb.SamplingParams(
             temperature=0.0,
@@ -68,7 +78,8 @@ def test_options_land_in_their_fields():
             presence_penalty=0.5,
             frequency_penalty=-0.5,
             seed=2**64 - 1,
-            logit_bias={3: -1.0},
+            logit_bias={3: -1.0, 4: float("-inf")},
+            bad_words=["foul", "fouler"],
             n=2,
         ),
         stop=pb.StopConditions(
@@ -90,7 +101,13 @@ def test_one_stop_string_is_not_taken_for_its_letters():
     assert list(generate_request("x", Options(stop="END")).stop.strings) == ["END"]
 
 
-@pytest.mark.parametrize("ids", [[1, 2], (1, 2), np.array([1, 2])])
+def test_one_bad_word_is_not_taken_for_its_letters():
+    assert list(generate_request("x", Options(bad_words="END")).sampling.bad_words) == ["END"]
+
+
+@pytest.mark.parametrize(
+    "ids", [[1, 2], (1, 2), range(1, 3), np.array([1, 2]), [np.uint32(1), np.int64(2)]]
+)
 def test_ids_become_token_ids(ids):
     assert list(generate_request(ids, Options()).token_ids.ids) == [1, 2]
 
@@ -112,7 +129,7 @@ def test_messages_become_a_chat_with_its_arguments():
         ("user", "hi"),
     ]
     assert chat.tools_json == '[{"name": "t"}]'
-    assert chat.template_arguments["deep"] is True
+    assert chat.template_arguments_json == '{"deep": true}'
     assert chat.continue_final_message
 
 
@@ -123,7 +140,29 @@ def test_messages_become_a_chat_with_its_arguments():
         ({"seed": 2**64}, "seed"),
         ({"stop_token_ids": [-1]}, "stop_token_ids"),
         ({"logit_bias": {-1: 0.0}}, "logit_bias"),
+        ({"logit_bias": {"3": 0.0}}, "logit_bias"),
+        ({"logit_bias": {True: 0.0}}, "logit_bias"),
+        ({"logit_bias": [(3, 0.0)]}, "logit_bias"),
         ({"temperature": "hot"}, "temperature"),
+        ({"temperature": True}, "temperature"),
+        ({"temperature": 10**400}, "temperature"),
+        ({"max_tokens": True}, "max_tokens"),
+        ({"max_tokens": 2.5}, "max_tokens"),
+        ({"logprobs": True}, "logprobs"),
+        ({"prompt_logprobs": 5}, "prompt_logprobs"),
+        ({"echo": "no"}, "echo"),
+        ({"stop_token_ids": [True]}, "stop_token_ids"),
+        ({"stop_token_ids": 5}, "stop_token_ids"),
+        ({"stop": b"END"}, "stop"),
+        ({"stop": ["END", b"END"]}, "stop"),
+        ({"bad_words": ["\udcff"]}, "bad_words"),
+        ({"model": b"m"}, "model"),
+        ({"request_id": 7}, "request_id"),
+        ({"truncate_prompt_tokens": -1}, "truncate_prompt_tokens"),
+        ({"timeout": float("nan")}, "timeout"),
+        ({"timeout": -1.0}, "timeout"),
+        ({"timeout": "5"}, "timeout"),
+        ({"retry_s": True}, "retry_s"),
     ],
 )
 def test_a_value_that_cannot_be_sent_is_named(changes, named):
@@ -131,16 +170,52 @@ def test_a_value_that_cannot_be_sent_is_named(changes, named):
         generate_request("x", choose(None, **changes))
 
 
-@pytest.mark.parametrize("prompt", [7, None, b"bytes", {"role": "user", "content": "hi"}])
+def test_an_option_that_is_none_is_not_sent():
+    names = {field.name for field in dataclasses.fields(Options)} - {"retry_s"}
+
+    request = generate_request("hello", Options(**dict.fromkeys(names)))
+
+    assert (request.stop, request.output) == (pb.StopConditions(), pb.OutputOptions())
+    assert (request.sampling, request.priority) == (pb.SamplingParams(), 0)
+
+
+@pytest.mark.parametrize("prompt", ["hello", [1, 2]])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("tools", [{"name": "t"}]),
+        ("template_arguments", {"deep": True}),
+        ("template_name", "rag"),
+        ("continue_final_message", True),
+    ],
+)
+def test_what_only_a_chat_template_reads_is_refused_with_another_prompt(prompt, name, value):
+    with pytest.raises(OptionError, match=f"^{name}: "):
+        generate_request(prompt, Options(**{name: value}))
+
+
+@pytest.mark.parametrize("ids", [[True, 2], [1.0, 2], np.array([1.5]), np.array([[1, 2]]), [None]])
+def test_what_is_no_token_id_is_named_as_the_prompt(ids):
+    with pytest.raises(OptionError, match=r"^prompt: "):
+        generate_request(ids, Options())
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        *(7, None, b"bytes", {"role": "user", "content": "hi"}, {1, 2}, iter([1, 2])),
+        *((one for one in "ab"), ["several", "texts"], [b"several", b"texts"]),
+    ],
+)
 def test_what_is_no_prompt_is_refused(prompt):
     with pytest.raises(TypeError, match="a prompt is"):
         generate_request(prompt, Options())
 
 
-@pytest.mark.parametrize("message", [{"role": "user"}, {"content": "hi"}])
-def test_a_message_without_role_or_content_is_refused(message):
-    with pytest.raises(TypeError, match="needs a role and a content"):
-        generate_request([message], Options())
+@pytest.mark.parametrize(("name", "taken"), [("max_tokens", TOKENIZE), ("tools", DETOKENIZE)])
+def test_a_keyword_that_a_method_does_not_send_is_refused(name, taken):
+    with pytest.raises(OptionError, match=f"^{name}: "):
+        check_names({"model": "m", name: 1}, taken)
 
 
 def test_token_ids_are_not_tokenised_again():
