@@ -6,9 +6,10 @@ command line starts fast. It imports the chassis and the contracts, never a serv
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # as typing has it, whose import would take a while
 if TYPE_CHECKING:
+    from typing import Any
+
     from triptych.client import (
         AsyncClient,
         Cancelled,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
         OptionError,
         Options,
         Overloaded,
+        Prompt,
         PromptEcho,
         ReplicaLoad,
         TokenLogprob,
@@ -58,6 +60,7 @@ __all__ = [
     "OptionError",
     "Options",
     "Overloaded",
+    "Prompt",
     "PromptEcho",
     "ReplicaLoad",
     "TokenLogprob",
@@ -75,3 +78,8 @@ def __getattr__(name: str) -> Any:
     from triptych import client
 
     return getattr(client, name)
+
+
+def __dir__() -> list[str]:
+    """Names of the package, those not loaded yet too."""
+    return sorted({*globals(), *__all__})

@@ -1,8 +1,62 @@
-"""`python -m triptych`: the command line."""
+"""`triptych` and `python -m triptych`: the command line, from its first moment to its last.
+
+Ctrl-C ends the process at once and without words while it starts and while it ends; in between,
+`one_line_errors` has it unwind.
+"""
 
 from __future__ import annotations
 
-from triptych.cli import app
+import os
+import signal
+import sys
+
+from triptych import stdio
+
+_FAILED = 1
+_INTERRUPTED = 130
+
+
+def main() -> int:
+    """Run the command that the arguments name; return its exit code."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it stays ignored
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    stdio.prepare()
+    code = _FAILED
+    try:
+        try:
+            code = _run()
+        finally:
+            stdio.finish()
+    except BrokenPipeError:
+        return code or _FAILED  # whoever read has had enough, which needs no words
+    except OSError as error:
+        stdio.complain(f"cannot write the text: {error.strerror or error}")
+        return code or _FAILED
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    return code
+
+
+def _run() -> int:
+    if sys.argv[1:2] != ["serve"]:
+        _silence_libraries()
+    from triptych.cli import app
+
+    try:
+        app(prog_name="triptych")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else _FAILED
+    return 0
+
+
+def _silence_libraries() -> None:
+    """What gRPC logs of a failed call is told by the command, in one line."""
+    import logging
+
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    for name in ("grpc", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+
 
 if __name__ == "__main__":
-    app(prog_name="triptych")
+    sys.exit(main())

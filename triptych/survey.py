@@ -1,7 +1,8 @@
 """Ask a running deployment who takes part in it and how it does.
 
 The router is asked first and names the others; one of those that cannot be reached from here is
-reported as the router sees it, without what only it could tell.
+reported as the router sees it, without what only it could tell. A proxy may pass on only what
+clients ask; then the router is known by its health, its models and its load.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from chassis.channels import open_channel
 from protos import service_pb2, service_pb2_grpc
 from triptych.client import AsyncClient, Load, Model
-from triptych.client.failures import typed_errors
+from triptych.client.failures import decoded, typed_errors
 from triptych.recovery import Recovery, read_from, summed
 
 _ANSWER_S = 5.0
@@ -39,7 +41,7 @@ class ServiceState:
     Attributes:
         name: router, tokenizer, model or detokenizer.
         address: where it serves.
-        ready: whether it answers; for the router, whether it takes requests.
+        ready: whether it answers, as the router sees it; for the router, whether it takes requests.
         pid: of its process, where that runs on this machine.
         transport: how bulk data travels between it and the router; None for the router itself, and
             where that is not agreed yet.
@@ -102,9 +104,9 @@ async def take(address: str) -> Survey:
     async with AsyncClient(address) as client, open_channel(address) as channel:
         with typed_errors(address):
             ready = await _serves(channel)
-            asked = await _ask(channel)
+            asked = await _ask_through_proxy(channel)
         router = ServiceState("router", address, ready, None, None, None)
-        links = list(_named(asked.described.links))
+        links = [] if asked is None else list(_named(asked.described.links))
         answers = [asked, *await asyncio.gather(*(_reach(link.address) for link in links))]
         return Survey(
             services=tuple(map(_with_answer, (router, *links), answers)),
@@ -117,7 +119,7 @@ async def take(address: str) -> Survey:
 async def _serves(channel: aio.Channel) -> bool:
     stub = health_pb2_grpc.HealthStub(channel)
     answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=_ANSWER_S)
-    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+    return bool(decoded(answer).status == health_pb2.HealthCheckResponse.SERVING)
 
 
 async def _ask(channel: aio.Channel) -> _Asked:
@@ -126,14 +128,27 @@ async def _ask(channel: aio.Channel) -> _Asked:
     )
     described = await stub.Describe(service_pb2.DescribeRequest(), timeout=_ANSWER_S)
     scraped = await stub.Scrape(service_pb2.ScrapeRequest(), timeout=_ANSWER_S)
-    return _Asked(described, read_from(scraped.text.decode()))
+    try:
+        return _Asked(decoded(described), read_from(decoded(scraped).text.decode()))
+    except ValueError as error:
+        raise DecodeError("its metrics cannot be read") from error
+
+
+async def _ask_through_proxy(channel: aio.Channel) -> _Asked | None:
+    """What the router says of itself; None where what is between here and it keeps that back."""
+    try:
+        return await _ask(channel)
+    except grpc.RpcError as error:
+        if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+            return None
+        raise
 
 
 async def _reach(address: str) -> _Asked | None:
     try:
         async with open_channel(address) as channel:
             return await _ask(channel)
-    except grpc.RpcError:
+    except (grpc.RpcError, DecodeError):
         return None
 
 

@@ -13,15 +13,14 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
-from google.protobuf.message import DecodeError
 from grpc import aio
 
 from protos import generation_pb2 as pb
 from protos import generation_pb2_grpc
 from triptych import addresses
 from triptych.client import pauses, replies, requests, results
-from triptych.client.connection import CHANNEL_OPTIONS
-from triptych.client.failures import Cancelled, Unavailable, typed_errors
+from triptych.client.connection import CHANNEL_OPTIONS, checked
+from triptych.client.failures import Cancelled, Unavailable, decoded, typed_errors
 from triptych.client.options import OptionChanges, Options, Prompt, choose
 from triptych.client.tries import RETRY_S, Tries
 
@@ -39,7 +38,7 @@ class AsyncClient:
     def __init__(
         self, address: str = addresses.PUBLIC, *, on_retry: pauses.OnRetry | None = None
     ) -> None:
-        self.address = address
+        self.address = checked(address)
         self._on_retry = on_retry
         self._closed = asyncio.Event()
         self._channel = aio.insecure_channel(address, options=CHANNEL_OPTIONS)
@@ -132,7 +131,7 @@ class AsyncClient:
                 for message in first:
                     yield replies.delta(message)
                 async for message in call:
-                    yield replies.delta(_decoded(message))
+                    yield replies.delta(decoded(message))
         finally:
             call.cancel()
 
@@ -159,7 +158,7 @@ class AsyncClient:
 
 
 async def _result(method: Any, request: Any, *, timeout: float | None) -> Any:
-    return _decoded(await method(request, timeout=timeout))
+    return decoded(await method(request, timeout=timeout))
 
 
 async def _begin(method: Any, request: Any, *, timeout: float | None) -> tuple[Any, list[Any]]:
@@ -169,13 +168,6 @@ async def _begin(method: Any, request: Any, *, timeout: float | None) -> tuple[A
         unwinding.callback(call.cancel)
         ended = object()
         first = await anext(aiter(call), ended)
-        messages = [] if first is ended else [_decoded(first)]
+        messages = [] if first is ended else [decoded(first)]
         unwinding.pop_all()
     return call, messages
-
-
-def _decoded(message: T | None) -> T:
-    """`message`; gRPC's asyncio gives None for one that it could not decode."""
-    if message is None:
-        raise DecodeError
-    return message

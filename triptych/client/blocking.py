@@ -19,7 +19,7 @@ from protos import generation_pb2 as pb
 from protos import generation_pb2_grpc
 from triptych import addresses
 from triptych.client import pauses, replies, requests, results
-from triptych.client.connection import CHANNEL_OPTIONS
+from triptych.client.connection import CHANNEL_OPTIONS, checked
 from triptych.client.failures import Cancelled, Unavailable, typed_errors
 from triptych.client.options import OptionChanges, Options, Prompt, choose
 from triptych.client.tries import RETRY_S, Tries
@@ -38,7 +38,7 @@ class Client:
     def __init__(
         self, address: str = addresses.PUBLIC, *, on_retry: pauses.OnRetry | None = None
     ) -> None:
-        self.address = address
+        self.address = checked(address)
         self._on_retry = on_retry
         self._closed = threading.Event()
         self._channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)

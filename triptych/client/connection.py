@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from triptych import addresses
+from triptych.client.options import OptionError
+
 _MAX_MESSAGE_BYTES = 32 << 20
 
 CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
@@ -14,3 +17,15 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     # A proxy of the environment is for the web, and would swallow calls to this machine.
     ("grpc.enable_http_proxy", 0),
 )
+
+
+def checked(address: str) -> str:
+    """`address`, if it is one to connect to.
+
+    Raises:
+        OptionError: it is none; the text says what to write instead.
+    """
+    fault = addresses.find_fault(address)
+    if fault is not None:
+        raise OptionError(f"address {address[:200]!r}: {fault}")
+    return address

@@ -17,13 +17,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 _DETAILS_KEY = "grpc-status-details-bin"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,17 @@ _CLASSES = {
     grpc.StatusCode.INTERNAL: InternalError,
     grpc.StatusCode.UNKNOWN: InternalError,
 }
+
+
+def decoded(message: T | None) -> T:
+    """`message`; gRPC's asyncio gives None for one that it could not decode.
+
+    Raises:
+        DecodeError: it is None.
+    """
+    if message is None:
+        raise DecodeError
+    return message
 
 
 @contextmanager

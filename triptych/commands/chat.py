@@ -1,143 +1,210 @@
-"""`triptych chat`: a conversation on the model's chat template.
-
-The history holds only turns that were answered, so a refused turn can be asked again differently.
-"""
+"""`triptych chat`: a conversation on the model's chat template."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from triptych import addresses
+from triptych import addresses, stdio
 from triptych.commands import arguments, waiting
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from triptych.client import Client, Message, Options
+    from triptych.client import Client, Message, Model, Options
+    from triptych.commands.tally import Tally
 
 _ANSWER_S = 10.0
-_FAREWELLS = frozenset({"/exit", "/quit"})
+_PROMPT = "you> "
+_FAREWELLS = ("/bye", "/exit", "/quit")
+_HELP = '''\
+/reset    forget the conversation (the system message stays)
+/help     show this list; also /?
+/bye      end the chat; also /exit, /quit or Ctrl-D
+Ctrl-C    end an answer, or the chat
+"""       begin and end a message of several lines
+\\         at the end of a line: the message goes on in the next line'''
+_System = Annotated[
+    str | None,
+    typer.Option(
+        "--system", metavar="TEXT", help="System message that the conversation begins with."
+    ),
+]
 
 
 def chat(  # noqa: PLR0913  (one parameter an option)
     address: arguments.Address = addresses.PUBLIC,
     model: arguments.ModelName = None,
-    system: Annotated[
-        str | None, typer.Option("--system", metavar="TEXT", help="A system message to begin with.")
-    ] = None,
-    max_tokens: arguments.MaxTokens = 512,
+    system: _System = None,
+    max_tokens: arguments.MaxTokens = None,
     temperature: arguments.Temperature = None,
+    top_p: arguments.TopP = None,
+    top_k: arguments.TopK = None,
     seed: arguments.Seed = None,
+    checkpoint_defaults: arguments.CheckpointDefaults = True,
     stop: arguments.Stop = None,
     retry_s: arguments.RetryS = waiting.RETRY_S,
 ) -> None:
-    """Talk with the model.
+    """Chat with the model in the terminal.
 
-    `/reset` forgets the conversation, `/exit` or end of input ends it; Ctrl-C ends an answer.
+    /help lists the commands, /bye or Ctrl-D ends the chat, Ctrl-C ends an answer.
 
-    Where stdin is not a terminal, each of its lines is a turn.
+    If stdin is not a terminal, each of its lines is a message.
     """
     from triptych.client import Client, Options
     from triptych.commands.endings import one_line_errors
+    from triptych.commands.entries import as_utf8
 
     with one_line_errors():
         options = Options(
-            model=model, max_tokens=max_tokens, temperature=temperature, seed=seed, stop=stop or ()
+            model=model,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            seed=seed,
+            stop=[as_utf8(one) for one in stop or ()],
+            retry_s=retry_s,
         )
+        waiting.look_up(address)
         with Client(address, on_retry=waiting.tell) as client:
-            # Say before the first turn, not after it, if nobody is there.
-            client.models(timeout=_ANSWER_S + retry_s, retry_s=retry_s)
-            _Conversation(client, options, system).run()
+            _Chat(client, options, as_utf8(system or ""), checkpoint_defaults).run()
 
 
-class _Conversation:
-    def __init__(self, client: Client, options: Options, system: str | None) -> None:
+class _Chat:
+    def __init__(
+        self, client: Client, options: Options, system: str, checkpoint_defaults: bool
+    ) -> None:
+        from triptych.commands.conversation import Conversation
+
         self._client = client
-        self._options = options
+        self._asked = self._options = options
         self._system = system
-        self._messages: list[Message] = []
+        self._checkpoint_defaults = checkpoint_defaults
+        self._conversation = Conversation(client, system)
+        self._model: Model | None = None
         self._interactive = sys.stdin.isatty()
 
     def run(self) -> None:
         """Take turns until the user has had enough."""
-        self._reset()
-        self._tell(
-            "/reset forgets the conversation, /exit or Ctrl-D ends it, Ctrl-C ends an answer"
-        )
-        for line in self._lines():
-            if line in _FAREWELLS:
+        from triptych.commands.entries import PipedLines, read_entry, read_from_terminal
+
+        self._find_model()  # says before the first turn, not after it, that nobody is there
+        self._greet()
+        read = read_from_terminal if self._interactive else PipedLines().read
+        while True:
+            try:
+                entry = read_entry(read, _PROMPT)
+            except EOFError:
+                self._tell("")
                 return
-            if line == "/reset":
-                self._reset()
-                self._tell("the conversation is forgotten")
-            elif line:
-                self._turn(line)
+            if entry.startswith("/"):
+                if self._ends_after(entry.split()[0]):
+                    return
+            elif entry.strip():
+                self._turn(entry.strip())
 
-    def _reset(self) -> None:
-        from triptych.client import Message
+    def _find_model(self) -> None:
+        """What can be known only once a model is loaded: its context and its defaults."""
+        from dataclasses import replace
 
-        self._messages = [Message("system", self._system)] if self._system else []
+        from triptych.commands.sampling import adopt, find_model
+
+        limits = replace(self._asked, timeout=_ANSWER_S + self._asked.retry_s)
+        self._model = find_model(self._client, limits)
+        if self._model is not None and self._checkpoint_defaults:
+            self._options = adopt(self._asked, self._model)
+
+    def _greet(self) -> None:
+        from triptych.commands.sampling import sentence
+
+        if self._model is None:
+            self._tell("the server has no model yet; the first answer waits for it")
+        else:
+            one = self._model
+            self._tell(f"{one.name} ({one.architecture}), context of {one.context_length} tokens")
+            self._tell(f"sampling: {sentence(self._options, self._asked)}")
+        if self._system:
+            self._tell(f"system: {self._system}")
+        self._tell("/help lists the commands; Ctrl-C ends an answer, Ctrl-D ends the chat")
 
     def _tell(self, note: str) -> None:
         if self._interactive:
-            typer.echo(note, err=True)
+            stdio.tell(note)
 
-    def _lines(self) -> Iterator[str]:
-        if not self._interactive:
-            yield from (line.strip() for line in sys.stdin)
-            return
-        console = _terminal()
-        while True:
-            try:
-                yield console.input("[bold cyan]you>[/] ").strip()
-            except EOFError:
-                typer.echo()
-                return
-
-    def _turn(self, line: str) -> None:
-        """Ask, stream the answer, remember both.
+    def _ends_after(self, command: str) -> bool:
+        """Obey a command, and answer whether it ends the chat.
 
         Raises:
-            InvalidRequest: refused, and nobody is there to ask differently.
+            OptionError: there is no such command, and nobody is there to type another.
         """
-        from triptych.client import InvalidRequest, Message
-        from triptych.commands.endings import complain, describe
+        from triptych.client import OptionError
 
-        asked = [*self._messages, Message("user", line)]
+        if command in ("/help", "/?"):
+            stdio.tell(_HELP)
+        elif command == "/reset":
+            self._conversation.reset()
+            self._tell("the conversation is forgotten")
+        elif command not in _FAREWELLS:
+            complaint = (
+                f"there is no command {command}; /help lists them, and a space before the slash "
+                f"sends the line to the model"
+            )
+            if not self._interactive:
+                raise OptionError(complaint)
+            stdio.complain(complaint)
+        return command in _FAREWELLS
+
+    def _turn(self, entry: str) -> None:
+        """Ask, print the answer as it comes, remember both.
+
+        Raises:
+            TriptychError: it failed, and nobody is there to ask again.
+        """
+        from triptych.client import OptionError, TriptychError
+        from triptych.commands.endings import describe
+
         try:
-            answer = self._answer(asked)
-        except InvalidRequest as error:
+            if self._model is None:
+                self._find_model()
+            length = self._model.context_length if self._model else None
+            asked, dropped = self._conversation.fit(entry, self._options, length)
+            if dropped:
+                turns = "turn is" if dropped == 1 else f"{dropped} turns are"
+                stdio.complain(f"the context is full; the oldest {turns} forgotten")
+            self._answer(asked)
+        except (TriptychError, OptionError) as error:
             if not self._interactive:
                 raise
-            complain(describe(error))
-            return
-        self._messages = [*asked, Message("assistant", answer)]
+            stdio.complain(describe(error) if isinstance(error, TriptychError) else str(error))
 
-    def _answer(self, messages: list[Message]) -> str:
-        parts = []
+    def _answer(self, asked: list[Message]) -> None:
+        from triptych.commands.tally import Tally
+
+        tally = Tally()
         try:
-            for delta in self._client.stream(messages, self._options):
-                parts.append(delta.text)
+            for delta in self._client.stream(asked, self._options):
+                tally.see(delta)
                 sys.stdout.write(delta.text)
                 sys.stdout.flush()
         except KeyboardInterrupt:
             if not self._interactive:
                 raise
         finally:
-            if parts:
-                typer.echo()
-        return "".join(parts)
+            if tally.text:
+                sys.stdout.write("\n")
+                sys.stdout.flush()
+        if tally.parts:
+            self._conversation.remember(asked, tally.text, tally.usage)
+            self._tell_end(tally)
 
+    def _tell_end(self, tally: Tally) -> None:
+        """Say why an answer is not whole, where that can be changed."""
+        from triptych.client import FinishReason
 
-def _terminal() -> Console:
-    """A console whose prompt has line editing and history."""
-    import readline
-
-    from rich.console import Console
-
-    readline.set_auto_history(True)
-    return Console()
+        if tally.parts[-1].finish_reason is not FinishReason.LENGTH:
+            return
+        if self._options.max_tokens is not None:
+            self._tell(f"(the answer ends at --max-tokens {self._options.max_tokens})")
+        else:
+            self._tell("(the answer ends where the context is full; /reset makes room)")

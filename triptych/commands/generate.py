@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from triptych import addresses
+from triptych import addresses, stdio
 from triptych.commands import arguments, waiting
 
 if TYPE_CHECKING:
@@ -15,25 +17,25 @@ if TYPE_CHECKING:
     from triptych.commands.tally import Tally
 
 
-_TOP_P = "Draw from the likeliest tokens that make up this probability; default 1, all."
-_TOP_K = "Draw from this many likeliest tokens; 0, the default: from all."
-_Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help="Text; `-` reads stdin.")]
-_TopP = Annotated[float | None, typer.Option("--top-p", metavar="P", help=_TOP_P)]
-_TopK = Annotated[int | None, typer.Option("--top-k", min=0, metavar="K", help=_TOP_K)]
+_Prompt = Annotated[
+    str, typer.Argument(metavar="PROMPT", help="Text to continue; `-` reads it from stdin.")
+]
 _Timeout = Annotated[
     float | None,
-    typer.Option("--timeout", min=0.001, metavar="SECONDS", help="Give up after this."),
+    typer.Option(
+        "--timeout", min=0.001, metavar="SECONDS", help="Give up after this long. [default: never]"
+    ),
 ]
 _AsJson = Annotated[
     bool,
     typer.Option(
         "--json",
-        help="Print one JSON object at the end instead of the text: request_id, text, "
-        "token_ids, finish_reason, matched_stop, usage, ttft_ms, tokens_per_s.",
+        help="Instead of the text, print one JSON object at the end with request_id, text, "
+        "token_ids, finish_reason, matched_stop, usage, ttft_ms and tokens_per_s.",
     ),
 ]
 _Stats = Annotated[
-    bool, typer.Option("--stats", help="Say TTFT and tokens/s on stderr at the end.")
+    bool, typer.Option("--stats", help="At the end, print token counts and speed to stderr.")
 ]
 
 
@@ -41,23 +43,26 @@ def generate(  # noqa: PLR0913  (one parameter an option)
     prompt: _Prompt,
     address: arguments.Address = addresses.PUBLIC,
     model: arguments.ModelName = None,
-    max_tokens: arguments.MaxTokens = 256,
+    max_tokens: arguments.MaxTokens = None,
     temperature: arguments.Temperature = None,
-    top_p: _TopP = None,
-    top_k: _TopK = None,
+    top_p: arguments.TopP = None,
+    top_k: arguments.TopK = None,
     seed: arguments.Seed = None,
+    checkpoint_defaults: arguments.CheckpointDefaults = True,
     stop: arguments.Stop = None,
     timeout: _Timeout = None,
     retry_s: arguments.RetryS = waiting.RETRY_S,
     as_json: _AsJson = False,
     stats: _Stats = False,
 ) -> None:
-    """Continue PROMPT and stream the text to stdout.
+    """Continue PROMPT and print the text as it is generated.
 
-    Tokens/s counts from the first token to the last.
+    With --stats, TTFT is the time to the first token, and tokens/s counts from the first token to
+    the last.
     """
     from triptych.client import Client, Options
     from triptych.commands.endings import one_line_errors
+    from triptych.commands.entries import as_utf8, read_stdin
 
     with one_line_errors():
         options = Options(
@@ -67,24 +72,39 @@ def generate(  # noqa: PLR0913  (one parameter an option)
             top_p=top_p,
             top_k=top_k,
             seed=seed,
-            stop=stop or (),
+            stop=[as_utf8(one) for one in stop or ()],
             timeout=timeout,
             retry_s=retry_s,
             token_ids=as_json,
         )
-        text = sys.stdin.read() if prompt == "-" else prompt
+        waiting.look_up(address)
+        text = read_stdin() if prompt == "-" else as_utf8(prompt)
         with Client(address, on_retry=waiting.tell) as client:
+            if checkpoint_defaults:
+                options = _with_defaults(client, options)
             tally = _stream(client, text, options, quiet=as_json)
         if as_json:
             _print_json(tally.summary())
         if stats:
-            typer.echo(tally.sentence(), err=True)
+            stdio.tell(tally.sentence())
+
+
+def _with_defaults(client: Client, options: Options) -> Options:
+    """`options` with the checkpoint's defaults, and with what is left of the timeout."""
+    from triptych.commands.sampling import adopt, find_model
+
+    started = time.monotonic()
+    model = find_model(client, options)
+    if model is not None:
+        options = adopt(options, model)
+    if options.timeout is None:
+        return options
+    left_s = options.timeout - (time.monotonic() - started)
+    return replace(options, timeout=max(left_s, 0.0))
 
 
 def _stream(client: Client, prompt: str, options: Options, *, quiet: bool) -> Tally:
     """Write the text as it comes; end it with a newline where it has none."""
-    from chassis.errors import StartError
-    from triptych.client import TriptychError
     from triptych.commands.tally import Tally
 
     tally = Tally()
@@ -94,20 +114,15 @@ def _stream(client: Client, prompt: str, options: Options, *, quiet: bool) -> Ta
             if not quiet:
                 sys.stdout.write(delta.text)
                 sys.stdout.flush()
-    except TriptychError:
-        if tally.text and not quiet:
-            typer.echo()  # what is said next begins a line
-        raise
-    except BrokenPipeError:
-        raise  # whoever read has had enough, which needs no words
-    except OSError as error:
-        raise StartError(f"cannot write the text: {error.strerror}") from error
-    if not quiet and not tally.text.endswith("\n"):
-        typer.echo()
+    finally:
+        # What is said next begins a line; a text that is whole ends one.
+        whole = tally.usage is not None
+        if not quiet and (whole or tally.text) and not tally.text.endswith("\n"):
+            sys.stdout.write("\n")
     return tally
 
 
 def _print_json(summary: dict[str, Any]) -> None:
     import json
 
-    typer.echo(json.dumps(summary, ensure_ascii=False))
+    typer.echo(json.dumps(summary, ensure_ascii=not stdio.is_unicode()))

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from triptych import addresses
-from triptych.commands import arguments
+from triptych.commands import arguments, waiting
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from triptych.client import Load
     from triptych.survey import ServiceState, Survey
 
 _ANY_WIDTH = 10_000
@@ -24,12 +26,15 @@ def status(
         bool,
         typer.Option(
             "--json",
-            help="Print one JSON object: services, models, kv_slots, queued, running, replicas, "
-            "recovery.",
+            help="Print one JSON object with services, models, kv_slots, queued, running, replicas "
+            "and recovery.",
         ),
     ] = False,
 ) -> None:
-    """Show services, models and load of a deployment."""
+    """Show the services, models and load of a deployment.
+
+    The exit code is 0 if the deployment answers requests, and 1 if it is still loading.
+    """
     import asyncio
     import json
 
@@ -37,16 +42,17 @@ def status(
     from triptych.commands.endings import one_line_errors
 
     with one_line_errors():
+        waiting.look_up(address)
         seen = asyncio.run(survey.take(address))
-    if as_json:
-        typer.echo(json.dumps(seen.as_json()))
-    else:
-        _print(seen)
+        if as_json:
+            typer.echo(json.dumps(seen.as_json()))
+        else:
+            _print(seen)
+    if not seen.services[0].ready:
+        raise typer.Exit(1)
 
 
 def _print(seen: Survey) -> None:
-    from rich.markup import escape
-
     from triptych.commands.output import console
 
     out = console()
@@ -57,35 +63,75 @@ def _print(seen: Survey) -> None:
     else:
         out.print(_services(seen, addresses=False), "", _addresses(seen), sep="\n")
     out.print()
+    for line in (*_models(seen), *_load(seen.load), *_notes(seen)):
+        out.print(line)
+
+
+def _models(seen: Survey) -> Iterator[str]:
+    from rich.markup import escape
+
     for model in seen.models:
-        out.print(
-            f"model [bold]{escape(model.name)}[/]: {model.architecture}, "
-            f"{model.parameters / 1e6:.1f} M parameters in {model.dtype}, "
-            f"context {model.context_length}"
+        yield (
+            f"model [bold]{escape(model.name)}[/]: {escape(model.architecture)}, "
+            f"{model.parameters / 1e6:.1f} M parameters in {escape(model.dtype)}, "
+            f"context of {model.context_length} tokens"
         )
-    load = seen.load
+        if model.generation_defaults:
+            told = (f"{name} {value}" for name, value in model.generation_defaults.items())
+            yield f"sampling that its checkpoint recommends: {escape(', '.join(told))}"
+
+
+def _load(load: Load) -> Iterator[str]:
     free = load.kv_slots_total - load.kv_slots_used
-    out.print(f"KV slots: {load.kv_slots_used} used, {free} free of {load.kv_slots_total}")
-    out.print(f"requests: {load.queued} queued, {load.running} running")
-    out.print(_recovery(seen))
+    if load.kv_slots_total:
+        used = f"{load.kv_slots_used} used, " if load.kv_slots_used else ""
+        yield f"KV slots: {used}{free} free of {load.kv_slots_total}"
+    yield f"requests: {_counted({'queued': load.queued, 'running': load.running}) or 'none'}"
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    """What there is any of."""
+    return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+
+
+def _notes(seen: Survey) -> Iterator[str]:
+    """What was recovered, and what is not as it seems."""
+    done = seen.recovery
+    recovered = {
+        "resubmitted": done.resubmissions,
+        "registered again": done.reregistrations,
+        "replayed": done.replays,
+        "fenced": done.fenced_deltas + done.fenced_rows,
+    }
+    if any(recovered.values()):
+        yield f"recovery: {_counted(recovered)}"
+    router, *others = seen.services
+    hidden = [service.name for service in others if service.ready and not service.reached]
+    if not router.reached:
+        yield "A proxy hides the services; run `triptych status` beside the router to see them."
+    elif hidden:
+        yield (
+            f"Not reachable from here: {', '.join(dict.fromkeys(hidden))}. Their health is what "
+            f"the router says. This is normal behind a proxy or outside of containers."
+        )
+    if not router.ready:
+        awaited = dict.fromkeys(service.name for service in others if not service.ready)
+        what = f" ({', '.join(awaited)} not ready)" if awaited else ""
+        yield f"[red]loading[/]{what}: requests wait until the deployment is ready"
 
 
 def _services(seen: Survey, *, addresses: bool = True) -> Table:
     from rich.table import Table
 
-    table = Table("service", "health", "pid", "up", "restarts", "transport", **_PLAIN)
-    if addresses:
-        table.add_column("address")
+    restarted = any(service.restarts for service in seen.services)
+    headers = ["service", "health", "pid", "up", *(["restarts"] if restarted else []), "transport"]
+    table = Table(*headers, *(["address"] if addresses else []), **_PLAIN)
     for service, name in zip(seen.services, _names(seen), strict=True):
-        cells = (
-            name,
-            _health(service),
-            str(service.pid or "-"),
-            _duration(service),
-            "-" if service.restarts is None else str(service.restarts),
-            service.transport or "-",
-        )
-        table.add_row(*cells, *((service.address,) if addresses else ()))
+        cells = [name, _health(service), str(service.pid or "-"), _duration(service)]
+        if restarted:
+            cells.append(str(service.restarts or "-"))
+        cells.append(service.transport or "-")
+        table.add_row(*cells, *([service.address] if addresses else []))
     return table
 
 
@@ -114,15 +160,7 @@ def _names(seen: Survey) -> list[str]:
 def _health(service: ServiceState) -> str:
     if service.ready:
         return "[green]ready[/]"
-    return "[red]not ready[/]" if service.reached else "[red]away[/]"
-
-
-def _recovery(seen: Survey) -> str:
-    done = seen.recovery
-    return (
-        f"recovery: {done.resubmissions} resubmitted, {done.reregistrations} registered again, "
-        f"{done.replays} replayed, {done.fenced_deltas + done.fenced_rows} fenced"
-    )
+    return "[red]loading[/]" if service.reached else "[red]away[/]"
 
 
 def _duration(service: ServiceState) -> str:

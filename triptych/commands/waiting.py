@@ -5,8 +5,11 @@ A library may well sit out a restart; a person who has not started a server want
 
 from __future__ import annotations
 
+import socket
 import sys
 from typing import TYPE_CHECKING
+
+from triptych import addresses, stdio
 
 if TYPE_CHECKING:
     from triptych.client import Unavailable
@@ -16,8 +19,24 @@ RETRY_S = 2.0
 
 def tell(error: Unavailable, _pause_s: float) -> None:
     """Say on a terminal, once a call, that it is waiting; what `Client` takes as `on_retry`."""
-    from triptych.commands.endings import complain
-
     if error.tries == 1 and sys.stderr.isatty():
         found = error.message if error.reason else "nothing answers yet"
-        complain(f"{error.address}: {found}; trying again")
+        stdio.complain(f"{error.address}: {found}; trying again")
+
+
+def look_up(address: str) -> None:
+    """See to it that the host has an address, before anything is sent there.
+
+    Raises:
+        OptionError: it has none; no later try would find one.
+    """
+    from triptych.client.connection import checked
+    from triptych.client.options import OptionError
+
+    host = addresses.split_host(checked(address))
+    if host is None:
+        return
+    try:
+        socket.getaddrinfo(host, None)
+    except (OSError, UnicodeError) as error:
+        raise OptionError(f"address {address!r}: the host {host!r} is unknown") from error

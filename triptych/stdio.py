@@ -1,0 +1,71 @@
+"""The standard streams of a command, whatever state they were handed over in.
+
+A closed stream is one to /dev/null: a command without a reader does its work all the same, and no
+socket gets the number of a standard stream. What an encoding lacks is written as an escape such as
+`\\xe9`. Bytes of stdin that are no text are found by whoever reads them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+from io import TextIOWrapper
+from typing import TextIO
+
+
+def prepare() -> None:
+    """Open what is closed, and let no character fail."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(number, True)
+    os.close(number)
+    sys.stdin = sys.stdin or os.fdopen(0, encoding="utf-8", closefd=False)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", encoding="utf-8", closefd=False)
+    _on_error(sys.stdin, "surrogateescape")
+    for stream in (sys.stdout, sys.stderr):
+        _on_error(stream, "backslashreplace")
+
+
+def _on_error(stream: TextIO, handler: str) -> None:
+    if isinstance(stream, TextIOWrapper):
+        stream.reconfigure(errors=handler)
+
+
+def finish() -> None:
+    """Write out what is buffered; after a failure, let nothing be tried again at the very end.
+
+    Raises:
+        OSError: stdout takes no more.
+    """
+    try:
+        sys.stdout.flush()
+    finally:
+        for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
+            try:
+                stream.flush()
+            except OSError:
+                _divert(number)
+
+
+def _divert(number: int) -> None:
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, number)
+    os.close(null)
+
+
+def tell(line: str) -> None:
+    """Write one line to stderr; where that takes none, nobody is there to be told."""
+    with suppress(OSError):
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
+
+
+def complain(message: str) -> None:
+    """Tell what went wrong, in one line."""
+    tell(f"triptych: {' '.join(message.split())}")
+
+
+def is_unicode() -> bool:
+    """Whether stdout takes every character as it is."""
+    return (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
