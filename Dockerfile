@@ -22,7 +22,7 @@ COPY constraints.txt pyproject.toml ./
 RUN python3 -m venv --without-pip /opt/pip \
  && python3 -m venv --without-pip /opt/triptych \
  && python3 -m pip --python /opt/pip/bin/python install --quiet --constraint constraints.txt pip \
- && python3 -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > dependencies.txt \
+ && python3 -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*p['dependencies'], *p['optional-dependencies']['serve'], sep='\n')" > dependencies.txt \
  && /opt/pip/bin/pip --python /opt/triptych/bin/python install --quiet --no-cache-dir \
       --constraint constraints.txt ${PIP_ARGS} --requirement dependencies.txt \
  # What is there for those who test these libraries, or compile against them.

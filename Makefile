@@ -113,7 +113,7 @@ else
 	@$(BIN)/python -m pip install --quiet -c constraints.txt pip
 	@# setuptools warns at length that an editable installation is one.
 	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --no-compile -c constraints.txt \
-	  --build-constraint constraints.txt $(PIP_ARGS) -e .
+	  --build-constraint constraints.txt $(PIP_ARGS) -e '.[serve]'
 	@touch $@
 endif
 

@@ -35,6 +35,7 @@ REQUIREMENTS = [
     Requirement(line)
     for line in (
         *PYPROJECT["project"]["dependencies"],
+        *PYPROJECT["project"]["optional-dependencies"]["serve"],
         *PYPROJECT["dependency-groups"]["dev"],
         *PYPROJECT["dependency-groups"]["protos"],
     )

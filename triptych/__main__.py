@@ -6,11 +6,9 @@ Ctrl-C ends the process at once and without words while it starts and while it e
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # `signal` would first load enum
 import os
-import signal
 import sys
-
-from triptych import stdio
 
 _FAILED = 1
 _INTERRUPTED = 130
@@ -18,8 +16,10 @@ _INTERRUPTED = 130
 
 def main() -> int:
     """Run the command that the arguments name; return its exit code."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it stays ignored
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:  # else it stays ignored
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+    from triptych import stdio
+
     stdio.prepare()
     code = _FAILED
     try:

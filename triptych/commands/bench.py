@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from triptych import addresses
-from triptych.commands import arguments
+from triptych.commands import arguments, waiting
 
 if TYPE_CHECKING:
     from triptych.load.bench import BenchPlan, Report
@@ -93,6 +95,7 @@ def bench(  # noqa: PLR0913  (one parameter an option)
     from triptych.load.plot import draw, require_matplotlib
 
     with one_line_errors():
+        waiting.look_up(address)
         if plot_file is not None:
             require_matplotlib()
         plan = BenchPlan(
@@ -118,16 +121,26 @@ def bench(  # noqa: PLR0913  (one parameter an option)
 
 
 def _run(plan: BenchPlan) -> Report:
-    import uvloop
     from rich.console import Console
 
     from triptych.commands.output import console
     from triptych.load import bench
     from triptych.load.report import table
 
-    report = uvloop.run(bench.run(plan, Console(stderr=True)))
+    report = _run_loop(bench.run(plan, Console(stderr=True)))
     console().print(table(report.runs))
     return report
+
+
+def _run_loop(running: Coroutine[Any, Any, Report]) -> Report:
+    """Run on uvloop where the server is installed too: what is measured is less of the client."""
+    if find_spec("uvloop") is None:
+        import asyncio
+
+        return asyncio.run(running)
+    import uvloop
+
+    return uvloop.run(running)
 
 
 def _check_folder(file: Path | None) -> None:
