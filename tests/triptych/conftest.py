@@ -30,6 +30,9 @@ class FakeGeneration(generation_pb2_grpc.GenerationServiceServicer):
         remaining_s: what each call had left until its deadline.
         waiting: set once a call has come that is never answered.
         cancelled: set once an endless prompt has ended.
+        model: what is served.
+        prompt_tokens: what each answer says its prompt has cost.
+        words: what streams.
     """
 
     def __init__(self) -> None:
@@ -41,6 +44,9 @@ class FakeGeneration(generation_pb2_grpc.GenerationServiceServicer):
         self.remaining_s: list[float | None] = []
         self.waiting = threading.Event()
         self.cancelled = threading.Event()
+        self.model = pb.Model(name="fake", architecture="Fake", context_length=512, vocab_size=256)
+        self.prompt_tokens = 7
+        self.words = WORDS
 
     async def _enter(self, request, context) -> None:
         """Note a call, send its initial metadata, and fail while the service is away."""
@@ -82,26 +88,28 @@ class FakeGeneration(generation_pb2_grpc.GenerationServiceServicer):
         return pb.GenerateResponse(
             request_id=request.request_id or "made",
             candidates=candidates,
-            usage=_usage(len(candidates)),
+            usage=self._usage(len(candidates)),
             prompt=pb.Prompt(text=request.text) if request.output.echo else None,
         )
 
     async def GenerateStream(self, request, context):  # noqa: N802
         await self._enter(request, context)
         self._refuse(request)
-        for number, word in enumerate(WORDS):
-            last = number == len(WORDS) - 1
+        for number, word in enumerate(self.words):
+            last = number == len(self.words) - 1
             part = pb.Candidate(text=word, token_ids=[number])
             if last:
                 part.finish_reason = pb.FINISH_REASON_STOP
                 part.matched_token_id = 2
-            usage = _usage(1) if last else None
+            usage = self._usage(1) if last else None
             reply = pb.GenerateStreamResponse(request_id="made", deltas=[part], usage=usage)
             if request.text == "endless":
                 await self._write_and_wait(reply, context)
             await context.write(reply)
             if request.text == "breaking":
                 raise Unavailable("the model is away")
+            if request.text == "stopping":
+                await context.abort(grpc.StatusCode.CANCELLED, "Cancelling all calls")
 
     async def _write_and_wait(self, reply: pb.GenerateStreamResponse, context) -> None:
         """The client may have it, and leave, before the write has returned here."""
@@ -110,6 +118,13 @@ class FakeGeneration(generation_pb2_grpc.GenerationServiceServicer):
             await asyncio.Event().wait()
         finally:
             self.cancelled.set()
+
+    def _usage(self, candidates: int) -> pb.Usage:
+        return pb.Usage(
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=candidates * len(WORDS),
+            cached_prompt_tokens=1,
+        )
 
     async def Tokenize(self, request, context):  # noqa: N802
         await self._enter(request, context)
@@ -124,8 +139,7 @@ class FakeGeneration(generation_pb2_grpc.GenerationServiceServicer):
 
     async def ListModels(self, request, context):  # noqa: N802
         await self._enter(request, context)
-        model = pb.Model(name="fake", architecture="Fake", context_length=512, vocab_size=256)
-        return pb.ListModelsResponse(models=[model])
+        return pb.ListModelsResponse(models=[self.model])
 
     async def GetLoad(self, request, context):  # noqa: N802
         await self._enter(request, context)
@@ -145,12 +159,6 @@ def _candidate(index: int, text: str) -> pb.Candidate:
         token_ids=range(len(WORDS)),
         finish_reason=pb.FINISH_REASON_LENGTH,
         logprobs=[logprob],
-    )
-
-
-def _usage(candidates: int) -> pb.Usage:
-    return pb.Usage(
-        prompt_tokens=7, completion_tokens=candidates * len(WORDS), cached_prompt_tokens=1
     )
 
 

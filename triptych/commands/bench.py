@@ -115,7 +115,7 @@ def bench(  # noqa: PLR0913  (one parameter an option)
         if json_file is not None:
             _write_json(report, json_file)
         if plot_file is not None:
-            draw(report.runs, plot_file)
+            draw(report.runs, plot_file, report.title)
     if all(run.failures and run.output_tokens == 0 for run in report.runs):
         raise typer.Exit(1)
 

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from chassis.errors import StartError
 from triptych.client import AsyncClient, Model, Options
 from triptych.client.connection import CHANNEL_OPTIONS
-from triptych.load import prompts
+from triptych.load import machine, prompts
 from triptych.load.generator import Job, Sender, closed_loop, open_loop
 from triptych.load.measures import Figures
 from triptych.load.traces import read_trace, shape
@@ -51,17 +51,35 @@ class BenchPlan:
 
 @dataclass(frozen=True)
 class Report:
-    """A finished benchmark."""
+    """A finished benchmark.
+
+    Attributes:
+        model: that was served.
+        plan: that was run.
+        runs: figures, one of each run.
+        machine: that they were measured on.
+    """
 
     model: Model
     plan: BenchPlan
     runs: tuple[Figures, ...]
+    machine: str
+
+    @property
+    def title(self) -> str:
+        """What was measured: model, dtype, machine, and in a second line the load."""
+        plan = self.plan
+        load = f"{plan.prompt_tokens} prompt tokens, {plan.max_tokens} output tokens"
+        if plan.trace is not None:
+            load = f"trace {plan.trace.name} at {plan.rate_scale:g} times its rate"
+        return f"{self.model.name} in {self.model.dtype} on {self.machine}\n{load}"
 
     def as_json(self) -> dict[str, Any]:
         """Plain data; keys are only ever added."""
         return {
             "model": self.model.name,
             "dtype": self.model.dtype,
+            "machine": self.machine,
             "prompt_tokens": self.plan.prompt_tokens,
             "max_tokens": self.plan.max_tokens,
             "trace": None if self.plan.trace is None else self.plan.trace.name,
@@ -97,7 +115,7 @@ async def run(plan: BenchPlan, console: Console) -> Report:
                 runs = [await _run_trace(sender, plan, model, progress)]
             else:
                 runs = [await _run_closed(sender, plan, c, progress) for c in plan.concurrency]
-    return Report(model, plan, tuple(runs))
+    return Report(model, plan, tuple(runs), machine.describe(plan.address))
 
 
 def _progress(console: Console) -> Progress:

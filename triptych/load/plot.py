@@ -24,8 +24,13 @@ def require_matplotlib() -> None:
         ) from error
 
 
-def draw(runs: Sequence[Figures], path: Path) -> None:
-    """Draw the runs that have a concurrency into `path`; its ending decides the format.
+def draw(runs: Sequence[Figures], path: Path, title: str) -> None:
+    """Draw throughput and latency of `runs` over their concurrency.
+
+    Args:
+        runs: one point each.
+        path: of the picture; its ending decides the format.
+        title: stands above all; what is a formula to matplotlib is drawn as it is.
 
     Raises:
         StartError: the file cannot be written.
@@ -33,8 +38,9 @@ def draw(runs: Sequence[Figures], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 4), layout="constrained")
+    figure = Figure(figsize=(12, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
+    figure.suptitle(title, parse_math=False, wrap=True)
     throughput, ttft, tpot = figure.subplots(1, 3)
     streams = [run.concurrency or 0 for run in runs]
     throughput.plot(streams, [run.output_tokens_per_s for run in runs], marker="o")
@@ -43,6 +49,7 @@ def draw(runs: Sequence[Figures], path: Path) -> None:
     _spreads(tpot, streams, [run.tpot_ms for run in runs], "TPOT, ms")
     for axes in (throughput, ttft, tpot):
         axes.set_xlabel("streams" if any(streams) else "trace")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_ylim(bottom=0)
     try:
         figure.savefig(path)

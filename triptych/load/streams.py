@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc import aio
 
 from protos import generation_pb2 as pb
@@ -43,6 +44,9 @@ class TimedStreams:
             reply, failure = b"", (await call.code()).name
         finally:
             call.cancel()
-        usage = pb.GenerateStreamResponse.FromString(reply).usage
+        try:
+            usage = pb.GenerateStreamResponse.FromString(reply).usage
+        except DecodeError:
+            usage, failure = pb.Usage(), grpc.StatusCode.INTERNAL.name
         ttft_s, total_s = (first or last) - started, last - started
         return RequestTimes(usage.completion_tokens, messages, ttft_s, total_s, failure), usage

@@ -67,6 +67,66 @@ def test_stats_go_to_stderr(server):
     assert ended.stderr.endswith(" tokens/s\n")
 
 
+def test_what_the_checkpoint_recommends_holds_where_no_option_is_given(server):
+    server.generation.model.generation_defaults.temperature = 0.5
+    server.generation.model.generation_defaults.top_k = 20
+    server.generation.model.generation_defaults.repetition_penalty = 1.25
+
+    generate("--address", server.address, "--top-k", "3", "hello")
+    generate("--address", server.address, "--no-checkpoint-defaults", "hello")
+
+    chosen, own = (request.sampling for request in server.generation.requests)
+    assert (chosen.temperature, chosen.top_k, chosen.repetition_penalty) == (0.5, 3, 1.25)
+    assert own.ListFields() == []
+
+
+def test_without_a_limit_the_answer_may_fill_the_context(server):
+    generate("--address", server.address, "hello")
+
+    assert not server.generation.requests[0].stop.HasField("max_tokens")
+
+
+def test_the_defaults_and_the_answer_share_the_timeout(server):
+    server.generation.stuck = 1
+
+    ended = generate("--address", server.address, "--timeout", "0.2", "hello")
+
+    assert ended.exit_code == 1
+    assert ended.stderr.endswith("in time\n")
+    assert server.generation.requests == []
+
+
+def test_a_stream_that_the_server_cuts_is_not_told_as_a_server_that_is_not_there(server):
+    ended = generate("--address", server.address, "stopping")
+
+    assert (ended.exit_code, ended.stdout) == (1, "Once \n")
+    assert ended.stderr == (
+        f"triptych: the server at {server.address} stopped while it answered; "
+        "the answer is incomplete\n"
+    )
+
+
+def test_stdin_that_is_not_utf8_is_one_line_with_the_place(server):
+    ended = generate("--address", server.address, "-", input=b"ab\xff")
+
+    assert (ended.exit_code, ended.stderr) == (1, "triptych: stdin: not UTF-8 at byte 3\n")
+
+
+def test_a_prompt_above_the_message_limit_is_told_with_both_sizes(server):
+    ended = generate("--address", server.address, "-", input="a" * (33 << 20))
+
+    assert ended.exit_code == 1
+    assert "33.0 MiB" in ended.stderr
+    assert "32.0 MiB" in ended.stderr
+
+
+def test_a_reply_that_is_no_message_is_one_line(junk):
+    ended = generate("--address", junk, "hello")
+
+    assert ended.exit_code == 1
+    assert ended.stderr.startswith(f"triptych: what answers at {junk} is no Triptych server")
+
+
 def test_nobody_there_is_one_line_with_the_address_and_the_remedy(nobody):
     ended = generate("--address", nobody, "--retry-s", "0", "hello")
 
