@@ -38,7 +38,14 @@ def main() -> int:
 
 
 def _run() -> int:
-    if sys.argv[1:2] != ["serve"]:
+    serving = sys.argv[1:2] == ["serve"]
+    for name in ("chassis", "protos", *(["kernels"] if serving else [])):
+        if (stranger := _find_stranger(name)) is not None:
+            from triptych import stdio
+
+            stdio.complain(f"`{name}` of another program comes first on Python's path: {stranger}")
+            return _FAILED
+    if not serving:
         _silence_libraries()
     from triptych.cli import app
 
@@ -47,6 +54,19 @@ def _run() -> int:
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else _FAILED
     return 0
+
+
+def _find_stranger(name: str) -> str | None:
+    """Where a package of our name lies that is not the one beside this; None: nowhere."""
+    from importlib.util import find_spec
+
+    ours = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+    spec = find_spec(name)
+    found = [*(spec.submodule_search_locations or ()), spec.origin] if spec else []
+    if not found:
+        return None  # which the import tells
+    folder = os.path.realpath(str(found[0]))
+    return None if os.path.dirname(folder) == ours else folder
 
 
 def _silence_libraries() -> None:

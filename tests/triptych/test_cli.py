@@ -36,3 +36,11 @@ def test_every_public_name_of_the_package_is_there():
     import triptych
 
     assert all(getattr(triptych, name) for name in triptych.__all__)
+    assert set(triptych.__all__) <= set(dir(triptych))
+
+
+def test_the_names_of_the_package_are_those_of_its_client():
+    import triptych
+    from triptych import client
+
+    assert set(triptych.__all__) == set(client.__all__)

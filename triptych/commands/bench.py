@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 
 _More = Annotated[
-    list[int] | None, typer.Argument(min=1, metavar="C", help="Further --concurrency values.")
+    list[int] | None, typer.Argument(min=1, metavar="C", help="More values for --concurrency.")
 ]
 _Concurrency = Annotated[
     list[int] | None,
     typer.Option(
         "--concurrency",
         min=1,
-        metavar="C…",
-        help="Streams at a time; one run for each value. [default: 1]",
+        metavar="C...",
+        help="Number of simultaneous streams; each value is a run of its own. [default: 1]",
     ),
 ]
 _Requests = Annotated[
@@ -34,7 +34,7 @@ _Requests = Annotated[
         "--requests",
         min=1,
         metavar="N",
-        help="Requests in a run. [default: 4 a stream, or the whole trace]",
+        help="Requests per run. [default: 4 per stream, or the whole trace]",
     ),
 ]
 _PromptTokens = Annotated[
@@ -48,24 +48,35 @@ _Trace = Annotated[
     typer.Option(
         "--trace",
         metavar="FILE",
-        help="Recorded arrivals, plain or .gz: .csv with TIMESTAMP, ContextTokens, GeneratedTokens"
-        ", or .jsonl with timestamp (ms), input_length, output_length.",
+        help="Replay the arrivals recorded in this file (plain or .gz): .csv with columns TIMESTAMP, "
+        "ContextTokens and GeneratedTokens, or .jsonl with timestamp (in ms), input_length and "
+        "output_length.",
     ),
 ]
 _RateScale = Annotated[
-    float, typer.Option("--rate-scale", min=1e-6, metavar="X", help="Times faster than recorded.")
+    float,
+    typer.Option(
+        "--rate-scale", min=1e-6, metavar="X", help="Replay the trace this many times faster."
+    ),
 ]
 _Temperature = Annotated[
-    float, typer.Option("--temperature", min=0.0, metavar="T", help="0 is greedy.")
+    float,
+    typer.Option(
+        "--temperature",
+        min=0.0,
+        metavar="T",
+        help="Randomness; 0 always takes the likeliest token.",
+    ),
 ]
 _WarmUp = Annotated[
-    int, typer.Option("--warm-up", min=0, metavar="N", help="Requests sent first, not counted.")
+    int,
+    typer.Option("--warm-up", min=0, metavar="N", help="Requests sent before measuring starts."),
 ]
 _JsonFile = Annotated[
-    Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there.")
+    Path | None, typer.Option("--json", metavar="FILE", help="Write the results to this file.")
 ]
 _PlotFile = Annotated[
-    Path | None, typer.Option("--plot", metavar="FILE.png", help="Draw the figures there.")
+    Path | None, typer.Option("--plot", metavar="FILE.png", help="Draw the results in this file.")
 ]
 
 
@@ -83,12 +94,13 @@ def bench(  # noqa: PLR0913  (one parameter an option)
     json_file: _JsonFile = None,
     plot_file: _PlotFile = None,
 ) -> None:
-    """Put load on a server; measure latency and throughput.
+    """Measure latency and throughput of a server under load.
 
     TTFT is the time to the first token, TPOT the time per output token after it.
 
-    Runs a closed loop for each --concurrency value, or replays a --trace as an open loop. Answers
-    go on to their full length whatever the model says.
+    With --concurrency, each stream sends its next request when its last one ends (closed loop);
+    with --trace, requests are sent when they were recorded (open loop). Every answer has its full
+    length, whatever the model says.
     """
     from triptych.commands.endings import one_line_errors
     from triptych.load.bench import BenchPlan

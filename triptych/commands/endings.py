@@ -25,7 +25,7 @@ from triptych.client import (
 
 INTERRUPTED = 130
 
-_TOO_LARGE = re.compile(r"(\w+) message larger than max \((\d+) vs\. (\d+)\)")
+_TOO_LARGE = re.compile(r"(\w+: \w+) message larger than max \((\d+) vs\. (\d+)\)")
 _MIB = 1 << 20
 
 
@@ -116,10 +116,12 @@ def _describe_absence(error: Unavailable) -> str:
     )
 
 
-def _describe_size(address: str, direction: str, size: str, limit: str) -> str:
-    """gRPC's words are `Sent` where the client refuses, `Received` where the server does."""
-    thing = "request" if direction in ("Sent", "Received") else "message"
-    return (
-        f"the {thing} is too large for {address}: {int(size) / _MIB:.1f} MiB, and at most "
-        f"{int(limit) / _MIB:.1f} MiB are taken; shorten the prompt"
-    )
+def _describe_size(address: str, refusal: str, size: str, limit: str) -> str:
+    sizes = f"{_in_bytes(size)}, and at most {_in_bytes(limit)} are taken"
+    if refusal in ("CLIENT: Received", "SERVER: Sent"):
+        return f"the answer of {address} is too large: {sizes}; ask for less"
+    return f"the request is too large for {address}: {sizes}; shorten the prompt"
+
+
+def _in_bytes(count: str) -> str:
+    return f"{count} bytes" if int(count) < _MIB else f"{int(count) / _MIB:.1f} MiB"
