@@ -13,6 +13,7 @@ from collections.abc import Callable
 RETRY_S = 10.0
 FIRST_PAUSE_S = 0.1
 MOST_PAUSE_S = 1.0
+_LONGEST_S = 1e8  # three years; much more overflows in gRPC and would have passed at once
 
 
 class Tries:
@@ -40,6 +41,8 @@ class Tries:
         self._retry_s = retry_s
         self._clock = clock
         self._draw = draw
+        if timeout is not None and timeout > _LONGEST_S:
+            timeout = None
         self._ends_at = None if timeout is None else clock() + timeout
         self._gives_up_at: float | None = None
         self._step_s = FIRST_PAUSE_S

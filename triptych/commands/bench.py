@@ -48,9 +48,9 @@ _Trace = Annotated[
     typer.Option(
         "--trace",
         metavar="FILE",
-        help="Replay the arrivals recorded in this file (plain or .gz): .csv with columns TIMESTAMP, "
-        "ContextTokens and GeneratedTokens, or .jsonl with timestamp (in ms), input_length and "
-        "output_length.",
+        help="Replay the arrivals recorded in this file (plain or .gz): .csv with columns "
+        "TIMESTAMP, ContextTokens and GeneratedTokens, or .jsonl with timestamp (in ms), "
+        "input_length and output_length.",
     ),
 ]
 _RateScale = Annotated[

@@ -131,3 +131,10 @@ def test_time_to_retry_without_end_is_possible(clock):
     pauses = [made.pause() for _ in range(2000)]
 
     assert pauses[-1] == tries.MOST_PAUSE_S
+
+
+@pytest.mark.parametrize("timeout", [1e9, 1e300, float("inf")])
+def test_a_timeout_that_never_passes_is_no_limit(timeout):
+    tries = Tries(timeout, 1.0)
+
+    assert tries.begin() is None
