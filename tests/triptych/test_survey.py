@@ -2,6 +2,8 @@
 
 from contextlib import AsyncExitStack, asynccontextmanager
 
+from grpc import aio
+from grpc_health.v1 import health, health_pb2_grpc
 from prometheus_client import Counter
 
 from chassis.config import ServiceSettings
@@ -94,3 +96,19 @@ async def test_a_router_that_takes_no_requests_is_surveyed_all_the_same(tmp_path
 
     assert not seen.services[0].ready
     assert len(seen.services) == 5
+
+
+async def test_what_a_proxy_keeps_back_is_missed_and_no_failure():
+    behind = aio.server()
+    generation_pb2_grpc.add_GenerationServiceServicer_to_server(Generation(), behind)
+    healthy = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(healthy, behind)
+    address = f"127.0.0.1:{behind.add_insecure_port('127.0.0.1:0')}"
+    await behind.start()
+
+    seen = await survey.take(address)
+    await behind.stop(None)
+
+    (router,) = seen.services
+    assert (router.name, router.address, router.ready) == ("router", address, True)
+    assert not router.reached

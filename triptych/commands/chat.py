@@ -146,10 +146,7 @@ class _Chat:
             self._conversation.reset()
             self._tell("the conversation is forgotten")
         elif command not in _FAREWELLS:
-            complaint = (
-                f"there is no command {command}; /help lists them, and a space before the slash "
-                f"sends the line to the model"
-            )
+            complaint = f"unknown command {command}; see /help (a leading space sends it as text)"
             if not self._interactive:
                 raise OptionError(complaint)
             stdio.complain(complaint)

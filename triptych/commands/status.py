@@ -74,7 +74,7 @@ def _models(seen: Survey) -> Iterator[str]:
         yield (
             f"model [bold]{escape(model.name)}[/]: {escape(model.architecture)}, "
             f"{model.parameters / 1e6:.1f} M parameters in {escape(model.dtype)}, "
-            f"context of {model.context_length} tokens"
+            f"context {model.context_length}"
         )
         if model.generation_defaults:
             told = (f"{name} {value}" for name, value in model.generation_defaults.items())
@@ -86,7 +86,8 @@ def _load(load: Load) -> Iterator[str]:
     if load.kv_slots_total:
         used = f"{load.kv_slots_used} used, " if load.kv_slots_used else ""
         yield f"KV slots: {used}{free} free of {load.kv_slots_total}"
-    yield f"requests: {_counted({'queued': load.queued, 'running': load.running}) or 'none'}"
+    if load.kv_slots_total or load.queued:
+        yield f"requests: {_counted({'queued': load.queued, 'running': load.running}) or 'none'}"
 
 
 def _counted(counts: Mapping[str, int]) -> str:

@@ -76,7 +76,7 @@ def test_a_command_that_is_none_is_refused_and_not_sent(server):
     ended = chat(server, said="/rest\nhi\n")
 
     assert ended.exit_code == 1
-    assert "there is no command /rest; /help lists them" in ended.stderr
+    assert "unknown command /rest; see /help" in ended.stderr
     assert asked(server) == []
 
 
@@ -167,7 +167,7 @@ def test_a_terminal_has_line_editing_history_and_a_greeting(server):
     assert b"context of 512 tokens" in terminal.shown
     assert b"sampling: temperature 0.5 (checkpoint), top k 4" in terminal.shown
     assert b"system: be brief" in terminal.shown
-    assert b"there is no command /nothing" in terminal.shown
+    assert b"unknown command /nothing" in terminal.shown
     assert b"the conversation is forgotten" in terminal.shown
 
 
