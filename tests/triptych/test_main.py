@@ -26,7 +26,7 @@ def run(arguments, redirection="", cwd=None, **environment):
         input=b"hello\n",
         capture_output=True,
         cwd=cwd,
-        env={**os.environ, **environment},
+        env={**os.environ, "PYTHONUNBUFFERED": "", **environment},
         timeout=60,
         check=False,
     )

@@ -119,6 +119,7 @@ def _stream(client: Client, prompt: str, options: Options, *, quiet: bool) -> Ta
         whole = tally.usage is not None
         if not quiet and (whole or tally.text) and not tally.text.endswith("\n"):
             sys.stdout.write("\n")
+            sys.stdout.flush()
     return tally
 
 

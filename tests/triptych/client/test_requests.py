@@ -194,7 +194,12 @@ def test_what_only_a_chat_template_reads_is_refused_with_another_prompt(prompt, 
         generate_request(prompt, Options(**{name: value}))
 
 
-@pytest.mark.parametrize("ids", [[True, 2], [1.0, 2], np.array([1.5]), np.array([[1, 2]]), [None]])
+def test_truth_values_are_no_token_ids():
+    with pytest.raises(OptionError, match=r"^prompt: expected integers, not True or False"):
+        generate_request([1, True], Options())
+
+
+@pytest.mark.parametrize("ids", [[1.0, 2], np.array([1.5]), np.array([[1, 2]]), [None]])
 def test_what_is_no_token_id_is_named_as_the_prompt(ids):
     with pytest.raises(OptionError, match=r"^prompt: "):
         generate_request(ids, Options())
