@@ -1,4 +1,4 @@
-"""What a user types and imports: command line, client library, local supervisor, load generator.
+"""Parts for users: command line, client library, local supervisor, load generator.
 
 Importing this package costs nothing: the client's names are loaded when first used, so that the
 command line starts fast. It imports the chassis and the contracts, never a service.

@@ -57,7 +57,7 @@ def _run() -> int:
 
 
 def _find_stranger(name: str) -> str | None:
-    """Where a package of our name lies that is not the one beside this; None: nowhere."""
+    """Find a package of our name that is not the one beside this; None: there is none."""
     from importlib.util import find_spec
 
     ours = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
@@ -70,7 +70,7 @@ def _find_stranger(name: str) -> str | None:
 
 
 def _silence_libraries() -> None:
-    """What gRPC logs of a failed call is told by the command, in one line."""
+    """Leave it to the command to tell of a failed call, in one line."""
     import logging
 
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")

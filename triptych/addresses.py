@@ -10,7 +10,7 @@ _SCHEMES = ("dns://", "ipv4:", "ipv6:", "unix-abstract:", "vsock:", "xds:")  # g
 
 
 def find_fault(address: str) -> str | None:
-    """What is wrong with an address to connect to, and what to write instead; None: nothing."""
+    """Name the fault of an address to connect to, and what to write instead; None: none."""
     if not address.isprintable() or address != address.strip() or not address:
         return _FORM
     if address.startswith("unix:"):

@@ -1,4 +1,4 @@
-"""How much recovering a deployment has done, read from its services' metrics.
+"""Counts of a deployment's recoveries, read from its services' metrics.
 
 A service that does not count something counts 0 of it.
 """
@@ -22,7 +22,7 @@ _COUNTERS = {
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """What was done so that no request is lost, since the services started.
+    """Recoveries since the services started, so that no request was lost.
 
     Attributes:
         resubmissions: requests given to a model once more.
@@ -42,7 +42,7 @@ class Recovery:
 
 
 def read_from(text: str) -> Recovery:
-    """What a service's metrics, in Prometheus text, say of it."""
+    """Read the counts from a service's metrics in Prometheus text."""
     counts = dict.fromkeys(_COUNTERS.values(), 0)
     for family in text_string_to_metric_families(text):
         for sample in family.samples:

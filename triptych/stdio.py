@@ -67,5 +67,5 @@ def complain(message: str) -> None:
 
 
 def is_unicode() -> bool:
-    """Whether stdout takes every character as it is."""
+    """True where stdout takes every character as it is."""
     return (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")

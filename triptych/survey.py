@@ -61,7 +61,7 @@ class ServiceState:
 
     @property
     def reached(self) -> bool:
-        """Whether it answered this survey itself."""
+        """True where it answered this survey itself."""
         return self.uptime_s is not None
 
 
@@ -89,7 +89,7 @@ class Survey:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """What one service says of itself."""
+    """Answers of one service about itself."""
 
     described: service_pb2.DescribeResponse
     recovery: Recovery
@@ -135,7 +135,7 @@ async def _ask(channel: aio.Channel) -> _Asked:
 
 
 async def _ask_through_proxy(channel: aio.Channel) -> _Asked | None:
-    """What the router says of itself; None where what is between here and it keeps that back."""
+    """Ask the router about itself; None where a proxy on the way keeps the answer back."""
     try:
         return await _ask(channel)
     except grpc.RpcError as error:

@@ -113,7 +113,7 @@ class AsyncClient:
         return replies.models(await self._answer(method, pb.ListModelsRequest(), chosen))
 
     async def load(self, *, timeout: float | None = None, retry_s: float = RETRY_S) -> results.Load:
-        """How busy the server is; `timeout` and `retry_s` as in `Options`."""
+        """Ask how busy the server is; `timeout` and `retry_s` as in `Options`."""
         chosen = Options(timeout=timeout, retry_s=retry_s)
         return replies.load(await self._answer(self._stub.GetLoad, pb.GetLoadRequest(), chosen))
 
@@ -136,7 +136,7 @@ class AsyncClient:
             call.cancel()
 
     async def _retry(self, attempt: Callable[..., Awaitable[T]], tries: Tries) -> T:
-        """What `attempt(timeout=…)` answers, which is called until it finds a server."""
+        """Call `attempt(timeout=…)` until it finds a server; return its answer."""
         while True:
             timeout = tries.begin()
             try:

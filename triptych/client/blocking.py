@@ -108,7 +108,7 @@ class Client:
         return replies.models(self._answer(self._stub.ListModels, pb.ListModelsRequest(), chosen))
 
     def load(self, *, timeout: float | None = None, retry_s: float = RETRY_S) -> results.Load:
-        """How busy the server is; `timeout` and `retry_s` as in `Options`."""
+        """Ask how busy the server is; `timeout` and `retry_s` as in `Options`."""
         chosen = Options(timeout=timeout, retry_s=retry_s)
         return replies.load(self._answer(self._stub.GetLoad, pb.GetLoadRequest(), chosen))
 
@@ -129,7 +129,7 @@ class Client:
             call.cancel()
 
     def _retry(self, attempt: Callable[..., T], tries: Tries) -> T:
-        """What `attempt(timeout=…)` answers, which is called until it finds a server."""
+        """Call `attempt(timeout=…)` until it finds a server; return its answer."""
         while True:
             timeout = tries.begin()
             try:

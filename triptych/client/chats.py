@@ -57,7 +57,7 @@ def _turn(place: str, message: Any) -> pb.ChatMessage:
 
 
 def _fields(place: str, message: Any) -> dict[str, Any]:
-    """What a message says, by the names that are sent."""
+    """Values of a message, by the names that are sent."""
     if isinstance(message, Message):
         return {one.name: getattr(message, one.name) for one in dataclasses.fields(message)}
     if not isinstance(message, Mapping):

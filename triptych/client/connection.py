@@ -1,4 +1,4 @@
-"""How a client's channel is set up; the same for both clients."""
+"""Set-up of a client's channel; the same for both clients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a call may fail with, typed, with the server's details.
+"""Failures of a call, typed, with the server's details.
 
     TriptychError
     ├── InvalidRequest      INVALID_ARGUMENT      `violations` name the fields
@@ -84,7 +84,7 @@ class InvalidRequest(TriptychError):
 
 
 class NotFound(TriptychError):
-    """What the request names does not exist."""
+    """The request names something that does not exist."""
 
 
 class Overloaded(TriptychError):

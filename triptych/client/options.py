@@ -1,4 +1,4 @@
-"""What can be asked of a generation, and how a prompt may be given.
+"""Options of a generation, and the forms of a prompt.
 
 An option left None is not sent; the server's default applies.
 """
@@ -47,7 +47,7 @@ Prompt = str | Sequence[int] | Sequence[Message | Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How a prompt is continued and what is sent back.
+    """Options of continuing a prompt, and of the answer.
 
     `tokenize` and `detokenize` send the few of them that their requests have.
 

@@ -1,4 +1,4 @@
-"""What both clients do between two tries of a call; they differ only in how they wait.
+"""Steps of both clients between two tries of a call; they differ only in how they wait.
 
 A call is made again only after UNAVAILABLE and before its first message: nothing of it was seen,
 so the same request can be sent once more. A server that stops answers CANCELLED to what it has not
@@ -19,7 +19,7 @@ OnRetry = Callable[[Unavailable, float], None]
 
 
 def absence(error: Unavailable | Cancelled, *, closed: bool) -> Unavailable:
-    """What a try has failed with, where that was for want of a server.
+    """Failure of a try, where that was for want of a server.
 
     Args:
         error: its failure.
@@ -41,7 +41,7 @@ def absence(error: Unavailable | Cancelled, *, closed: bool) -> Unavailable:
 
 
 def pause_after(error: Unavailable, tries: Tries) -> float:
-    """How many seconds to wait before the next try.
+    """Seconds to wait before the next try.
 
     Raises:
         Unavailable: `error` itself, where there is no next try.
@@ -68,7 +68,7 @@ def check_timeout(error: Unavailable, tries: Tries) -> None:
 
 
 def closed_during_pause(error: Unavailable) -> Cancelled:
-    """What a call ends with whose client was closed while it waited after `error`."""
+    """Failure of a call that waited after `error` when its client was closed."""
     return Cancelled(
         "the client was closed",
         address=error.address,

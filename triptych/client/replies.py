@@ -58,7 +58,7 @@ def models(reply: pb.ListModelsResponse) -> tuple[results.Model, ...]:
 
 
 def _sampling_options(sampling: pb.SamplingParams) -> dict[str, Any]:
-    """What is set, by the names that options have."""
+    """Fields that are set, by their names in `Options`."""
     told: dict[str, Any] = {}
     for field, value in sampling.ListFields():
         if isinstance(value, (int, float)):
@@ -76,7 +76,7 @@ def _shortest(value: float) -> float:
 
 
 def load(reply: pb.GetLoadResponse) -> results.Load:
-    """How busy the deployment is."""
+    """Load of the deployment."""
     return results.Load(
         queued=reply.queued,
         running=reply.running,

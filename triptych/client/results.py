@@ -1,4 +1,4 @@
-"""What the clients answer: frozen values, free of protobuf."""
+"""Answers of the clients: frozen values, free of protobuf."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class FinishReason(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """How likely one token was.
+    """Log-probability of one token.
 
     Attributes:
         token_id: its id.
@@ -59,7 +59,7 @@ class CandidateText:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a request cost, in tokens; `cached_prompt_tokens` are those that cost no prefill."""
+    """Cost of a request, in tokens; `cached_prompt_tokens` are those that cost no prefill."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -68,7 +68,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class PromptEcho:
-    """What was asked to be told about the prompt."""
+    """Facts about the prompt that were asked for."""
 
     token_ids: tuple[int, ...]
     logprobs: tuple[TokenLogprob, ...]
@@ -119,7 +119,7 @@ class Delta:
 
     @property
     def text(self) -> str:
-        """What this message adds to the first candidate; empty where it adds nothing."""
+        """Text that this message adds to the first candidate; empty where it adds none."""
         first = _first(self.candidates)
         return first.text if first else ""
 
@@ -166,7 +166,7 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaLoad:
-    """How busy one model process is; `kv_slots_cached` hold nothing but cached prefixes."""
+    """Load of one model process; `kv_slots_cached` hold nothing but cached prefixes."""
 
     address: str
     ready: bool
@@ -178,7 +178,7 @@ class ReplicaLoad:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """How busy the deployment is, in requests and KV slots."""
+    """Load of the deployment, in requests and KV slots."""
 
     queued: int
     running: int

@@ -1,4 +1,4 @@
-"""When a call that found no server is made again, how often, and how long it waits before that.
+"""Tries of a call that finds no server: their number, and the pauses between them.
 
 Pure: time and chance are handed in, nothing here waits. No try begins later than `retry_s` after
 the first failure, and no pause reaches beyond the call's timeout.
@@ -49,7 +49,7 @@ class Tries:
 
     @property
     def left_s(self) -> float | None:
-        """What is left of the timeout, in seconds; None: no limit."""
+        """Rest of the timeout, in seconds; None: no limit."""
         return None if self._ends_at is None else self._ends_at - self._clock()
 
     def begin(self) -> float | None:
@@ -58,7 +58,7 @@ class Tries:
         return self.left_s
 
     def pause(self, advised_s: float = 0.0) -> float | None:
-        """How many seconds to wait before the next try, the last one having just failed.
+        """Seconds to wait before the next try, the last one having just failed.
 
         Pauses double up to a limit; a random part of up to one half is left out, so that clients
         who lost the same server do not come back together.

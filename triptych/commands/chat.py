@@ -105,7 +105,7 @@ class _Chat:
                 self._turn(entry.strip())
 
     def _find_model(self) -> None:
-        """What can be known only once a model is loaded: its context and its defaults."""
+        """Learn the model's context and defaults, which are known once it is loaded."""
         from dataclasses import replace
 
         from triptych.commands.sampling import adopt, find_model

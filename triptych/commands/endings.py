@@ -1,4 +1,4 @@
-"""How a command ends when something is wrong: one line on stderr, never a traceback."""
+"""End of a command when something is wrong: one line on stderr, never a traceback."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _unwinding_on_interrupt() -> Iterator[None]:
 
 
 def describe(error: TriptychError) -> str:
-    """What failed, where, and what to do about it."""
+    """Tell what failed, where, and what to do about it."""
     if error.begun and isinstance(error, (Cancelled, Unavailable)) and _is_of_connection(error):
         return f"the server at {error.address} stopped while it answered; the answer is incomplete"
     if isinstance(error, Unavailable) and not error.reason:
@@ -91,7 +91,7 @@ def describe(error: TriptychError) -> str:
 
 
 def _is_of_connection(error: TriptychError) -> bool:
-    """Whether the end of the server or of the connection ended the call."""
+    """True where the end of the server or of the connection ended the call."""
     return isinstance(error, Cancelled) or not error.reason
 
 

@@ -1,4 +1,4 @@
-"""What a user types or pipes in, as text.
+"""Text that a user types or pipes in.
 
 Text is UTF-8 whatever the locale says; bytes that are not are refused with their place.
 """

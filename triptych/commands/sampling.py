@@ -1,4 +1,4 @@
-"""How tokens are drawn where the user does not say: as the model's checkpoint recommends."""
+"""Sampling where the user does not choose: as the model's checkpoint recommends."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def adopt(options: Options, model: Model) -> Options:
 
 
 def sentence(chosen: Options, asked: Options) -> str:
-    """What is drawn by, for people.
+    """Sampling options in force, for people.
 
     Args:
         chosen: in force.

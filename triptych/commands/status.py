@@ -91,12 +91,12 @@ def _load(load: Load) -> Iterator[str]:
 
 
 def _counted(counts: Mapping[str, int]) -> str:
-    """What there is any of."""
+    """Counts that are not zero."""
     return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
 
 
 def _notes(seen: Survey) -> Iterator[str]:
-    """What was recovered, and what is not as it seems."""
+    """Recoveries, and what is not as it seems."""
     done = seen.recovery
     recovered = {
         "resubmitted": done.resubmissions,
@@ -148,7 +148,7 @@ def _addresses(seen: Survey) -> Table:
 
 
 def _names(seen: Survey) -> list[str]:
-    """What the services are called; their replica is told where there are several."""
+    """Names of the services, with their replica where there are several."""
     several = any(service.replica for service in seen.services)
     return [
         f"{service.name}/{service.replica}"

@@ -1,4 +1,4 @@
-"""What one streamed completion amounts to: its text, its cost, its times.
+"""Sum of one streamed completion: its text, its cost, its times.
 
 Times start when the tally is made, just before the request is sent.
 """

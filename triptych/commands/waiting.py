@@ -1,4 +1,4 @@
-"""How a command waits for a server that does not answer: not for long, and not in silence.
+"""Wait of a command for a server that does not answer: not for long, and not in silence.
 
 A library may well sit out a restart; a person who has not started a server wants to hear so.
 """

@@ -24,7 +24,7 @@ _ANSWER_S = 60.0
 
 @dataclass(frozen=True, kw_only=True)
 class BenchPlan:
-    """What to run.
+    """Loads to run, one after the other.
 
     Attributes:
         address: the router's.
@@ -67,7 +67,7 @@ class Report:
 
     @property
     def title(self) -> str:
-        """What was measured: model, dtype, machine, and in a second line the load."""
+        """Model, dtype and machine of the figures, and in a second line the load."""
         plan = self.plan
         load = f"{plan.prompt_tokens} prompt tokens, {plan.max_tokens} output tokens"
         if plan.trace is not None:

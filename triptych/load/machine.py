@@ -13,7 +13,7 @@ _CPU_INFO = Path("/proc/cpuinfo")
 
 
 def describe(address: str) -> str:
-    """Where figures come from: this machine, or a server elsewhere that this machine asks.
+    """Name the source of figures: this machine, or a server elsewhere that it asks.
 
     Args:
         address: the server's.

@@ -50,7 +50,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What a run measured.
+    """Figures that a run measured.
 
     Attributes:
         concurrency: streams at a time; None where a trace set the pace.
