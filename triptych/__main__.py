@@ -38,14 +38,12 @@ def main() -> int:
 
 
 def _run() -> int:
-    serving = sys.argv[1:2] == ["serve"]
-    for name in ("chassis", "protos", *(["kernels"] if serving else [])):
-        if (stranger := _find_stranger(name)) is not None:
-            from triptych import stdio
+    from triptych import packages, stdio
 
-            stdio.complain(f"`{name}` of another program comes first on Python's path: {stranger}")
-            return _FAILED
-    if not serving:
+    if (complaint := packages.foreign_package()) is not None:
+        stdio.complain(complaint)
+        return _FAILED
+    if sys.argv[1:2] != ["serve"]:
         _silence_libraries()
     from triptych.cli import app
 
@@ -54,19 +52,6 @@ def _run() -> int:
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else _FAILED
     return 0
-
-
-def _find_stranger(name: str) -> str | None:
-    """Find a package of our name that is not the one beside this; None: there is none."""
-    from importlib.util import find_spec
-
-    ours = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
-    spec = find_spec(name)
-    found = [*(spec.submodule_search_locations or ()), spec.origin] if spec else []
-    if not found:
-        return None  # which the import tells
-    folder = os.path.realpath(str(found[0]))
-    return None if os.path.dirname(folder) == ours else folder
 
 
 def _silence_libraries() -> None:

@@ -151,5 +151,5 @@ def test_another_programs_package_of_our_name_is_one_line(kind, tmp_path):
     ended = run(["generate", "hi"], cwd=tmp_path)
 
     assert (ended.returncode, ended.stderr.count(b"\n")) == (1, 1)
-    assert ended.stderr.startswith(b"triptych: `protos` of another program comes first")
+    assert ended.stderr.startswith(b"triptych: Python finds the package 'protos' in ")
     assert str(tmp_path).encode() in ended.stderr

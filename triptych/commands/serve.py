@@ -180,19 +180,10 @@ def serve(  # noqa: PLR0913  (one parameter an option)
 
 
 def _prepare_process() -> None:
-    """Have the process fail of nothing around it, or say in one line what is wrong there.
-
-    Raises:
-        typer.Exit: another distribution has the name of one of our packages.
-    """
-    from triptych.supervisor.packages import foreign_package
-
+    """Keep the process from failing of what is around it."""
     # Read by gRPC's C library when it is loaded, here and in the services; what it writes by itself
     # is for its developers.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    if (complaint := foreign_package()) is not None:
-        typer.echo(f"triptych: {complaint}", err=True)
-        raise typer.Exit(1)
     from chassis.logs import unblock
     from chassis.process import open_standard_streams, reap_orphans
 
@@ -267,9 +258,9 @@ def _run(deployment: Deployment, log_format: str) -> None:
     from chassis.errors import StartError
     from chassis.imports import import_environment
     from chassis.line_stream import LineStream
+    from triptych.packages import foreign_package_of_services
     from triptych.supervisor.display import Display
     from triptych.supervisor.log_lines import tell_dropped
-    from triptych.supervisor.packages import foreign_package_of_services
     from triptych.supervisor.supervise import supervise
 
     if (complaint := foreign_package_of_services(import_environment(os.environ))) is not None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 _COMMANDS = ("protos", "chassis")
 _SERVICES = ("kernels", "router", "tokenizer_svc", "model_svc", "detokenizer_svc")
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from triptych.supervisor import packages
+from triptych import packages
 
 
 @pytest.fixture
