@@ -44,6 +44,8 @@ STOPPING = "stopping"
 # them a peer answers for us, with another status.
 _TEXT_BYTES = 800
 
+_PANIC = "PanicException"  # of a library in Rust; a BaseException that no module offers
+
 
 class StartError(Exception):
     """The process cannot start; the message names the thing and the remedy in one line."""
@@ -82,7 +84,8 @@ class InvalidRequest(ServiceError):
 def refuse_failures(field: str, step: str) -> Iterator[None]:
     """Refuse the request whose data make the block fail, in whatever way.
 
-    For what a checkpoint brings: its templates and its tokenizer may raise anything.
+    For what a checkpoint brings: its templates and its tokenizer may raise anything, and a library
+    in Rust panics on some input.
 
     Args:
         field: path of the data in the request message.
@@ -95,7 +98,9 @@ def refuse_failures(field: str, step: str) -> Iterator[None]:
         yield
     except ServiceError:
         raise
-    except Exception as error:
+    except BaseException as error:
+        if not (isinstance(error, Exception) or type(error).__name__ == _PANIC):
+            raise  # an interrupt, a cancellation, an exit
         cause = _short(str(error)) or type(error).__name__
         raise InvalidRequest(field, f"{step} failed: {cause}") from error
 

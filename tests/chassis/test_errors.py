@@ -186,8 +186,13 @@ def test_the_tree_at_the_top_of_the_file_is_true() -> None:
     assert told == tree
 
 
+class PanicException(BaseException):
+    """As a panic of a library in Rust reaches Python."""
+
+
 @pytest.mark.parametrize(
-    "raised", [KeyError("x"), MemoryError(), Exception("\ud83d"), StopIteration()]
+    "raised",
+    [KeyError("x"), MemoryError(), Exception("\ud83d"), StopIteration(), PanicException("x")],
 )
 def test_failures_of_others_code_refuse_the_request(raised: Exception) -> None:
     with (
@@ -199,7 +204,9 @@ def test_failures_of_others_code_refuse_the_request(raised: Exception) -> None:
     assert error.value.description.encode().startswith(b"it failed: ")
 
 
-@pytest.mark.parametrize("raised", [errors.NotFound("x"), KeyboardInterrupt()])
+@pytest.mark.parametrize(
+    "raised", [errors.NotFound("x"), KeyboardInterrupt(), asyncio.CancelledError(), SystemExit()]
+)
 def test_refusals_and_interrupts_pass_unchanged(raised: BaseException) -> None:
     with pytest.raises(type(raised)) as error, errors.refuse_failures("chat", "it"):
         raise raised
