@@ -5,7 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 
 SENTENCES = [
     "def read_file(path):\n    with open(path) as file:\n        return file.read()\n",
@@ -106,3 +114,13 @@ def write_checkpoint(folder: Path, tokenizer: Tokenizer, template: str = TEMPLAT
     config = {"bos_token": "<s>", "eos_token": {"content": "</s>"}, "chat_template": template}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     return folder
+
+
+def prepending() -> Tokenizer:
+    """BPE whose normalizer puts U+2581 before a text and for each space, as Llama 2's own."""
+    tokenizer = byte_fallback()
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    tokenizer.pre_tokenizer = None
+    return tokenizer

@@ -6,16 +6,19 @@ Ids are written only inside the slab that the request names, and before it is an
 from __future__ import annotations
 
 from array import array
+from collections.abc import Callable
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from chassis.errors import InvalidRequest, StartError
+from chassis.errors import InvalidRequest, StartError, blaming
 from chassis.shared_file import FOLDER, PeerFiles
-from protos import memory_pb2, tokenizer_pb2
+from protos import generation_pb2, memory_pb2, tokenizer_pb2
 from protos.token_bytes import TokenBytes
 from protos.tokenizer_files import VocabularyError, load_tokenizer
 from tokenizer_svc.chat_template import ChatTemplates
+from tokenizer_svc.text.bad_words import spellings
+from tokenizer_svc.text.text_encoder import TextEncoder, Wanted
 
 
 class Slabs:
@@ -49,7 +52,7 @@ class Encoder:
     """A checkpoint's tokenizer and templates."""
 
     def __init__(self, tokenizer: Tokenizer, templates: ChatTemplates, slabs: Slabs) -> None:
-        self._tokenizer = tokenizer
+        self._text = TextEncoder(tokenizer)
         self._token_bytes = TokenBytes(tokenizer)
         self._templates = templates
         self._slabs = slabs
@@ -67,27 +70,48 @@ class Encoder:
             raise StartError(str(error)) from error
         return cls(tokenizer, ChatTemplates.load(folder), slabs)
 
-    def encode(self, request: tokenizer_pb2.EncodeRequest) -> tokenizer_pb2.EncodeResponse:
+    @property
+    def vocabulary(self) -> tokenizer_pb2.GetVocabularyResponse:
+        """What bounds the length of a text."""
+        return tokenizer_pb2.GetVocabularyResponse(most_bytes_per_id=self._text.most_bytes_per_id)
+
+    def encode(
+        self, request: tokenizer_pb2.EncodeRequest, between: Callable[[], None] = lambda: None
+    ) -> tokenizer_pb2.EncodeResponse:
         """Answer `EncodeRequest`.
 
+        Args:
+            request: what to encode.
+            between: called between pieces of a long text; what it raises ends the work.
+
         Raises:
-            InvalidRequest: there is no prompt, or the chat cannot be rendered.
+            InvalidRequest: there is no prompt, or it cannot be rendered or encoded, or it is too
+                long.
         """
         kind = request.WhichOneof("prompt")
         if kind is None:
             raise InvalidRequest("prompt", "is missing")
-        text = request.text if kind == "text" else self._templates.render(request.chat)
-        special = kind == "text"
-        if request.HasField("add_special_tokens"):
-            special = request.add_special_tokens
-        # The batch form is the one that leaves out the offsets of tokens in the text.
-        (encoding,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=special)
-        ids = array("i", encoding.ids)
-        in_slab = request.HasField("slab") and self._slabs.write(request.slab, ids)
-        return tokenizer_pb2.EncodeResponse(
-            count=len(ids),
-            in_slab=in_slab,
-            ids=b"" if in_slab else ids.tobytes(),
-            text=text if request.want_text and kind == "chat" else "",
-            tokens=map(self._token_bytes.of, ids) if request.want_tokens else None,
-        )
+        with blaming("sampling.bad_words"):
+            bad_words = [
+                generation_pb2.TokenIds(ids=ids)
+                for ids in spellings(self._text.whole, request.bad_words, between)
+            ]
+        with blaming(kind):
+            text = request.text if kind == "text" else self._templates.render(request.chat)
+            ids = self._text.encode(text, _wanted(request, kind), between)
+            in_slab = request.HasField("slab") and self._slabs.write(request.slab, ids)
+            return tokenizer_pb2.EncodeResponse(
+                count=len(ids),
+                in_slab=in_slab,
+                ids=b"" if in_slab else ids.tobytes(),
+                text=text if request.want_text and kind == "chat" else "",
+                tokens=map(self._token_bytes.of, ids) if request.want_tokens else None,
+                bad_words=bad_words,
+            )
+
+
+def _wanted(request: tokenizer_pb2.EncodeRequest, kind: str) -> Wanted:
+    special = kind == "text"
+    if request.HasField("add_special_tokens"):
+        special = request.add_special_tokens
+    return Wanted(kind, special, most=request.most_ids, last=request.truncate_ids)

@@ -5,13 +5,16 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from tiny_tokenizers import byte_level, write_checkpoint
+from tokenizers import Tokenizer, models
 
 from chassis.errors import InvalidRequest, StartError
 from chassis.shared_file import HEADER_BYTES, SharedFile
 from protos import generation_pb2, memory_pb2, tokenizer_pb2
+from tokenizer_svc.chat_template import ChatTemplates
 from tokenizer_svc.encoder import Encoder, Slabs
 
 TOKENIZER = byte_level()
@@ -155,3 +158,98 @@ def test_a_prompt_is_needed(encoder: Encoder) -> None:
 def test_a_checkpoint_without_tokenizer_cannot_start(tmp_path: Path, slabs: Slabs) -> None:
     with pytest.raises(StartError, match=r"tokenizer\.json is missing.*save_pretrained"):
         Encoder.load(tmp_path, slabs)
+
+
+def bare(model: models.Model) -> Encoder:
+    return Encoder(Tokenizer(model), ChatTemplates({"default": "{{ x }}X"}, {}), Slabs())
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        models.Unigram([("a", -1.0)], None, False),
+        models.BPE({"a": 0}, [], unk_token="<unk>"),
+        models.WordPiece({"a": 0}, unk_token="[UNK]"),
+        models.WordLevel({"a": 0}, unk_token="[UNK]"),
+    ],
+)
+def test_text_that_the_tokenizer_refuses_is_the_requests_error(model: models.Model) -> None:
+    encoder = bare(model)
+    for request, field in [
+        (tokenizer_pb2.EncodeRequest(text="aX"), "text"),
+        (tokenizer_pb2.EncodeRequest(chat=generation_pb2.Chat()), "chat"),
+        (tokenizer_pb2.EncodeRequest(text="a", bad_words=["X"]), "sampling.bad_words"),
+    ]:
+        with pytest.raises(InvalidRequest, match="cannot be encoded") as error:
+            encoder.encode(request)
+        assert error.value.field == field
+    assert encoder.encode(tokenizer_pb2.EncodeRequest(text="a")).count == 1
+
+
+class PanicException(BaseException):
+    pass
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        PanicException("called `Option::unwrap()` on a `None` value"),
+        Exception("half a pair: \ud83d"),
+        TypeError(),
+        OverflowError(),
+        MemoryError(),
+        RecursionError(),
+        UnicodeEncodeError("utf-8", "\ud83d", 0, 1, "surrogates not allowed"),
+    ],
+)
+def test_whatever_is_raised_of_a_text_is_the_requests_error(
+    encoder: Encoder, failure: BaseException
+) -> None:
+    request = tokenizer_pb2.EncodeRequest(text="the dog")
+    with (
+        mock.patch.object(encoder._text, "encode", side_effect=failure),
+        pytest.raises(InvalidRequest, match=type(failure).__name__) as error,
+    ):
+        encoder.encode(request)
+    assert error.value.field == "text"
+    assert error.value.description.isprintable()
+    assert encoder.encode(request).count
+
+
+def test_half_a_character_in_a_chat_is_the_requests_error(encoder: Encoder) -> None:
+    encoder._templates = ChatTemplates({"default": "{{ tools[0] }}"}, {})
+    chat = generation_pb2.Chat(tools_json=r'["\ud83d"]')
+    with pytest.raises(InvalidRequest) as error:
+        encoder.encode(tokenizer_pb2.EncodeRequest(chat=chat))
+    assert error.value.field.startswith("chat")
+
+
+def test_a_prompt_longer_than_what_fits_is_refused(encoder: Encoder) -> None:
+    count = len(expected(TEXT))
+    with pytest.raises(InvalidRequest, match=f"has {count} tokens; at most 2 fit") as error:
+        encoder.encode(tokenizer_pb2.EncodeRequest(text=TEXT, most_ids=2))
+    assert error.value.field == "text"
+    assert encoder.encode(tokenizer_pb2.EncodeRequest(text=TEXT, most_ids=count)).count == count
+
+
+def test_a_prompt_is_shortened_from_the_left(encoder: Encoder, arena: SharedFile) -> None:
+    slab = span(arena, 512)
+    request = tokenizer_pb2.EncodeRequest(text=TEXT, truncate_ids=2, most_ids=2, slab=slab)
+    request.want_tokens = True
+    answer = encoder.encode(request)
+    assert (answer.in_slab, answer.count) == (True, 2)
+    assert ids_in(arena.view[HEADER_BYTES : HEADER_BYTES + 8]) == expected(TEXT)[-2:]
+    assert len(answer.tokens) == 2
+
+
+def test_bad_words_are_encoded_beside_the_prompt(encoder: Encoder) -> None:
+    answer = encoder.encode(tokenizer_pb2.EncodeRequest(text="", bad_words=["dog", "", "dog"]))
+    assert [list(word.ids) for word in answer.bad_words] == [
+        expected("dog", special=False),
+        expected(" dog", special=False),
+    ]
+
+
+def test_tells_what_bounds_a_text(encoder: Encoder) -> None:
+    longest = max(len(token) for token in TOKENIZER.get_vocab())
+    assert encoder.vocabulary.most_bytes_per_id == longest
