@@ -1,7 +1,8 @@
 """Which job a free worker takes next. Pure: no loop, no processes.
 
-Jobs run in order of arrival, except that with two or more workers long jobs leave one of them to
-short jobs. So a short job never waits for a long one to end while there is a worker for it.
+Jobs are of classes by size. Smaller ones go first, but only so many of them pass a larger one that
+waits. With two or more workers jobs that are not small leave one of them to small jobs. So a job
+never waits for larger ones to end while there is a worker that may take it, or can be interrupted.
 """
 
 from __future__ import annotations
@@ -12,33 +13,42 @@ from typing import Generic, TypeVar
 
 J = TypeVar("J", bound=Hashable)
 
+# Bytes from which a job is of the next class.
+_CLASS_BYTES = (8 << 10, 64 << 10, 512 << 10)
+# Arrivals that a job of each class lets pass.
+_PASSING = (0, 16, 64, 256)
+
+
+def size_class(size: int) -> int:
+    """The class of a job of `size` bytes; 0 is small."""
+    return sum(size >= least for least in _CLASS_BYTES)
+
 
 class JobQueue(Generic[J]):
     """Jobs that wait for one of `workers` workers."""
 
     def __init__(self, workers: int) -> None:
-        self._long_places = max(1, workers - 1)
-        self._long: deque[tuple[int, J]] = deque()
-        self._short: deque[tuple[int, J]] = deque()
+        self._large_places = max(1, workers - 1)
+        self._waiting: list[deque[tuple[int, J]]] = [deque() for _ in _PASSING]
         self._arrivals = 0
-        self._running_long: set[J] = set()
+        self._running_large: set[J] = set()
 
     def __len__(self) -> int:
-        return len(self._long) + len(self._short)
+        return sum(map(len, self._waiting))
 
-    def put(self, job: J, *, long: bool) -> None:
-        """Add a job at the end."""
+    def put(self, job: J, of_class: int) -> None:
+        """Add a job at the end of its class."""
         self._arrivals += 1
-        (self._long if long else self._short).append((self._arrivals, job))
+        self._waiting[of_class].append((self._arrivals + _PASSING[of_class], job))
 
-    def put_back(self, job: J, *, long: bool) -> None:
-        """Add a job that was taken and could not be done; it is next."""
+    def put_back(self, job: J, of_class: int) -> None:
+        """Add a job that was taken and could not be done; it is next of its class."""
         self.finish(job)
-        (self._long if long else self._short).appendleft((0, job))
+        self._waiting[of_class].appendleft((0, job))
 
     def discard(self, job: J) -> bool:
         """Take a job out; tell whether it still waited."""
-        for queue in (self._long, self._short):
+        for queue in self._waiting:
             for entry in queue:
                 if entry[1] == job:
                     queue.remove(entry)
@@ -47,17 +57,29 @@ class JobQueue(Generic[J]):
 
     def take(self) -> J | None:
         """Give a free worker its next job, or None where none may start now."""
-        heads = [self._short] if self._short else []
-        if self._long and len(self._running_long) < self._long_places:
-            heads.append(self._long)
-        if not heads:
+        room = len(self._running_large) < self._large_places
+        of_class = self._next_class(len(_PASSING) if room else 1)
+        if of_class is None:
             return None
-        queue = min(heads, key=lambda queue: queue[0][0])
-        _, job = queue.popleft()
-        if queue is self._long:
-            self._running_long.add(job)
+        _, job = self._waiting[of_class].popleft()
+        if of_class > 0:
+            self._running_large.add(job)
         return job
+
+    def has_smaller(self, of_class: int) -> bool:
+        """Tell whether a job of a class below `of_class` waits."""
+        return any(self._waiting[:of_class])
+
+    def take_smaller(self, of_class: int) -> J | None:
+        """Give a worker that has interrupted a job of `of_class` one of a lower class, if any."""
+        smaller = self._next_class(of_class)
+        return None if smaller is None else self._waiting[smaller].popleft()[1]
+
+    def _next_class(self, below: int) -> int | None:
+        """The class below `below` that goes first."""
+        heads = [of_class for of_class in range(below) if self._waiting[of_class]]
+        return min(heads, key=lambda of_class: self._waiting[of_class][0][0], default=None)
 
     def finish(self, job: J) -> None:
         """Tell that a job taken no longer runs."""
-        self._running_long.discard(job)
+        self._running_large.discard(job)

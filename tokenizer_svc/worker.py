@@ -1,14 +1,17 @@
 """One process of the pool: `python -m tokenizer_svc.worker SOCKET_FD PARENT_PID CHECKPOINT`.
 
-It answers one request after another until its socket ends, and ends with its parent. A failure
-that is not the request's own is a bug and ends the process; the pool starts another.
+It answers one request after another until its socket ends, and ends with its parent. Nothing that a
+request holds ends it, but a crash of native code; the pool starts another then.
 """
 
 from __future__ import annotations
 
+import asyncio
+import select
 import signal
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from google.rpc import error_details_pb2
@@ -22,7 +25,77 @@ from tokenizer_svc.encoder import Encoder, Slabs
 from tokenizer_svc.wire import Kind
 
 
-def serve(link: socket.socket, folder: Path) -> None:
+class Recalled(asyncio.CancelledError):
+    """The service wants no answer any more."""
+
+
+class Worker:
+    """The loop of one process: a request, its answer.
+
+    A request that takes long looks at the link between its steps; told to pause, it lets others go
+    first.
+    """
+
+    def __init__(self, link: socket.socket, encoder: Encoder, slabs: Slabs) -> None:
+        self._link = link
+        self._encoder = encoder
+        self._slabs = slabs
+
+    def serve(self) -> None:
+        """Answer what the link brings until it ends."""
+        while (message := wire.read(self._link)) is not None:
+            self._handle(message)
+
+    def _handle(self, message: wire.Message) -> None:
+        if message[0] not in (Kind.PAUSE, Kind.RECALL):  # they came too late
+            self._send(*self._answer(message))
+
+    def _answer(self, message: wire.Message) -> wire.Message:
+        kind, payload = message
+        if kind == Kind.ATTACH:
+            proof = self._slabs.prove(memory_pb2.SharedFile.FromString(payload))
+            return Kind.ANSWER, proof.SerializeToString()
+        request = tokenizer_pb2.EncodeRequest.FromString(payload)
+        try:
+            return Kind.ANSWER, self._encoder.encode(request, self._look).SerializeToString()
+        except Recalled:
+            return Kind.RECALLED, b""
+        except InvalidRequest as error:
+            return Kind.REFUSAL, _violation(error).SerializeToString()
+
+    def _look(self) -> None:
+        """Do one thing that the service has asked for since the request came, if any.
+
+        One at a time, so that work goes on between two pauses.
+
+        Raises:
+            Recalled: nobody waits for the answer.
+        """
+        if select.select([self._link], [], [], 0)[0]:
+            message = wire.read(self._link)
+            if message is None or message[0] == Kind.RECALL:
+                raise Recalled
+            self._pause()
+
+    def _pause(self) -> None:
+        """Answer other requests until told to go on."""
+        self._send(Kind.PAUSED)
+        while (message := wire.read(self._link)) is not None and message[0] != Kind.RESUME:
+            self._handle(message)
+
+    def _send(self, kind: Kind, payload: bytes = b"") -> None:
+        self._link.sendall(wire.pack(kind, payload))
+
+
+def _violation(error: InvalidRequest) -> error_details_pb2.BadRequest.FieldViolation:
+    """Pack an error; what is not Unicode in it is replaced, because messages cannot hold it."""
+    field, description = (
+        text.encode(errors="replace").decode() for text in (error.field, error.description)
+    )
+    return error_details_pb2.BadRequest.FieldViolation(field=field, description=description)
+
+
+def run(link: socket.socket, folder: Path) -> None:
     """Load the checkpoint in `folder`, then answer what `link` brings until it ends."""
     slabs = Slabs()
     try:
@@ -30,27 +103,10 @@ def serve(link: socket.socket, folder: Path) -> None:
     except StartError as error:
         link.sendall(wire.pack(Kind.FAILED, str(error).encode()))
         return
-    link.sendall(wire.pack(Kind.LOADED))
-    with link.makefile("rb") as stream:
-        while (message := wire.read(stream)) is not None:
-            link.sendall(wire.pack(*answer(encoder, slabs, message)))
+    link.sendall(wire.pack(Kind.LOADED, encoder.vocabulary.SerializeToString()))
+    with suppress(ConnectionError):  # the service has gone
+        Worker(link, encoder, slabs).serve()
     slabs.close()
-
-
-def answer(encoder: Encoder, slabs: Slabs, message: wire.Message) -> wire.Message:
-    """Do what one message asks."""
-    kind, payload = message
-    if kind == Kind.ATTACH:
-        proof = slabs.prove(memory_pb2.SharedFile.FromString(payload))
-        return Kind.ANSWER, proof.SerializeToString()
-    try:
-        response = encoder.encode(tokenizer_pb2.EncodeRequest.FromString(payload))
-    except InvalidRequest as error:
-        violation = error_details_pb2.BadRequest.FieldViolation(
-            field=error.field, description=error.description
-        )
-        return Kind.REFUSAL, violation.SerializeToString()
-    return Kind.ANSWER, response.SerializeToString()
 
 
 def main(arguments: list[str]) -> None:
@@ -66,7 +122,7 @@ def main(arguments: list[str]) -> None:
     except StartError:
         return
     with socket.socket(fileno=int(descriptor)) as link:
-        serve(link, Path(folder))
+        run(link, Path(folder))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,11 @@ class WorkerDied(Exception):
 
 
 class WorkerProcess:
-    """A running worker. Whoever starts it calls `end`."""
+    """A running worker. Whoever starts it calls `end`.
+
+    Attributes:
+        killed: `kill` was called.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Start a worker on the checkpoint in `folder`; it has not loaded it yet."""
@@ -33,6 +37,8 @@ class WorkerProcess:
         self._writer: asyncio.StreamWriter
         loop = asyncio.get_running_loop()
         self._exit: asyncio.Future[None] = loop.create_future()
+        self.killed = False
+        self._statm = os.open(f"/proc/{self._process.pid}/statm", os.O_RDONLY)
         self._descriptor = os.pidfd_open(self._process.pid)
         loop.add_reader(self._descriptor, self._reap)
 
@@ -41,8 +47,11 @@ class WorkerProcess:
         """Of the process."""
         return self._process.pid
 
-    async def loaded(self) -> None:
-        """Wait until the worker has loaded its checkpoint; before that it cannot be asked.
+    async def loaded(self) -> bytes:
+        """Wait until the worker has loaded its checkpoint; before that it cannot be told anything.
+
+        Returns:
+            What it says of it: a `GetVocabularyResponse`.
 
         Raises:
             StartError: it cannot.
@@ -59,18 +68,35 @@ class WorkerProcess:
             ) from None
         if kind == Kind.FAILED:
             raise StartError(payload.decode())
+        return payload
 
-    async def ask(self, kind: Kind, payload: bytes) -> wire.Message:
-        """Have the worker do one thing. Only one at a time.
+    def send(self, kind: Kind, payload: bytes = b"") -> None:
+        """Tell the worker something; nobody hears it where the worker has ended."""
+        self._writer.write(wire.pack(kind, payload))
+
+    async def receive(self) -> wire.Message:
+        """Wait for the worker's next message.
 
         Raises:
-            WorkerDied: it ended before it answered.
+            WorkerDied: it ended before.
         """
         try:
-            self._writer.write(wire.pack(kind, payload))
             return await wire.read_async(self._reader)
         except (EOFError, ConnectionError) as error:
             raise WorkerDied from error
+
+    @property
+    def resident_bytes(self) -> int:
+        """Memory that the process holds; 0 where it has ended."""
+        if self.ended:
+            return 0
+        return int(os.pread(self._statm, 256, 0).split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def kill(self) -> None:
+        """Have the process end, whatever it does."""
+        if not self.ended:
+            self.killed = True
+            self._process.kill()
 
     @property
     def ended(self) -> bool:
@@ -95,6 +121,7 @@ class WorkerProcess:
     def _reap(self) -> None:
         asyncio.get_running_loop().remove_reader(self._descriptor)
         os.close(self._descriptor)
+        os.close(self._statm)
         self._process.wait()
         self._exit.set_result(None)
 

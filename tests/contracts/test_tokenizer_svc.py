@@ -20,6 +20,7 @@ from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 from tiny_tokenizers import byte_level, write_checkpoint
+from tokenizers import models
 
 from chassis.arena import Arena
 from chassis.channels import open_channel
@@ -127,12 +128,66 @@ async def test_metrics_and_health_tell_of_it(checkpoint: Path) -> None:
         answer = await Stub(channel).Encode(tokenizer_pb2.EncodeRequest(text="the dog"))
         check = health_pb2.HealthCheckRequest(service="triptych.internal.v1.TokenizerService")
         health = await health_pb2_grpc.HealthStub(channel).Check(check)
-        introspection = service_pb2_grpc.IntrospectionServiceStub(channel)
-        scraped = (await introspection.Scrape(service_pb2.ScrapeRequest())).text.decode()
+        scraped = await scrape(channel)
     assert health.status == health_pb2.HealthCheckResponse.SERVING
     assert 'triptych_tokenizer_encodes_total{prompt="text"} 1.0' in scraped
     assert f"triptych_tokenizer_tokens_total {float(answer.count)}" in scraped
     assert "triptych_tokenizer_queue 0.0" in scraped
+
+
+async def scrape(channel: aio.Channel) -> str:
+    introspection = service_pb2_grpc.IntrospectionServiceStub(channel)
+    answer = await introspection.Scrape(service_pb2.ScrapeRequest())
+    return str(answer.text.decode())
+
+
+async def test_a_prompt_that_cannot_fit_is_refused_by_its_bytes_or_its_ids(
+    checkpoint: Path,
+) -> None:
+    async with channel_to(checkpoint) as channel:
+        stub = Stub(channel)
+        vocabulary = await stub.GetVocabulary(tokenizer_pb2.GetVocabularyRequest())
+        long = "a" * (1000 * vocabulary.most_bytes_per_id)
+        for text in ("the dog " * 20, long + "a"):
+            request = tokenizer_pb2.EncodeRequest(text=text, most_ids=9 if "dog" in text else 1000)
+            refused = await violation(stub.Encode(request))
+            assert refused == (grpc.StatusCode.INVALID_ARGUMENT, "text")
+        assert "triptych_tokenizer_refusals_total 2.0" in await scrape(channel)
+
+
+async def test_a_cancelled_prompt_is_called_back_and_written_nowhere(checkpoint: Path) -> None:
+    arena = Arena(SharedFile.create("arena", 1 << 22))
+    async with channel_to(checkpoint) as channel:
+        stub = Stub(channel)
+        await stub.Attach(tokenizer_pb2.AttachRequest(arena=arena.file.describe()))
+        slab = arena.take(1 << 20)
+        call = stub.Encode(tokenizer_pb2.EncodeRequest(text="the dog " * 100_000, slab=slab))
+        await asyncio.sleep(0.05)
+        call.cancel()
+        await asyncio.wait([asyncio.ensure_future(call)])
+        # Behind it, on the same channel and then the same worker.
+        answers = await asyncio.gather(
+            *(stub.Encode(tokenizer_pb2.EncodeRequest(text="the dog")) for _ in range(4))
+        )
+        assert all(answer.count for answer in answers)
+        said = await scrape(channel)
+    assert "triptych_tokenizer_recalls_total 1.0" in said
+    assert "triptych_tokenizer_worker_restarts_total 0.0" in said
+    assert not any(arena.file.view[slab.offset : slab.offset + slab.length])
+    arena.file.close()
+
+
+async def test_requests_that_a_tokenizer_raises_on_end_no_worker(tmp_path: Path) -> None:
+    tokenizer = byte_level()
+    tokenizer.pre_tokenizer = None
+    tokenizer.model = models.BPE({"a": 0}, [], unk_token="<unk>")
+    async with channel_to(write_checkpoint(tmp_path / "model", tokenizer)) as channel:
+        stub = Stub(channel)
+        for _ in range(5):
+            refused = await violation(stub.Encode(tokenizer_pb2.EncodeRequest(text="X")))
+            assert refused == (grpc.StatusCode.INVALID_ARGUMENT, "text")
+        assert (await stub.Encode(tokenizer_pb2.EncodeRequest(text="a"))).count
+        assert "triptych_tokenizer_worker_restarts_total 0.0" in await scrape(channel)
 
 
 async def test_no_workers_is_not_a_service(checkpoint: Path) -> None:

@@ -1,69 +1,108 @@
-"""Jobs run in order of arrival, and long ones leave a worker to short ones."""
+"""Smaller jobs go first, within bounds, and larger ones leave a worker to small ones."""
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenizer_svc.job_queue import JobQueue
+from tokenizer_svc.job_queue import JobQueue, size_class
+
+SMALL, MEDIUM, LARGE, HUGE = range(4)
 
 
-def queue_of(*jobs: tuple[str, bool], workers: int) -> JobQueue[str]:
+def queue_of(*jobs: tuple[str, int], workers: int) -> JobQueue[str]:
     queue: JobQueue[str] = JobQueue(workers)
-    for job, long in jobs:
-        queue.put(job, long=long)
+    for job, of_class in jobs:
+        queue.put(job, of_class)
     return queue
 
 
-def test_long_jobs_leave_one_worker_free() -> None:
-    queue = queue_of(("L1", True), ("L2", True), ("s", False), workers=2)
-    assert [queue.take(), queue.take(), queue.take()] == ["L1", "s", None]
+@pytest.mark.parametrize(
+    ("size", "of_class"),
+    [(0, SMALL), (8191, SMALL), (8192, MEDIUM), (65536, LARGE), (524288, HUGE), (1 << 30, HUGE)],
+)
+def test_classes_go_by_size(size: int, of_class: int) -> None:
+    assert size_class(size) == of_class
+
+
+def test_jobs_that_are_not_small_leave_one_worker_free() -> None:
+    queue = queue_of(("L1", HUGE), ("L2", MEDIUM), workers=2)
+    assert [queue.take(), queue.take()] == ["L2", None]
+    queue.put("s", SMALL)
+    assert [queue.take(), queue.take()] == ["s", None]
     queue.finish("s")
     assert queue.take() is None
-    queue.finish("L1")
-    assert queue.take() == "L2"
+    queue.finish("L2")
+    assert queue.take() == "L1"
 
 
-def test_a_single_worker_takes_all_in_order() -> None:
-    queue = queue_of(("L1", True), ("s", False), ("L2", True), workers=1)
+def test_smaller_jobs_go_first() -> None:
+    queue = queue_of(("L", HUGE), ("m", MEDIUM), ("s", SMALL), workers=1)
     taken = []
     while (job := queue.take()) is not None:
         taken.append(job)
         queue.finish(job)
-    assert taken == ["L1", "s", "L2"]
+    assert taken == ["s", "m", "L"]
 
 
-def test_a_short_job_does_not_overtake_a_long_one_that_may_start() -> None:
-    assert queue_of(("L1", True), ("s", False), workers=2).take() == "L1"
+@pytest.mark.parametrize(("of_class", "most"), [(MEDIUM, 16), (LARGE, 64), (HUGE, 256)])
+def test_only_so_many_smaller_jobs_pass_a_large_one(of_class: int, most: int) -> None:
+    queue: JobQueue[int] = JobQueue(1)
+    queue.put(-1, of_class)
+    passed = 0
+    for arrival in range(1000):
+        queue.put(arrival, SMALL)
+        job = queue.take()
+        assert job is not None
+        if job == -1:
+            break
+        queue.finish(job)
+        passed += 1
+    assert passed == most
 
 
-def test_a_job_put_back_is_next() -> None:
-    queue = queue_of(("L1", True), ("L2", True), ("s", False), workers=2)
-    job = queue.take()
-    assert job is not None
-    queue.put_back(job, long=True)
+def test_a_job_put_back_is_next_of_its_class() -> None:
+    queue = queue_of(("L1", HUGE), ("L2", HUGE), ("s", SMALL), workers=2)
+    assert [queue.take(), queue.take()] == ["s", "L1"]
+    queue.put_back("L1", HUGE)
     assert queue.take() == "L1"
 
 
+def test_an_interrupted_worker_is_given_smaller_jobs_only() -> None:
+    queue = queue_of(("L", LARGE), ("m", MEDIUM), ("H", HUGE), workers=2)
+    assert (queue.has_smaller(LARGE), queue.has_smaller(MEDIUM)) == (True, False)
+    assert [queue.take_smaller(LARGE), queue.take_smaller(LARGE)] == ["m", None]
+
+
+def test_an_interrupted_worker_is_not_held_up_by_the_place_it_keeps() -> None:
+    queue = queue_of(("H", HUGE), workers=2)
+    assert queue.take() == "H"
+    queue.put("m", MEDIUM)
+    assert queue.take() is None
+    assert queue.take_smaller(HUGE) == "m"
+
+
 def test_only_a_waiting_job_can_be_discarded() -> None:
-    queue = queue_of(("a", False), ("b", False), workers=1)
+    queue = queue_of(("a", SMALL), ("b", SMALL), workers=1)
     assert queue.take() == "a"
     assert (queue.discard("a"), queue.discard("b"), len(queue)) == (False, True, 0)
 
 
-@given(st.lists(st.booleans(), max_size=30), st.integers(1, 4))
-def test_every_job_is_taken_once_and_each_kind_in_order(kinds: list[bool], workers: int) -> None:
+@given(st.lists(st.integers(0, 3), max_size=30), st.integers(1, 4))
+def test_every_job_is_taken_once_and_each_class_in_order(classes: list[int], workers: int) -> None:
     queue: JobQueue[int] = JobQueue(workers)
-    for job, long in enumerate(kinds):
-        queue.put(job, long=long)
-    taken, running = [], []
+    for job, of_class in enumerate(classes):
+        queue.put(job, of_class)
+    taken: list[int] = []
+    running: list[int] = []
     while len(queue) or running:
         while len(running) < workers and (job := queue.take()) is not None:
             taken.append(job)
             running.append(job)
-            assert workers == 1 or sum(kinds[job] for job in running) < workers
+            assert workers == 1 or sum(classes[job] > SMALL for job in running) < workers
         queue.finish(running.pop(0))
-    assert sorted(taken) == list(range(len(kinds)))
-    for long in (True, False):
-        of_kind = [job for job in taken if kinds[job] == long]
+    assert sorted(taken) == list(range(len(classes)))
+    for of_class in range(4):
+        of_kind = [job for job in taken if classes[job] == of_class]
         assert of_kind == sorted(of_kind)
