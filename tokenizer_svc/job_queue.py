@@ -1,8 +1,8 @@
 """Which job a free worker takes next. Pure: no loop, no processes.
 
 Jobs are of classes by size. Smaller ones go first, but only so many of them pass a larger one that
-waits. With two or more workers jobs that are not small leave one of them to small jobs. So a job
-never waits for larger ones to end while there is a worker that may take it, or can be interrupted.
+waits. With two or more workers large jobs leave one of them to the others. So a job hardly waits
+for larger ones to end while there is a worker that may take it, or can be interrupted.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ J = TypeVar("J", bound=Hashable)
 _CLASS_BYTES = (8 << 10, 64 << 10, 512 << 10)
 # Arrivals that a job of each class lets pass.
 _PASSING = (0, 16, 64, 256)
+_LEAST_LARGE = 2
 
 
 def size_class(size: int) -> int:
@@ -58,11 +59,11 @@ class JobQueue(Generic[J]):
     def take(self) -> J | None:
         """Give a free worker its next job, or None where none may start now."""
         room = len(self._running_large) < self._large_places
-        of_class = self._next_class(len(_PASSING) if room else 1)
+        of_class = self._next_class(len(_PASSING) if room else _LEAST_LARGE)
         if of_class is None:
             return None
         _, job = self._waiting[of_class].popleft()
-        if of_class > 0:
+        if of_class >= _LEAST_LARGE:
             self._running_large.add(job)
         return job
 

@@ -26,12 +26,13 @@ def test_classes_go_by_size(size: int, of_class: int) -> None:
     assert size_class(size) == of_class
 
 
-def test_jobs_that_are_not_small_leave_one_worker_free() -> None:
-    queue = queue_of(("L1", HUGE), ("L2", MEDIUM), workers=2)
+@pytest.mark.parametrize("of_class", [SMALL, MEDIUM])
+def test_large_jobs_leave_one_worker_free(of_class: int) -> None:
+    queue = queue_of(("L1", HUGE), ("L2", LARGE), workers=2)
     assert [queue.take(), queue.take()] == ["L2", None]
-    queue.put("s", SMALL)
-    assert [queue.take(), queue.take()] == ["s", None]
-    queue.finish("s")
+    queue.put("other", of_class)
+    assert [queue.take(), queue.take()] == ["other", None]
+    queue.finish("other")
     assert queue.take() is None
     queue.finish("L2")
     assert queue.take() == "L1"
@@ -78,9 +79,9 @@ def test_an_interrupted_worker_is_given_smaller_jobs_only() -> None:
 def test_an_interrupted_worker_is_not_held_up_by_the_place_it_keeps() -> None:
     queue = queue_of(("H", HUGE), workers=2)
     assert queue.take() == "H"
-    queue.put("m", MEDIUM)
+    queue.put("l", LARGE)
     assert queue.take() is None
-    assert queue.take_smaller(HUGE) == "m"
+    assert queue.take_smaller(HUGE) == "l"
 
 
 def test_only_a_waiting_job_can_be_discarded() -> None:
@@ -100,7 +101,7 @@ def test_every_job_is_taken_once_and_each_class_in_order(classes: list[int], wor
         while len(running) < workers and (job := queue.take()) is not None:
             taken.append(job)
             running.append(job)
-            assert workers == 1 or sum(classes[job] > SMALL for job in running) < workers
+            assert workers == 1 or sum(classes[job] >= LARGE for job in running) < workers
         queue.finish(running.pop(0))
     assert sorted(taken) == list(range(len(classes)))
     for of_class in range(4):

@@ -33,7 +33,7 @@ class Cuts:
     """Where to cut, for one tokenizer.
 
     Attributes:
-        pattern: matches at a cut.
+        pattern: matches the space or the full stop after a cut, or the line end before one.
         drops_space: a piece begins after the space of its cut, because the tokenizer puts one
             before whatever it is given.
     """
@@ -49,9 +49,10 @@ class Cuts:
         """
         spans = []
         begin = 0
-        while cut := self.pattern.search(text, begin + characters):
-            spans.append((begin, cut.start()))
-            begin = cut.end() if self.drops_space else cut.start()
+        while found := self.pattern.search(text, begin + characters):
+            cut = found.end() if found[0] == "\n" else found.start()
+            spans.append((begin, cut))
+            begin = found.end() if self.drops_space else cut
         spans.append((begin, len(text)))
         return spans
 
@@ -78,15 +79,20 @@ def find_cuts(tokenizer: Tokenizer) -> Cuts | None:
 
 
 def _pattern(at: frozenset[str], barred: set[str], characters: str) -> re.Pattern[str]:
-    """Build the pattern of cuts, none of them beside a character in `barred`."""
+    """Build the pattern of cuts, none of them beside a character in `barred`.
+
+    Each alternative begins with its own character, which `re` finds fast.
+    """
     never = "".join(re.escape(character) for character in sorted(barred)) or r"\n"
-    left = rf"(?<=[{characters}])(?<![{never}])"
-    right = rf"(?![{never}])(?=[{characters}])"
-    forms = [rf"{left} {right}"]
+
+    def after(mark: str, left: str) -> str:
+        return rf"{mark}(?<=[{left}]{mark})(?<![{never}]{mark})"
+
+    forms = [rf"{after(' ', characters)}(?![{never}])(?=[{characters}])"]
     if "line" in at and "\n" not in barred:
-        forms.append(rf"(?<=[{characters}]\n)(?<![{never}]\n)(?![{never}])(?=[0-9A-Za-z])")
+        forms.append(rf"{after(chr(10), characters)}(?![{never}])(?=[0-9A-Za-z])")
     if "stop" in at and not barred & set(_STOPS):
-        forms.append(rf"(?<=[{_IDEOGRAPHS}])(?<![{never}])(?=[{_STOPS}])")
+        forms.extend(after(stop, _IDEOGRAPHS) for stop in _STOPS)
     return re.compile("|".join(forms))
 
 
