@@ -18,7 +18,7 @@ from protos.token_bytes import TokenBytes
 from protos.tokenizer_files import VocabularyError, load_tokenizer
 from tokenizer_svc.chat_template import ChatTemplates
 from tokenizer_svc.text.bad_words import spellings
-from tokenizer_svc.text.text_encoder import TextEncoder, Wanted
+from tokenizer_svc.text.text_encoder import PIECE_CHARACTERS, TextEncoder, Wanted
 
 
 class Slabs:
@@ -99,15 +99,24 @@ class Encoder:
         with blaming(kind):
             text = request.text if kind == "text" else self._templates.render(request.chat)
             ids = self._text.encode(text, _wanted(request, kind), between)
+            tokens = self._spell(ids, between) if request.want_tokens else ()
             in_slab = request.HasField("slab") and self._slabs.write(request.slab, ids)
             return tokenizer_pb2.EncodeResponse(
                 count=len(ids),
                 in_slab=in_slab,
                 ids=b"" if in_slab else ids.tobytes(),
                 text=text if request.want_text and kind == "chat" else "",
-                tokens=map(self._token_bytes.of, ids) if request.want_tokens else None,
+                tokens=tokens,
                 bad_words=bad_words,
             )
+
+    def _spell(self, ids: array[int], between: Callable[[], None]) -> list[bytes]:
+        """The bytes of each token."""
+        tokens: list[bytes] = []
+        for begin in range(0, len(ids), PIECE_CHARACTERS):
+            between()
+            tokens.extend(map(self._token_bytes.of, ids[begin : begin + PIECE_CHARACTERS]))
+        return tokens
 
 
 def _wanted(request: tokenizer_pb2.EncodeRequest, kind: str) -> Wanted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from unittest import mock
 
 import pytest
 from tiny_tokenizers import byte_level, write_checkpoint
-from tokenizers import Tokenizer, models
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 from chassis.errors import InvalidRequest, StartError
 from chassis.shared_file import HEADER_BYTES, SharedFile
@@ -145,6 +146,15 @@ def test_each_tokens_bytes_are_answered_where_asked_for(encoder: Encoder) -> Non
     assert not encoder.encode(tokenizer_pb2.EncodeRequest(text="the")).tokens
 
 
+def test_a_prompt_called_back_while_its_tokens_are_spelled_is_not_written(
+    encoder: Encoder, arena: SharedFile
+) -> None:
+    request = tokenizer_pb2.EncodeRequest(text=TEXT, want_tokens=True, slab=span(arena, 512))
+    with pytest.raises(asyncio.CancelledError):
+        encoder.encode(request, mock.Mock(side_effect=asyncio.CancelledError))
+    assert not any(arena.view[HEADER_BYTES:])
+
+
 def test_an_empty_text_has_no_ids(encoder: Encoder) -> None:
     answer = encoder.encode(tokenizer_pb2.EncodeRequest(text="", add_special_tokens=False))
     assert (answer.count, answer.ids) == (0, b"")
@@ -214,6 +224,18 @@ def test_whatever_is_raised_of_a_text_is_the_requests_error(
     assert error.value.field == "text"
     assert error.value.description.isprintable()
     assert encoder.encode(request).count
+
+
+def test_a_panic_of_the_library_is_the_requests_error() -> None:
+    tokenizer = byte_level()
+    # Its search gives up, and the library does not expect that.
+    endless = pre_tokenizers.Split(Regex(r"(a+)+$"), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([endless, tokenizer.pre_tokenizer])
+    encoder = Encoder(tokenizer, ChatTemplates({}, {}), Slabs())
+    with pytest.raises(InvalidRequest, match="PanicException") as error:
+        encoder.encode(tokenizer_pb2.EncodeRequest(text="a" * 5000 + "b"))
+    assert error.value.field == "text"
+    assert encoder.encode(tokenizer_pb2.EncodeRequest(text="the dog")).count
 
 
 def test_half_a_character_in_a_chat_is_the_requests_error(encoder: Encoder) -> None:
