@@ -6,6 +6,7 @@ text, or shrink it without bound, there is none.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from tokenizers import Tokenizer, pre_tokenizers
@@ -19,8 +20,16 @@ _FORMS = {"NFC", "NFD", "NFKC", "NFKD"}
 _KEEPING = {"ByteLevel", "Metaspace", "Split", "Digits", "Punctuation"}
 
 
-def most_bytes_per_id(tokenizer: Tokenizer) -> int:
-    """Bound the bytes of text that one id stands for; 0 where there is no bound."""
+def most_bytes_per_id(tokenizer: Tokenizer, tokens: Collection[str]) -> int:
+    """Bound the bytes of text that one id stands for.
+
+    Args:
+        tokenizer: to bound texts for.
+        tokens: of its model.
+
+    Returns:
+        The bound; 0 where there is none.
+    """
     spellings = list(steps_of(tokenizer.normalizer))
     splits = list(steps_of(tokenizer.pre_tokenizer))
     added = tokenizer.get_added_tokens_decoder().values()
@@ -31,10 +40,8 @@ def most_bytes_per_id(tokenizer: Tokenizer) -> int:
     byte_level = any(step["type"] == "ByteLevel" for step in splits)
     if not _tells_characters_apart(tokenizer, byte_level):
         return 0
-    vocabulary = tokenizer.get_vocab(with_added_tokens=False)
-    size = len if byte_level else _size
-    longest = max(map(size, vocabulary), default=0)
-    longest = max(longest, 4, *(_size(token.content) for token in added), 0)
+    longest = max(map(len, tokens if byte_level else map(str.encode, tokens)), default=0)
+    longest = max(longest, 4, *(_size(token.content) for token in added))
     shrinks = any(step["type"] in _FORMS for step in spellings)
     return longest * (_SHRINKAGE if shrinks else 1)
 

@@ -8,6 +8,7 @@ Rules that are not known here have no cuts.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from tokenizers import Tokenizer
@@ -57,8 +58,16 @@ class Cuts:
         return spans
 
 
-def find_cuts(tokenizer: Tokenizer) -> Cuts | None:
-    """Work out where texts can be cut; None where no place is known to be safe."""
+def find_cuts(tokenizer: Tokenizer, tokens: Collection[str]) -> Cuts | None:
+    """Work out where texts can be cut.
+
+    Args:
+        tokenizer: to cut texts for.
+        tokens: of its model.
+
+    Returns:
+        The places, or None where none is known to be safe.
+    """
     spelling = read_spelling(tokenizer)
     if spelling is None:
         return None
@@ -69,7 +78,7 @@ def find_cuts(tokenizer: Tokenizer) -> Cuts | None:
     if barred is None:
         return None
     if "space" not in splits.at:
-        before = _characters_before_a_mark(tokenizer, splits.mark)
+        before = _characters_before_a_mark(tokenizer, tokens, splits.mark)
         if before is None or not spelling.plain:
             return None
         barred |= before
@@ -116,14 +125,15 @@ def _edges_of_added_tokens(tokenizer: Tokenizer, spelling: Spelling) -> set[str]
     return edges
 
 
-def _characters_before_a_mark(tokenizer: Tokenizer, mark: str) -> set[str] | None:
+def _characters_before_a_mark(
+    tokenizer: Tokenizer, tokens: Collection[str], mark: str
+) -> set[str] | None:
     """Characters that some token holds before `mark`, where a text is one word to the model.
 
     None where the model does not work from the inside of tokens alone, lacks the mark, or joins the
     neighbours of a character that it lacks.
     """
     model = tokenizer.model
-    vocabulary = tokenizer.get_vocab(with_added_tokens=False)
     by_merges = (
         type(model).__name__ == "BPE"
         and not model.dropout
@@ -131,10 +141,9 @@ def _characters_before_a_mark(tokenizer: Tokenizer, mark: str) -> set[str] | Non
         and not model.continuing_subword_prefix
         and not model.end_of_word_suffix
     )
-    if not by_merges or mark not in vocabulary or model.unk_token not in vocabulary:
+    if not by_merges or mark not in tokens or model.unk_token not in tokens:
         return None
-    pattern = re.compile(rf"([^{re.escape(mark)}]){re.escape(mark)}", re.DOTALL)
-    return {found[1] for token in vocabulary if mark in token for found in pattern.finditer(token)}
+    return set(re.findall(rf"([^{re.escape(mark)}\0]){re.escape(mark)}", "\0".join(tokens)))
 
 
 def _holds(tokenizer: Tokenizer, cuts: Cuts) -> bool:

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from chassis.errors import InvalidRequest, blaming
 from tokenizer_svc.text.bound import most_bytes_per_id
-from tokenizer_svc.text.cuts import find_cuts
+from tokenizer_svc.text.cuts import Cuts, find_cuts
 
 PIECE_CHARACTERS = 16 << 10
 """About so much is encoded at once where a text can be cut; it takes tens of milliseconds."""
@@ -47,8 +47,12 @@ class TextEncoder:
         self._tokenizer = tokenizer
         around = _specials_around(tokenizer)
         self._around = around or (array("i"), array("i"))
-        self._cuts = find_cuts(tokenizer) if around is not None else None
-        self.most_bytes_per_id = most_bytes_per_id(tokenizer) if around is not None else 0
+        self._cuts: Cuts | None = None
+        self.most_bytes_per_id = 0
+        if around is not None:
+            tokens = tokenizer.get_vocab(with_added_tokens=False).keys()
+            self._cuts = find_cuts(tokenizer, tokens)
+            self.most_bytes_per_id = most_bytes_per_id(tokenizer, tokens)
 
     def encode(self, text: str, wanted: Wanted, between: Callable[[], None]) -> array[int]:
         """Encode `text`.

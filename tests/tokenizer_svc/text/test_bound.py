@@ -12,9 +12,13 @@ from hypothesis import strategies as st
 from tiny_tokenizers import byte_fallback, byte_level, prepending, unigram, word_piece
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
-from tokenizer_svc.text.bound import most_bytes_per_id
+from tokenizer_svc.text import bound
 
 DEMO = Path(__file__).resolve().parents[3] / "models/demo/tokenizer.json"
+
+
+def most_bytes_per_id(tokenizer: Tokenizer) -> int:
+    return bound.most_bytes_per_id(tokenizer, tokenizer.get_vocab(with_added_tokens=False))
 
 
 def normalizing(*steps: object) -> Tokenizer:

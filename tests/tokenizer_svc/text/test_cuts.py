@@ -19,13 +19,18 @@ from tiny_tokenizers import (
 )
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
-from tokenizer_svc.text.cuts import find_cuts
+from tokenizer_svc.text import cuts as cuts_module
+from tokenizer_svc.text.cuts import Cuts
 
 DEMO = Path(__file__).resolve().parents[3] / "models/demo/tokenizer.json"
 LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
     r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+
+
+def find_cuts(tokenizer: Tokenizer) -> Cuts | None:
+    return cuts_module.find_cuts(tokenizer, tokenizer.get_vocab(with_added_tokens=False))
 
 
 def metaspace(scheme: str, *, split: bool) -> Tokenizer:
