@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tiny_tokenizers import (
     SENTENCES,
@@ -140,6 +140,7 @@ def test_pieces_have_the_ids_of_the_whole(name: str) -> None:
 
     @settings(max_examples=150, deadline=None)
     @given(TEXTS, st.sampled_from([1, 3, 20]))
+    @example("the <R> dog [L] dog <B> dog <B>   dog <s> the </s> the", 1)
     def check(text: str, characters: int) -> None:
         pieces = [text[begin:end] for begin, end in cuts.spans(text, characters)]
         encodings = tokenizer.encode_batch_fast([text, *pieces], add_special_tokens=False)
