@@ -53,9 +53,8 @@ class _Job:
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
 
-    @property
-    def size_class(self) -> int:
-        return size_class(len(self.payload))
+    def __post_init__(self) -> None:
+        self.size_class = size_class(len(self.payload))
 
 
 class Pool:
@@ -139,6 +138,8 @@ class Pool:
 
     def _hand_out(self) -> None:
         """Give idle workers jobs; where small ones are left, have large ones paused."""
+        if not self._queue:
+            return
         while self._idle and (job := self._queue.take()) is not None:
             _, turn = self._idle.popitem()
             turn.set_result(job)
