@@ -96,8 +96,11 @@ async def test_a_cancelled_job_is_called_back_and_writes_nothing(tmp_path: Path)
     arena.close()
 
 
-async def test_a_job_without_pieces_is_ended_with_its_worker(tmp_path: Path) -> None:
-    # One word, to this tokenizer: it takes seconds, and cannot be left.
+async def test_a_job_without_pieces_is_ended_with_its_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "RECALL_GRACE_S", 0)
+    # One word, to this tokenizer: it cannot be left.
     async with pool_on(tmp_path, workers=1) as (pool, restarts):
         task = asyncio.create_task(encode(pool, "ab" * (4 << 20)))
         await asyncio.sleep(0)
