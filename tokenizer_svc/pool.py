@@ -27,9 +27,12 @@ log = logging.getLogger(__name__)
 RECALL_GRACE_S = 0.5
 """A worker that has not let go of a job so long after it was called back is killed, in seconds."""
 
+MOST_BYTES = 450 << 20
+"""A worker that is found with more memory after a job is replaced."""
+
 _MOST_DEATHS = 2
 _JOBS_A_PAUSE = 16
-_GROWTH_BYTES = 256 << 20
+_GROWTH_BYTES = 256 << 20  # over what a large vocabulary takes
 
 
 class Cause(enum.StrEnum):
@@ -64,17 +67,9 @@ class Pool:
         vocabulary: the checkpoint's `GetVocabularyResponse`, once workers have loaded.
     """
 
-    def __init__(self, folder: Path, workers: int, worker_mib: int = 450) -> None:
-        """Prepare the pool.
-
-        Args:
-            folder: of the checkpoint.
-            workers: processes.
-            worker_mib: a worker found with more memory is replaced, in MiB.
-        """
+    def __init__(self, folder: Path, workers: int) -> None:
         self._folder = folder.absolute()  # workers run elsewhere
         self._workers = workers
-        self._worker_bytes = worker_mib << 20
         self._queue: JobQueue[_Job] = JobQueue(workers)
         # The last one freed is the warmest, so it is the first one taken. None: the worker died.
         self._idle: dict[WorkerProcess, asyncio.Future[_Job | None]] = {}
@@ -184,8 +179,7 @@ class Pool:
 
     async def _work(self, worker: WorkerProcess) -> Cause:
         """Let `worker` do jobs until it dies or has grown too much."""
-        # A large vocabulary is no growth.
-        most_bytes = max(self._worker_bytes, worker.resident_bytes + _GROWTH_BYTES)
+        most_bytes = max(MOST_BYTES, worker.resident_bytes + _GROWTH_BYTES)
         while (job := await self._next_job(worker)) is not None:
             try:
                 await self._do(worker, job)

@@ -26,7 +26,7 @@ def make_mount(settings: TokenizerSettings) -> Mount:
     async def mount(host: Host) -> AsyncIterator[None]:
         if settings.workers < 1:
             raise StartError(f"{settings.workers} tokenizer workers: at least 1 is needed")
-        pool = Pool(Path(settings.model), settings.workers, settings.worker_mib)
+        pool = Pool(Path(settings.model), settings.workers)
         metrics = TokenizerMetrics(host.registry, lambda: pool.waiting)
         async with pool.running(on_replaced=metrics.count_replaced):
             servicer = TokenizerServicer(pool, metrics)

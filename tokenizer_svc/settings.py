@@ -14,10 +14,7 @@ class TokenizerSettings(ServiceSettings):
     Attributes:
         model: checkpoint folder, of which tokenizer.json and the chat template are read.
         workers: processes that encode, at least 1; with two or more, long prompts leave one free.
-        worker_mib: a worker that is found with more memory after a prompt is replaced, in MiB; one
-            whose vocabulary takes much of it may grow by 256.
     """
 
     model: str
     workers: int = 2
-    worker_mib: int = 450

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from tiny_tokenizers import byte_level, write_checkpoint
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models
 
 from chassis.errors import RequestFailed, StartError
 from chassis.shared_file import HEADER_BYTES, SharedFile
@@ -22,7 +22,7 @@ from tokenizer_svc.pool import Cause, Pool
 from tokenizer_svc.wire import Kind
 
 TOKENIZER = byte_level()
-LONG = "the quick brown fox " * 20_000
+LONG = "the quick brown fox " * 40_000
 
 
 @asynccontextmanager
@@ -140,14 +140,13 @@ async def test_a_paused_job_can_be_called_back(tmp_path: Path) -> None:
 async def test_a_worker_that_has_grown_is_replaced_when_its_work_is_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool_module, "_GROWTH_BYTES", -(1 << 40))
-    write_checkpoint(tmp_path, TOKENIZER)
-    restarts: list[Cause] = []
-    pool = Pool(tmp_path, 1, worker_mib=1)
-    async with asyncio.timeout(60), pool.running(restarts.append):
+    monkeypatch.setattr(pool_module, "MOST_BYTES", 1 << 20)
+    monkeypatch.setattr(pool_module, "_GROWTH_BYTES", 0)
+    tiny = Tokenizer(models.WordLevel({"the": 0}, unk_token="the"))
+    async with pool_on(tmp_path, tiny, workers=1) as (pool, restarts):
         (worker,) = children()
-        assert (await encode(pool, "the dog")).count
-        assert (await encode(pool, "the dog")).count
+        assert (await encode(pool, "the" * (4 << 20))).count == 1  # read, and so held, in one go
+        assert (await encode(pool, "the")).count == 1
         assert restarts == [Cause.MEMORY]
         assert worker not in children()
 
