@@ -29,7 +29,7 @@ class JobQueue(Generic[J]):
     """Jobs that wait for one of `workers` workers."""
 
     def __init__(self, workers: int) -> None:
-        self._large_places = max(1, workers - 1)
+        self._for_others = 1 if workers > 1 else 0
         self._waiting: list[deque[tuple[int, J]]] = [deque() for _ in _PASSING]
         self._arrivals = 0
         self._running_large: set[J] = set()
@@ -56,9 +56,13 @@ class JobQueue(Generic[J]):
                     return True
         return False
 
-    def take(self) -> J | None:
-        """Give a free worker its next job, or None where none may start now."""
-        room = len(self._running_large) < self._large_places
+    def take(self, alive: int) -> J | None:
+        """Give a free worker its next job, or None where none may start now.
+
+        Args:
+            alive: workers that there are now, busy ones too.
+        """
+        room = len(self._running_large) < alive - self._for_others
         of_class = self._next_class(len(_PASSING) if room else _LEAST_LARGE)
         if of_class is None:
             return None

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -74,6 +74,7 @@ class Pool:
         # The last one freed is the warmest, so it is the first one taken. None: the worker died.
         self._idle: dict[WorkerProcess, asyncio.Future[_Job | None]] = {}
         self._running: dict[WorkerProcess, _Job] = {}  # without jobs that are paused
+        self._alive = 0
         self._on_replaced: Callable[[Cause], None] = lambda cause: None
         self.vocabulary = b""
 
@@ -135,7 +136,7 @@ class Pool:
         """Give idle workers jobs; where small ones are left, have large ones paused."""
         if not self._queue:
             return
-        while self._idle and (job := self._queue.take()) is not None:
+        while self._idle and (job := self._queue.take(self._alive)) is not None:
             _, turn = self._idle.popitem()
             turn.set_result(job)
         for worker, job in self._running.items():
@@ -168,9 +169,19 @@ class Pool:
                         extra={"worker_pid": worker.pid, "cause": cause.value},
                     )
                 worker.on_exit(partial(self._lose, worker))
-                cause = await self._work(worker)
+                with self._counted():
+                    cause = await self._work(worker)
             finally:
                 worker.end()
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Count a worker as alive; large jobs leave one of those to the others."""
+        self._alive += 1
+        try:
+            yield
+        finally:
+            self._alive -= 1
 
     def _lose(self, worker: WorkerProcess) -> None:
         turn = self._idle.pop(worker, None)
