@@ -1,4 +1,4 @@
-"""What one worker does with a prompt: render, encode, put the ids where the router wants them.
+"""One worker's work on a prompt: render, encode, put the ids where the router wants them.
 
 Ids are written only inside the slab that the request names, and before it is answered.
 """
@@ -72,7 +72,7 @@ class Encoder:
 
     @property
     def vocabulary(self) -> tokenizer_pb2.GetVocabularyResponse:
-        """What bounds the length of a text."""
+        """The bound on the length of a text."""
         return tokenizer_pb2.GetVocabularyResponse(most_bytes_per_id=self._text.most_bytes_per_id)
 
     def encode(

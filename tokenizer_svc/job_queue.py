@@ -1,4 +1,4 @@
-"""Which job a free worker takes next. Pure: no loop, no processes.
+"""The order of jobs that wait for workers. Pure: no loop, no processes.
 
 Jobs are of classes by size. Smaller ones go first, but only so many of them pass a larger one that
 waits. With two or more workers large jobs leave one of them to the others. So a job hardly waits

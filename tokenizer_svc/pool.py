@@ -36,7 +36,7 @@ _GROWTH_BYTES = 256 << 20  # over what a large vocabulary takes
 
 
 class Cause(enum.StrEnum):
-    """Why a worker was replaced."""
+    """Reasons to replace a worker."""
 
     CRASH = "crash"
     RECALL = "recall"  # it would not let go of a job

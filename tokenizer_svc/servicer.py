@@ -101,5 +101,5 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServiceServicer):
     async def GetVocabulary(  # noqa: N802  (name fixed by the proto)
         self, request: tokenizer_pb2.GetVocabularyRequest, context: aio.ServicerContext[Any, Any]
     ) -> tokenizer_pb2.GetVocabularyResponse:
-        """Tell what bounds the length of a text."""
+        """Tell the bound on the length of a text."""
         return tokenizer_pb2.GetVocabularyResponse.FromString(self._pool.vocabulary)

@@ -16,7 +16,7 @@ _HEADER = struct.Struct("<IB")  # payload bytes, kind
 
 
 class Kind(enum.IntEnum):
-    """What a message is, and so what its payload holds."""
+    """The kinds of messages; each says what its payload holds."""
 
     ENCODE = 1  # to a worker: EncodeRequest
     ATTACH = 2  # to a worker: SharedFile

@@ -1,4 +1,4 @@
-"""How many bytes of text one id can stand for.
+"""The bytes of text that one id can stand for.
 
 The bound is for refusing texts unread, so it must hold for every text: where anything may drop
 text, or shrink it without bound, there is none.

@@ -31,7 +31,7 @@ _SAMPLE = (
 
 @dataclass(frozen=True)
 class Cuts:
-    """Where to cut, for one tokenizer.
+    """Places to cut texts at, for one tokenizer.
 
     Attributes:
         pattern: matches the space or the full stop after a cut, or the line end before one.

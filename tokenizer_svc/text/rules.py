@@ -1,4 +1,4 @@
-"""How a tokenizer spells and splits a text, read from its own description.
+"""A tokenizer's rules of spelling and splitting a text, read from its own description.
 
 Only what is known to look no further than a character beyond a match is read; for anything else
 the answer is None.
@@ -57,7 +57,7 @@ _EVERYWHERE = frozenset({"space", "line", "stop"})
 
 @dataclass(frozen=True)
 class Spelling:
-    """What the normalizer makes of a text.
+    """The normalizer's effect on a text.
 
     Attributes:
         mark: what a space becomes.
@@ -77,7 +77,7 @@ class Spelling:
 
 @dataclass(frozen=True)
 class Splits:
-    """Where the pre-tokenizer always splits a text.
+    """Places where the pre-tokenizer always splits a text.
 
     Attributes:
         at: `space` before a single space between other characters, `line` after a single line end

@@ -21,7 +21,7 @@ PIECE_CHARACTERS = 16 << 10
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is wanted of a text's ids.
+    """Wishes for a text's ids.
 
     Attributes:
         field: path of the text in the request, for errors.
