@@ -21,7 +21,7 @@ _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2.0, 10.0)
 
 
 class TokenizerMetrics:
-    """What the tokenizer counts."""
+    """The tokenizer's counts."""
 
     def __init__(self, registry: CollectorRegistry, waiting: Callable[[], int]) -> None:
         self.requests = Counter(

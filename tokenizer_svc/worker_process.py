@@ -100,7 +100,7 @@ class WorkerProcess:
 
     @property
     def ended(self) -> bool:
-        """Whether the process is known to have ended."""
+        """True once the process is known to have ended."""
         return self._exit.done()
 
     def on_exit(self, call: Callable[[], None]) -> None:

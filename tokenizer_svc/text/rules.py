@@ -71,7 +71,7 @@ class Spelling:
 
     @property
     def prepends(self) -> bool:
-        """Whether each text gets a mark before it."""
+        """True where each text gets a mark before it."""
         return bool(self.prepended)
 
 
