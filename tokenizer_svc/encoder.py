@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from chassis.errors import InvalidRequest, StartError, blaming
+from chassis.errors import InvalidRequest, StartError, refuse_failures
 from chassis.shared_file import FOLDER, PeerFiles
 from protos import generation_pb2, memory_pb2, tokenizer_pb2
 from protos.token_bytes import TokenBytes
@@ -91,12 +91,12 @@ class Encoder:
         kind = request.WhichOneof("prompt")
         if kind is None:
             raise InvalidRequest("prompt", "is missing")
-        with blaming("sampling.bad_words"):
+        with refuse_failures("sampling.bad_words", "the tokenizer"):
             bad_words = [
                 generation_pb2.TokenIds(ids=ids)
                 for ids in spellings(self._text.whole, request.bad_words, between)
             ]
-        with blaming(kind):
+        with refuse_failures(kind, "the tokenizer"):
             text = request.text if kind == "text" else self._templates.render(request.chat)
             ids = self._text.encode(text, _wanted(request, kind), between)
             tokens = self._spell(ids, between) if request.want_tokens else ()

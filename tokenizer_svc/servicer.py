@@ -49,6 +49,9 @@ class TokenizerMetrics:
             ["cause"],
             registry=registry,
         )
+        for cause in Cause:  # told as 0 before the first
+            if cause != Cause.CRASH:
+                self.replacements.labels(cause.value)
         queue = Gauge("triptych_tokenizer_queue", "Prompts that wait.", registry=registry)
         queue.set_function(waiting)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from tokenizers import Tokenizer
 
-from chassis.errors import InvalidRequest, blaming
+from chassis.errors import InvalidRequest, refuse_failures
 from tokenizer_svc.text.rules import Spelling, read_spelling, read_splits
 
 # Characters beside a cut: normalizers leave each a letter, digit or sign.
@@ -150,7 +150,7 @@ def _holds(tokenizer: Tokenizer, cuts: Cuts) -> bool:
     """Compare a sample's pieces, as small as they get, with the whole of it."""
     pieces = [_SAMPLE[begin:end] for begin, end in cuts.spans(_SAMPLE, 1)]
     try:
-        with blaming("text"):
+        with refuse_failures("text", "the tokenizer"):
             encodings = tokenizer.encode_batch_fast([_SAMPLE, *pieces], add_special_tokens=False)
     except InvalidRequest:
         return False

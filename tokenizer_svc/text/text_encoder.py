@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from tokenizers import Tokenizer
 
-from chassis.errors import InvalidRequest, blaming
+from chassis.errors import InvalidRequest, refuse_failures
 from tokenizer_svc.text.bound import most_bytes_per_id
 from tokenizer_svc.text.cuts import Cuts, find_cuts
 
@@ -129,7 +129,7 @@ def _too_long(count: str, wanted: Wanted) -> InvalidRequest:
 def _specials_around(tokenizer: Tokenizer) -> tuple[array[int], array[int]] | None:
     """The ids that the checkpoint puts before and after a text; None where it does more."""
     try:
-        with blaming("text"):
+        with refuse_failures("text", "the tokenizer"):
             inside = tokenizer.encode("a", add_special_tokens=False).ids
             encoding = tokenizer.encode("a", add_special_tokens=True)
     except InvalidRequest:
