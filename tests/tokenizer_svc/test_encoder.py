@@ -218,7 +218,7 @@ def test_whatever_is_raised_of_a_text_is_the_requests_error(
     request = tokenizer_pb2.EncodeRequest(text="the dog")
     with (
         mock.patch.object(encoder._text, "encode", side_effect=failure),
-        pytest.raises(InvalidRequest, match="the tokenizer failed: .") as error,
+        pytest.raises(InvalidRequest, match=r"the tokenizer failed: .") as error,
     ):
         encoder.encode(request)
     assert error.value.field == "text"
