@@ -8,13 +8,13 @@ engine crashes then, that one starts first and by itself: a further crash is its
 
 from __future__ import annotations
 
-import enum
 import heapq
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-RESERVED_TOKENS = 128
+from router.demand import Demand, Standing, held_slots
+
 _MOST_GONE = 64  # tickets that have left may stay in line until there are so many
 
 K = TypeVar("K")
@@ -22,47 +22,6 @@ K = TypeVar("K")
 
 class QueueFull(Exception):
     """As many requests wait as may wait."""
-
-
-class Standing(enum.Enum):
-    """What engine crashes have shown of a request."""
-
-    UNTRIED = enum.auto()
-    SUSPECT = enum.auto()  # running in two, and not beyond where it was at the last
-    PRIME = enum.auto()  # a suspect that was the only one in the last
-    PROVEN = enum.auto()  # running in two, and beyond that
-
-
-@dataclass(frozen=True, slots=True)
-class Demand:
-    """What a request will hold.
-
-    Attributes:
-        prompt_tokens: tokens of its prompt, held once.
-        max_tokens: output tokens of one candidate at most.
-        outputs: candidate that has not ended → output tokens that it has from earlier attempts.
-        standing: whom it may run with.
-    """
-
-    prompt_tokens: int
-    max_tokens: int
-    outputs: Mapping[int, int]
-    standing: Standing = Standing.UNTRIED
-
-    @classmethod
-    def fresh(cls, prompt_tokens: int, candidates: int, max_tokens: int) -> Demand:
-        """That of a request which has not run yet."""
-        return cls(prompt_tokens, max_tokens, dict.fromkeys(range(candidates), 0))
-
-    @property
-    def reserved_tokens(self) -> int:
-        """Output slots of one candidate that must be had at its start."""
-        return min(self.max_tokens, RESERVED_TOKENS)
-
-    @property
-    def slots(self) -> int:
-        """KV slots that must be had at its start."""
-        return _slots(self.prompt_tokens, self.reserved_tokens, self.outputs)
 
 
 @dataclass(eq=False, slots=True)
@@ -152,11 +111,6 @@ def choose(ledgers: Mapping[K, Ledger], demand: Demand) -> K | None:
     return min(fitting)[2] if fitting else None
 
 
-def _slots(prompt_tokens: int, reserved_tokens: int, outputs: Mapping[int, int]) -> int:
-    """Slots committed: what each candidate reserved, or holds where that is more."""
-    return prompt_tokens + sum(max(reserved_tokens, tokens) for tokens in outputs.values())
-
-
 @dataclass(slots=True)
 class _Entry:
     """What one request holds of a replica."""
@@ -168,7 +122,7 @@ class _Entry:
     submit: int = 0  # its place among the submits of the stream; 0: not sent
 
     def slots(self) -> int:
-        return _slots(self.prompt_tokens, self.reserved_tokens, self.outputs)
+        return held_slots(self.prompt_tokens, self.reserved_tokens, self.outputs)
 
 
 @dataclass(slots=True)

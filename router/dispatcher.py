@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 from chassis.errors import Overloaded, Unavailable
 from protos import generation_pb2
-from router.admission import AdmissionQueue, Demand, QueueFull, Ticket
+from router.admission import AdmissionQueue, QueueFull, Ticket
 from router.attempt import Placement
+from router.demand import Demand
 from router.replica import Replica
 from router.validation import Limits
 

@@ -9,7 +9,7 @@ import array
 import time
 
 from protos import detokenizer_pb2, generation_pb2
-from router.admission import Demand, Standing
+from router.demand import Demand, Standing
 from router.outbox import Outbox
 from router.prompt_arena import Prompt
 from router.validation import Plan

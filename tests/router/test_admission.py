@@ -4,7 +4,8 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from router.admission import AdmissionQueue, Demand, Ledger, QueueFull, Standing
+from router.admission import AdmissionQueue, Ledger, QueueFull
+from router.demand import Demand, Standing
 
 UNTRIED, SUSPECT, PRIME, PROVEN = Standing
 KV_SLOTS = 1000

@@ -23,7 +23,8 @@ from router_fakes import (
 
 from chassis.errors import Unavailable
 from protos import generation_pb2, model_pb2
-from router.admission import Demand, Ledger
+from router.admission import Ledger
+from router.demand import Demand
 from router.dispatcher import Dispatcher
 
 

@@ -1,0 +1,55 @@
+"""What a request asks of a replica. Pure: plain data."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+RESERVED_TOKENS = 128
+
+
+class Standing(enum.Enum):
+    """What engine crashes have shown of a request."""
+
+    UNTRIED = enum.auto()
+    SUSPECT = enum.auto()  # running in two, and not beyond where it was at the last
+    PRIME = enum.auto()  # a suspect that was the only one in the last
+    PROVEN = enum.auto()  # running in two, and beyond that
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a request will hold.
+
+    Attributes:
+        prompt_tokens: tokens of its prompt, held once.
+        max_tokens: output tokens of one candidate at most.
+        outputs: candidate that has not ended → output tokens that it has from earlier attempts.
+        standing: whom it may run with.
+    """
+
+    prompt_tokens: int
+    max_tokens: int
+    outputs: Mapping[int, int]
+    standing: Standing = Standing.UNTRIED
+
+    @classmethod
+    def fresh(cls, prompt_tokens: int, candidates: int, max_tokens: int) -> Demand:
+        """That of a request which has not run yet."""
+        return cls(prompt_tokens, max_tokens, dict.fromkeys(range(candidates), 0))
+
+    @property
+    def reserved_tokens(self) -> int:
+        """Output slots of one candidate that must be had at its start."""
+        return min(self.max_tokens, RESERVED_TOKENS)
+
+    @property
+    def slots(self) -> int:
+        """KV slots that must be had at its start."""
+        return held_slots(self.prompt_tokens, self.reserved_tokens, self.outputs)
+
+
+def held_slots(prompt_tokens: int, reserved_tokens: int, outputs: Mapping[int, int]) -> int:
+    """Slots committed: what each candidate reserved, or holds where that is more."""
+    return prompt_tokens + sum(max(reserved_tokens, tokens) for tokens in outputs.values())
