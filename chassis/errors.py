@@ -132,6 +132,12 @@ class Overloaded(_Retriable):
     reason = "OVERLOADED"
 
 
+class DeadlineUnmeetable(Overloaded):
+    """What waits and runs leaves too little of the time that the caller gives."""
+
+    reason = "DEADLINE_UNMEETABLE"
+
+
 class TooLarge(ServiceError):
     """A message is larger than one may be; the same message always is."""
 

@@ -9,15 +9,17 @@ engine crashes then, that one starts first and by itself: a further crash is its
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from router.demand import Demand, Standing, held_slots
+from router.demand import Demand, Standing, Work, held_slots
+from router.pace import Pace
 
 _MOST_GONE = 64  # tickets that have left may stay in line until there are so many
 
 K = TypeVar("K")
+Allows = Callable[["Ticket", K], bool]
 
 
 class QueueFull(Exception):
@@ -30,15 +32,19 @@ class Ticket:
 
     priority: int
     arrival: int
+    deadline: float | None = None
+    """When the answer must have ended, by the loop's clock."""
     demand: Demand | None = None
     first: bool = False
     """Whether it goes before all others, because they cannot go on before it is tried."""
+    admitted: bool = False
+    """Whether it has had a place; it is not refused any more then."""
 
     def __lt__(self, other: Ticket) -> bool:
-        return self._order < other._order
+        return self.order < other.order
 
     @property
-    def _order(self) -> tuple[bool, int, int]:
+    def order(self) -> tuple[bool, int, int]:
         return (not self.first, self.priority, self.arrival)
 
 
@@ -58,8 +64,12 @@ class AdmissionQueue:
         """Requests not yet admitted, in line or not."""
         return len(self._waiting)
 
-    def arrive(self, priority: int) -> Ticket:
+    def arrive(self, priority: int, deadline: float | None = None) -> Ticket:
         """Take a place.
+
+        Args:
+            priority: lower goes first.
+            deadline: when the answer must have ended; None: whenever it does.
 
         Raises:
             QueueFull: there is none.
@@ -67,7 +77,7 @@ class AdmissionQueue:
         if len(self._waiting) >= self._limit:
             raise QueueFull(f"{self._limit} requests wait already")
         self._arrivals += 1
-        ticket = Ticket(priority, self._arrivals)
+        ticket = Ticket(priority, self._arrivals, deadline)
         self._waiting.add(ticket)
         return ticket
 
@@ -85,28 +95,43 @@ class AdmissionQueue:
             self._line = [ticket for ticket in self._line if ticket in self._waiting]
             heapq.heapify(self._line)
 
-    def admit(self, ledgers: Mapping[K, Ledger]) -> Iterator[tuple[Ticket, K]]:
-        """Admit from the head of the line while a replica has room; enter each in its ledger."""
+    def line(self) -> list[Ticket]:
+        """Tickets in line, in order."""
+        inside = (ticket for ticket in self._line if ticket in self._waiting)
+        return sorted(inside, key=lambda ticket: ticket.order)
+
+    def admit(
+        self, ledgers: Mapping[K, Ledger], allows: Allows[K] | None = None
+    ) -> Iterator[tuple[Ticket, K]]:
+        """Admit from the head of the line while a replica has room; enter each in its ledger.
+
+        Args:
+            ledgers: of the replicas that may be chosen.
+            allows: whether a ticket may start on a replica that has room for it; None: it may.
+        """
         while self._line:
             ticket = self._line[0]
             if ticket not in self._waiting or ticket.demand is None:
                 heapq.heappop(self._line)
                 continue
-            key = choose(ledgers, ticket.demand)
+            key = _choose(ledgers, ticket, ticket.demand, allows)
             if key is None:
                 return
             heapq.heappop(self._line)
             self._waiting.discard(ticket)
+            ticket.admitted = True
             ledgers[key].enter(ticket, ticket.demand)
             yield ticket, key
 
 
-def choose(ledgers: Mapping[K, Ledger], demand: Demand) -> K | None:
-    """The replica with room whose KV pool is the least committed, or None."""
+def _choose(
+    ledgers: Mapping[K, Ledger], ticket: Ticket, demand: Demand, allows: Allows[K] | None
+) -> K | None:
+    """The replica with room, and allowed, whose KV pool is the least committed, or None."""
     fitting = [
         (ledger.share, i, key)
         for i, (key, ledger) in enumerate(ledgers.items())
-        if ledger.fits(demand)
+        if ledger.fits(demand) and (allows is None or allows(ticket, key))
     ]
     return min(fitting)[2] if fitting else None
 
@@ -115,14 +140,15 @@ def choose(ledgers: Mapping[K, Ledger], demand: Demand) -> K | None:
 class _Entry:
     """What one request holds of a replica."""
 
-    prompt_tokens: int
+    demand: Demand  # as it was at the start
     reserved_tokens: int
     outputs: dict[int, int]  # of each candidate not finished
     standing: Standing
+    uncomputed: int  # tokens to compute before the first of the output; 0 after it
     submit: int = 0  # its place among the submits of the stream; 0: not sent
 
     def slots(self) -> int:
-        return held_slots(self.prompt_tokens, self.reserved_tokens, self.outputs)
+        return held_slots(self.demand.prompt_tokens, self.reserved_tokens, self.outputs)
 
 
 @dataclass(slots=True)
@@ -132,10 +158,12 @@ class Ledger:
     Attributes:
         kv_slots: tokens that its KV pool holds.
         max_sequences: candidates that may run at once.
+        pace: how fast it is; the ledger tells it what comes.
     """
 
     kv_slots: int
     max_sequences: int
+    pace: Pace = field(default_factory=Pace)
     _entries: dict[Ticket, _Entry] = field(default_factory=dict)
     _unseen: dict[Ticket, _Entry] = field(default_factory=dict)  # not in the last report
     _suspect: Ticket | None = None
@@ -144,6 +172,10 @@ class Ledger:
     _submits: int = 0
     _reported_slots: int = 0
     _reported_sequences: int = 0
+    _deadlines: int = 0  # entries that have one
+    _frame_rows: int = 0  # what grew since the last frame
+    _frame_tokens: int = 0
+    _frame_prompts: int = 0
 
     def __len__(self) -> int:
         """This router's requests on the replica."""
@@ -182,8 +214,9 @@ class Ledger:
     def enter(self, ticket: Ticket, demand: Demand) -> None:
         """Commit to a request."""
         outputs = dict(demand.outputs)
-        entry = _Entry(demand.prompt_tokens, demand.reserved_tokens, outputs, demand.standing)
+        entry = _Entry(demand, demand.reserved_tokens, outputs, demand.standing, demand.uncomputed)
         self._entries[ticket] = entry
+        self._deadlines += ticket.deadline is not None
         self._unseen[ticket] = entry
         self._own_slots += entry.slots()
         self._own_sequences += len(outputs)
@@ -194,6 +227,11 @@ class Ledger:
         """Count a request as sent to the replica."""
         self._submits += 1
         self._entries[ticket].submit = self._submits
+
+    @property
+    def hurried(self) -> bool:
+        """Whether a request has a deadline."""
+        return self._deadlines > 0
 
     def suspects(self, ticket: Ticket) -> bool:
         """Whether a request keeps others from starting."""
@@ -212,6 +250,16 @@ class Ledger:
         entry.outputs[candidate] = after
         reserved = entry.reserved_tokens
         self._own_slots += max(after, reserved) - max(before, reserved)
+        self._frame_rows += 1
+        self._frame_tokens += tokens
+        self._frame_prompts += entry.uncomputed
+        entry.uncomputed = 0
+
+    def frame(self, now: float) -> bool:
+        """Note that what has grown came in one frame; answer whether `pace` has changed."""
+        rows, tokens, prompts = self._frame_rows, self._frame_tokens, self._frame_prompts
+        self._frame_rows = self._frame_tokens = self._frame_prompts = 0
+        return bool(self._entries) and self.pace.frame(now, rows, tokens, prompts)
 
     def finish(self, ticket: Ticket, candidate: int) -> None:
         """Note that a candidate has ended."""
@@ -219,6 +267,8 @@ class Ledger:
         tokens = entry.outputs.pop(candidate)
         self._own_slots -= max(tokens, entry.reserved_tokens)
         self._own_sequences -= 1
+        if entry.demand.may_stop:
+            self.pace.ended(tokens, stopped=tokens < entry.demand.max_tokens)
 
     def leave(self, ticket: Ticket) -> None:
         """Free what a request holds; nothing where it has left already."""
@@ -229,6 +279,18 @@ class Ledger:
         if entry is not None:
             self._own_slots -= entry.slots()
             self._own_sequences -= len(entry.outputs)
+            self._deadlines -= ticket.deadline is not None
+            if not self._entries:
+                self.pace.pause()
+
+    def work(self) -> Iterator[tuple[Ticket, Work]]:
+        """What is left to compute of each request."""
+        for ticket, entry in self._entries.items():
+            if entry.outputs:
+                left = entry.demand.max_tokens - min(entry.outputs.values())
+                tokens = self.pace.outputs(left, may_stop=entry.demand.may_stop)
+                slots, deadline = entry.slots(), ticket.deadline
+                yield ticket, Work(tokens, len(entry.outputs), slots, entry.uncomputed, deadline)
 
     def report(self, submits_seen: int, kv_slots_used: int, sequences: int) -> None:
         """Take the replica's own figures, which include the first `submits_seen` submits."""

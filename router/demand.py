@@ -27,12 +27,14 @@ class Demand:
         max_tokens: output tokens of one candidate at most.
         outputs: candidate that has not ended → output tokens that it has from earlier attempts.
         standing: whom it may run with.
+        may_stop: whether an output may end before it has `max_tokens`.
     """
 
     prompt_tokens: int
     max_tokens: int
     outputs: Mapping[int, int]
     standing: Standing = Standing.UNTRIED
+    may_stop: bool = True
 
     @classmethod
     def fresh(cls, prompt_tokens: int, candidates: int, max_tokens: int) -> Demand:
@@ -45,6 +47,11 @@ class Demand:
         return min(self.max_tokens, RESERVED_TOKENS)
 
     @property
+    def uncomputed(self) -> int:
+        """Tokens that are known at its start, and computed before it goes on."""
+        return self.prompt_tokens + sum(self.outputs.values())
+
+    @property
     def slots(self) -> int:
         """KV slots that must be had at its start."""
         return held_slots(self.prompt_tokens, self.reserved_tokens, self.outputs)
@@ -53,3 +60,22 @@ class Demand:
 def held_slots(prompt_tokens: int, reserved_tokens: int, outputs: Mapping[int, int]) -> int:
     """Slots committed: what each candidate reserved, or holds where that is more."""
     return prompt_tokens + sum(max(reserved_tokens, tokens) for tokens in outputs.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What is left to compute of a request.
+
+    Attributes:
+        tokens: output tokens of its longest candidate, as far as can be expected.
+        rows: candidates that have not ended.
+        slots: KV slots that it holds, or will at its start.
+        prompt_tokens: tokens to compute before the first of the output.
+        deadline: when it must have ended, in seconds of the loop's clock; None: whenever it does.
+    """
+
+    tokens: float
+    rows: int
+    slots: int
+    prompt_tokens: int
+    deadline: float | None

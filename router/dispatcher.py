@@ -8,21 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from chassis.errors import Overloaded, Unavailable
+from chassis.errors import DeadlineUnmeetable, Overloaded, Unavailable
 from protos import generation_pb2
-from router.admission import AdmissionQueue, QueueFull, Ticket
+from router.admission import AdmissionQueue, Allows, Ledger, QueueFull, Ticket
 from router.attempt import Placement
 from router.demand import Demand
+from router.forecast import Late, Outlook, unmeetable
 from router.replica import Replica
 from router.validation import Limits
 
 log = logging.getLogger(__name__)
 
+REVIEW_S = 0.1
+"""How often deadlines are held against the speed of the replicas, at most."""
+
 _AWAY = "no replica is there"
+_RETRY_LEAST_S, _RETRY_MOST_S = 1.0, 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,10 @@ class Dispatcher:
         self._change = asyncio.Event()  # set for a moment at each change of a replica
         self._serving: list[bool] = []
         self._limits: Limits | None = None
+        self._hurried = 0  # waiters that have a deadline
+        self._outlooks: dict[Replica, Outlook] = {}
+        self._reviewed_at = float("-inf")
+        self._reviews_again: asyncio.TimerHandle | None = None
 
     @property
     def queued(self) -> int:
@@ -66,6 +75,11 @@ class Dispatcher:
     def running(self) -> int:
         """Requests that have a place and have not ended."""
         return sum(replica.running for replica in self.replicas)
+
+    @property
+    def rate(self) -> float:
+        """Tokens a second that the replicas have been seen to make at most."""
+        return sum(replica.run.pace.rate for replica in self.replicas if self.serves(replica))
 
     @property
     def ready(self) -> bool:
@@ -117,14 +131,18 @@ class Dispatcher:
             await self._change.wait()
 
     @contextmanager
-    def arrival(self, priority: int) -> Iterator[Ticket]:
+    def arrival(self, priority: int, deadline: float | None = None) -> Iterator[Ticket]:
         """Take a ticket for the block.
+
+        Args:
+            priority: lower goes first.
+            deadline: when the answer must have ended, by the loop's clock; None: whenever.
 
         Raises:
             Overloaded: the queue is full.
         """
         try:
-            ticket = self._queue.arrive(priority)
+            ticket = self._queue.arrive(priority, deadline)
         except QueueFull as error:
             raise Overloaded(str(error)) from error
         try:
@@ -136,6 +154,7 @@ class Dispatcher:
         """Wait in line for a place for what `ask` answers; the caller frees it.
 
         Raises:
+            DeadlineUnmeetable: it would not end in time.
             Unavailable: no replica has been there for the recovery limit.
         """
         self._queue.line_up(ticket, ask())
@@ -144,6 +163,7 @@ class Dispatcher:
         try:
             async with asyncio.timeout(None) as patience:
                 self._waiters[ticket] = _Waiter(ask, grant, patience)
+                self._hurried += ticket.deadline is not None
                 self._set_patience(patience)
                 self._admit()
                 placement = await grant
@@ -152,7 +172,8 @@ class Dispatcher:
         except TimeoutError:
             raise Unavailable(_AWAY) from None
         finally:
-            self._waiters.pop(ticket, None)
+            if self._waiters.pop(ticket, None) is not None:
+                self._hurried -= ticket.deadline is not None
             if not taken:
                 self._give_up(ticket, grant)
 
@@ -168,7 +189,7 @@ class Dispatcher:
             self._ready_changed()
             for replica in self.replicas:
                 replica.move()
-        if self._waiters:
+        if self._waiters or self._outlooks:
             self._admit()
 
     def ask_again(self) -> None:
@@ -198,10 +219,10 @@ class Dispatcher:
 
     def _give_up(self, ticket: Ticket, grant: asyncio.Future[Placement]) -> None:
         self._queue.leave(ticket)
-        if grant.done() and not grant.cancelled():
-            grant.result().free()  # it came while the request was being cancelled
-        else:
+        if not grant.done() or grant.cancelled():
             self._admit()  # the head may have been this one
+        elif grant.exception() is None:
+            grant.result().free()  # it came while the request was being cancelled
 
     def _admit(self) -> None:
         ledgers = {
@@ -209,12 +230,48 @@ class Dispatcher:
             for replica in self.replicas
             if replica.run.ledger is not None and self.serves(replica)
         }
-        for ticket, replica in self._queue.admit(ledgers):
+        hurried = self._hurried > 0 or any(ledger.hurried for ledger in ledgers.values())
+        allows = self._review(ledgers) if hurried else None
+        if not hurried:
+            self._outlooks.clear()
+        for ticket, replica in self._queue.admit(ledgers, allows):
+            if hurried:
+                self._outlooks[replica].start(ticket)
             grant = self._waiters[ticket].grant
             if grant.done():  # cancelled, and not yet out of the line
                 ledgers[replica].leave(ticket)
             else:
                 grant.set_result(Placement(replica, ledgers[replica], ticket))
+
+    def _review(self, ledgers: Mapping[Replica, Ledger]) -> Allows[Replica]:
+        """Refuse or end what will miss its deadline, if not just done; answer what may start."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        due_at = self._reviewed_at + REVIEW_S
+        if now >= due_at:
+            self._reviewed_at = now
+            self._outlooks = {key: Outlook(ledger, now) for key, ledger in ledgers.items()}
+            for late in unmeetable(ledgers.values(), self._queue.line(), now):
+                self._refuse(late)
+            for replica, outlook in self._outlooks.items():
+                for late in outlook.late(now):
+                    replica.fail(late.ticket, _unmeetable(late))
+        elif self._reviews_again is None:
+            self._reviews_again = loop.call_at(due_at, self._review_again)
+        for replica, ledger in ledgers.items():
+            if replica not in self._outlooks or self._outlooks[replica].ledger is not ledger:
+                self._outlooks[replica] = Outlook(ledger, now)
+        return lambda ticket, replica: self._outlooks[replica].allows(ticket, now)
+
+    def _review_again(self) -> None:
+        self._reviews_again = None
+        self.changed()
+
+    def _refuse(self, late: Late) -> None:
+        self._queue.leave(late.ticket)
+        grant = self._waiters[late.ticket].grant
+        if not grant.done():
+            grant.set_exception(_unmeetable(late))
 
     def _set_patience(self, patience: asyncio.Timeout) -> None:
         """Let a waiter's recovery limit run while no replica is there, and only then."""
@@ -224,3 +281,13 @@ class Dispatcher:
             patience.reschedule(None)
         elif patience.when() is None:
             patience.reschedule(asyncio.get_running_loop().time() + self._recovery_s)
+
+
+def _unmeetable(late: Late) -> DeadlineUnmeetable:
+    """What a client is told whose deadline cannot be met."""
+    wait_s = late.needed_s if late.wait_s is None else late.wait_s
+    return DeadlineUnmeetable(
+        f"the deadline cannot be met: {late.left_s:.1f} s are left, "
+        f"about {late.needed_s:.1f} s are needed",
+        retry_after_s=min(max(wait_s, _RETRY_LEAST_S), _RETRY_MOST_S),
+    )

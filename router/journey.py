@@ -59,7 +59,11 @@ class Journeys:
 
     @asynccontextmanager
     async def carry(
-        self, request: generation_pb2.GenerateRequest, request_id: str, steps_apart: int
+        self,
+        request: generation_pb2.GenerateRequest,
+        request_id: str,
+        steps_apart: int,
+        deadline: float | None = None,
     ) -> AsyncIterator[LiveRequest]:
         """Carry `request` to its end; inside the block its outbox fills.
 
@@ -69,12 +73,13 @@ class Journeys:
             request: as sent.
             request_id: its id.
             steps_apart: steps that the outbox keeps apart; 1: all are one message.
+            deadline: when it must have ended, by the loop's clock; None: whenever it does.
 
         Raises:
             ServiceError: it cannot run, or its tokenizer stayed away.
         """
         validation.check_request(request)
-        with self._dispatcher.arrival(request.priority) as ticket:
+        with self._dispatcher.arrival(request.priority, deadline) as ticket:
             limits = await self._dispatcher.limits()
             validation.check_against(request, limits)
             reading = self._prompts.read(request, request_id, limits)

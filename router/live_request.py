@@ -103,7 +103,9 @@ class LiveRequest:
         if len(self.crashes) >= SUSPECT_AFTER:
             standing = Standing.PRIME if self._prime else Standing.SUSPECT
             standing = Standing.PROVEN if self.proven else standing
-        return Demand(self.plan.prompt_tokens, self.plan.max_tokens, outputs, standing)
+        stop = self.plan.stop
+        may_stop = bool(not stop.ignore_eos or stop.strings or stop.token_ids)
+        return Demand(self.plan.prompt_tokens, self.plan.max_tokens, outputs, standing, may_stop)
 
     @property
     def proven(self) -> bool:

@@ -21,9 +21,13 @@ class RouterMetrics:
     """What is counted of requests."""
 
     def __init__(
-        self, registry: CollectorRegistry, queued: Callable[[], int], running: Callable[[], int]
+        self,
+        registry: CollectorRegistry,
+        queued: Callable[[], int],
+        running: Callable[[], int],
+        rate: Callable[[], float] = float,
     ) -> None:
-        """Register all; `queued` and `running` are asked at each scrape."""
+        """Register all; `queued`, `running` and `rate` are asked at each scrape."""
         self.requests = Counter(
             f"{_PREFIX}_requests", "Requests ended, by outcome.", ["outcome"], registry=registry
         )
@@ -57,6 +61,11 @@ class RouterMetrics:
         Gauge(
             f"{_PREFIX}_running_requests", "Requests admitted and not ended.", registry=registry
         ).set_function(running)
+        Gauge(
+            f"{_PREFIX}_forecast_tokens_per_second",
+            "Output tokens a second that deadlines are weighed against; 0: not measured yet.",
+            registry=registry,
+        ).set_function(rate)
 
 
 class RecoveryMetrics:

@@ -18,9 +18,10 @@ from typing import Protocol
 import grpc
 from grpc import aio
 
-from chassis.errors import Unavailable
+from chassis.errors import ServiceError, Unavailable
 from protos import detokenizer_pb2, detokenizer_pb2_grpc, generation_pb2, model_pb2
 from router.absence import Absence
+from router.admission import Ticket
 from router.attempt import Attempt, Placement
 from router.connection import Ending
 from router.implication import Implications
@@ -173,6 +174,9 @@ class Replica:
             if attempt.live.finished:
                 attempt.end(finished=True)
                 self._end(attempt)
+        ledger = self.run.ledger
+        if ledger is not None and ledger.frame(asyncio.get_running_loop().time()):
+            self._owner.changed()
 
     def _account(self, attempt: Attempt, delta: detokenizer_pb2.TextDelta) -> None:
         """Follow a delta in the ledger."""
@@ -240,6 +244,12 @@ class Replica:
         else:
             self._absence.begin()
         self._owner.changed()
+
+    def fail(self, ticket: Ticket, error: ServiceError) -> None:
+        """End a request with `error`."""
+        for attempt in self._attempts.values():
+            if attempt.placement.ticket is ticket:
+                attempt.live.fail(error)
 
     def move(self) -> None:
         """Have what has waited too long for the detokenizer start again, where there is another."""

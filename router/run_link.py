@@ -15,6 +15,7 @@ from protos import generation_pb2, model_pb2, model_pb2_grpc
 from router.admission import Ledger, Ticket
 from router.connection import Conversation, Ending
 from router.live_request import LiveRequest
+from router.pace import Pace
 from router.prompt_arena import PromptArena
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class RunLink:
         self._proven: set[str] = set()
         self.welcome: model_pb2.Welcome | None = None
         self.load = model_pb2.Load()
+        self.pace = Pace()
         self.ledger: Ledger | None = None
         self._stream: Conversation[model_pb2.RunRequest, model_pb2.RunResponse] = Conversation(
             lambda: stub.Run(wait_for_ready=True), self._hello, self._receive, self._lost
@@ -127,7 +129,7 @@ class RunLink:
         if file is not None and file.proven_by(welcome.proof):
             self._proven.add(file.name)
         self.welcome = welcome
-        self.ledger = Ledger(welcome.kv_slots, welcome.max_sequences)
+        self.ledger = Ledger(welcome.kv_slots, welcome.max_sequences, self.pace)
         told = {"model": welcome.model.name}
         log.info("model connected (%s)", medium(self.shares), extra=told)
         self.offer_arena()  # it may have been renewed since Hello

@@ -139,7 +139,10 @@ def mount(settings: RouterSettings) -> Mount:
         arena = PromptArena(settings.arena_mib << 20 if settings.shared_memory else 0)
         router = Router(settings, arena, RecoveryMetrics(host.registry))
         metrics = RouterMetrics(
-            host.registry, lambda: router.dispatcher.queued, lambda: router.dispatcher.running
+            host.registry,
+            lambda: router.dispatcher.queued,
+            lambda: router.dispatcher.running,
+            lambda: router.dispatcher.rate,
         )
         servicer = GenerationServicer(
             router.journeys, router.tokenizer, router.dispatcher, router.sizes, metrics

@@ -160,7 +160,8 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         with logs.about(request_id), Record(self._metrics, context) as record:
             try:
                 validation.check_request_id(given)
-                carried = self._journeys.carry(request, request_id, steps_apart)
+                deadline = _deadline(context)
+                carried = self._journeys.carry(request, request_id, steps_apart, deadline)
                 del request
                 async with carried as live:
                     record.live = live
@@ -189,6 +190,12 @@ def _usable_id(given: str) -> str:
     except InvalidRequest:
         given = ""
     return given or secrets.token_hex(6)
+
+
+def _deadline(context: Context) -> float | None:
+    """When the caller stops waiting, by the loop's clock; None: never."""
+    left_s = context.time_remaining()
+    return None if left_s is None else asyncio.get_running_loop().time() + left_s
 
 
 async def _tell_id(context: Context, request_id: str) -> None:

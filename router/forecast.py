@@ -1,0 +1,236 @@
+"""Which requests will meet their deadlines. Pure: no clock, no loop, no wire.
+
+A replica is foreseen as rows that each make a token every so often, the more rows the slower. The
+line is played through on it, in order: who cannot end in time is refused now, and takes no time
+from those behind. What starts leaves those that run, and have a deadline, the speed that they need.
+"""
+
+from __future__ import annotations
+
+import copy
+import heapq
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from router.admission import Ledger, Ticket
+from router.demand import Work
+from router.pace import Pace
+
+MARGIN = 0.1
+"""Part of its time that a request is to have left over, because forecasts err."""
+SLACK_S = 0.05
+"""Seconds that its answer takes to the client."""
+_BLIND_ROWS = 8  # may run before anything was measured
+_WORTH_WAITING = 0.05  # for others to end so that it runs faster: part of its time
+_ENDED_AT_ONCE = 8  # one of so many that are late is ended at each look
+
+
+@dataclass(frozen=True, slots=True)
+class Late:
+    """A request that cannot end in time.
+
+    Attributes:
+        needed_s: seconds until it would have ended.
+        left_s: seconds until it must have.
+        wait_s: seconds until what was before it has ended; None: it was not in line.
+    """
+
+    ticket: Ticket
+    needed_s: float
+    left_s: float
+    wait_s: float | None = None
+
+
+class Outlook:
+    """What the requests that run on a replica can bear, as it was at some moment."""
+
+    def __init__(self, ledger: Ledger, now: float) -> None:
+        self.ledger = ledger
+        self._now = now
+        self._pace = ledger.pace
+        self._work = list(ledger.work())
+        self._prompts = sum(work.prompt_tokens for _, work in self._work)
+        prompts_s = self._pace.prompt_s * self._prompts
+        self._bearable_s = min(
+            (
+                (work.deadline - now - prompts_s) / max(work.tokens, 1.0)
+                for _, work in self._work
+                if work.deadline is not None
+            ),
+            default=float("inf"),
+        )
+
+    def allows(self, ticket: Ticket, now: float) -> bool:
+        """Whether `ticket` may start now; it counts as started then.
+
+        It must end in time itself, and leave those that run the speed they need, unless the
+        replica would be far from its best rate with so few rows.
+        """
+        work = work_of(ticket, self._pace)
+        if not len(self.ledger):
+            needed_s = work.tokens * self._pace.least_token_s(work.rows)
+            return work.deadline is None or ticket.admitted or needed_s <= work.deadline - now
+        rows = self.ledger.sequences + work.rows
+        if not self._pace.known:
+            return work.deadline is None or rows <= _BLIND_ROWS
+        token_s = self._pace.token_s(rows)
+        if token_s > self._bearable_s and rows > self._pace.enough_rows:
+            return False
+        if work.deadline is None or ticket.admitted:
+            return True
+        prompts_s = self._pace.prompt_s * (self._prompts + work.prompt_tokens)
+        return in_time(prompts_s + work.tokens * token_s, work.deadline - now)
+
+    def start(self, ticket: Ticket) -> None:
+        """Take note that `ticket` was started."""
+        work = work_of(ticket, self._pace)
+        self._prompts += work.prompt_tokens
+        if work.deadline is not None:
+            left_s = work.deadline - self._now - self._pace.prompt_s * self._prompts
+            self._bearable_s = min(self._bearable_s, left_s / max(work.tokens, 1.0))
+
+    def late(self, now: float) -> Iterator[Late]:
+        """Those to end early: a part of those that will miss their deadlines, the longest."""
+        pace, late = self._pace, []
+        time, made = now + pace.prompt_s * self._prompts, 0.0
+        rows = sum(work.rows for _, work in self._work)
+        for ticket, work in sorted(self._work, key=lambda pair: (pair[1].tokens, pair[0].order)):
+            time += (work.tokens - made) * pace.least_token_s(rows)
+            made = work.tokens
+            rows -= work.rows
+            if work.deadline is not None and time > work.deadline:
+                late.append(Late(ticket, time - now, work.deadline - now))
+        if len(late) > 1:
+            yield from late[-math.ceil(len(late) / _ENDED_AT_ONCE) :]
+
+
+class Lane:
+    """A replica as it will be once it has gone on for a while."""
+
+    def __init__(self, ledger: Ledger, now: float) -> None:
+        works = [work for _, work in ledger.work()]
+        self.pace = ledger.pace
+        self.time = now + self.pace.prompt_s * sum(work.prompt_tokens for work in works)
+        self._made = 0.0  # tokens by each row since `now`
+        self._free_rows = ledger.max_sequences - ledger.sequences
+        self._free_slots = ledger.kv_slots - ledger.committed
+        self.rows = sum(work.rows for work in works)
+        self._ends = [(work.tokens, i, work.rows, work.slots) for i, work in enumerate(works)]
+        heapq.heapify(self._ends)
+        self._entered = len(works)
+
+    def copy(self) -> Lane:
+        """The same, to be played on."""
+        other = copy.copy(self)
+        other._ends = self._ends.copy()
+        return other
+
+    def fits(self, work: Work) -> bool:
+        """Whether there is room for a request."""
+        return not self._ends or (work.rows <= self._free_rows and work.slots <= self._free_slots)
+
+    def needed_s(self, work: Work, beside: int) -> float:
+        """Seconds that a request takes with `beside` rows beside it."""
+        prompts_s = self.pace.prompt_s * work.prompt_tokens
+        return prompts_s + work.tokens * self.pace.least_token_s(beside + work.rows)
+
+    def ends_in_time(self, work: Work) -> bool:
+        """Whether a request that starts here ends in time."""
+        if work.deadline is None:
+            return True
+        left_s = work.deadline - self.time
+        if not self._ends:
+            return self.needed_s(work, 0) <= left_s
+        return in_time(self.needed_s(work, self.rows), left_s)
+
+    def start(self, work: Work) -> None:
+        """Start a request."""
+        self.time += self.pace.prompt_s * work.prompt_tokens
+        self._entered += 1
+        end = (self._made + work.tokens, self._entered, work.rows, work.slots)
+        heapq.heappush(self._ends, end)
+        self._free_rows -= work.rows
+        self._free_slots -= work.slots
+        self.rows += work.rows
+
+    @property
+    def next_end(self) -> float:
+        """When the next of its requests ends; never, where there is none."""
+        if not self._ends:
+            return float("inf")
+        return self.time + (self._ends[0][0] - self._made) * self.pace.least_token_s(self.rows)
+
+    def advance(self) -> None:
+        """Go on to the next end."""
+        self.time = self.next_end
+        self._made, _, rows, slots = heapq.heappop(self._ends)
+        self._free_rows += rows
+        self._free_slots += slots
+        self.rows -= rows
+
+
+def unmeetable(ledgers: Iterable[Ledger], line: Sequence[Ticket], now: float) -> Iterator[Late]:
+    """Those in line that cannot end in time.
+
+    Args:
+        ledgers: of the replicas that take requests.
+        line: in order.
+        now: in seconds of the clock of deadlines.
+    """
+    lanes = [Lane(ledger, now) for ledger in ledgers]
+    if not lanes or not all(lane.pace.known for lane in lanes):
+        return
+    for ticket in line:
+        played = _start(lanes, ticket)
+        if played is not None:
+            lanes = played
+            continue
+        work = work_of(ticket, lanes[0].pace)
+        assert work.deadline is not None
+        wait_s = min(min(lane.next_end for lane in lanes), work.deadline) - now
+        needed_s = wait_s + min(lane.needed_s(work, lane.rows) for lane in lanes)
+        yield Late(ticket, needed_s, work.deadline - now, wait_s)
+
+
+def _start(lanes: list[Lane], ticket: Ticket) -> list[Lane] | None:
+    """The lanes when `ticket` has started on one of them; None: it cannot end in time."""
+    fitted_at: float | None = None  # since when there has been room
+    copied = False
+    while True:
+        work = work_of(ticket, lanes[0].pace)
+        fitting = [lane for lane in lanes if lane.fits(work)]
+        able = fitting if ticket.admitted else [one for one in fitting if one.ends_in_time(work)]
+        if able:
+            min(able, key=lambda lane: lane.rows).start(work)
+            return lanes
+        first = min(lanes, key=lambda lane: lane.next_end)
+        if work.deadline is not None and not ticket.admitted:
+            if fitting and fitted_at is None:
+                fitted_at = min(lane.time for lane in fitting)
+            latest = work.deadline - min(lane.needed_s(work, 0) for lane in lanes)
+            if fitted_at is not None:
+                patience_s = _WORTH_WAITING * (work.deadline - fitted_at)
+                latest = min(latest, fitted_at + patience_s)
+            if first.next_end > latest:
+                return None
+        if not copied:
+            at = lanes.index(first)
+            lanes = [lane.copy() for lane in lanes]
+            first, copied = lanes[at], True
+        first.advance()
+
+
+def in_time(needed_s: float, left_s: float) -> bool:
+    """Whether `needed_s` seconds are likely to be enough where `left_s` are left."""
+    return needed_s * (1 + MARGIN) + SLACK_S <= left_s
+
+
+def work_of(ticket: Ticket, pace: Pace) -> Work:
+    """What is to be computed of a request in line."""
+    demand = ticket.demand
+    assert demand is not None
+    outputs = demand.outputs
+    left = demand.max_tokens - min(outputs.values(), default=demand.max_tokens)
+    tokens = pace.outputs(left, may_stop=demand.may_stop)
+    return Work(tokens, len(outputs), demand.slots, demand.uncomputed, ticket.deadline)
