@@ -44,6 +44,12 @@ class Ticket:
         return self.order < other.order
 
     @property
+    def asked(self) -> Demand:
+        """The demand of a ticket that has been in line."""
+        assert self.demand is not None
+        return self.demand
+
+    @property
     def order(self) -> tuple[bool, int, int]:
         return (not self.first, self.priority, self.arrival)
 
@@ -146,6 +152,10 @@ class _Entry:
     standing: Standing
     uncomputed: int  # tokens to compute before the first of the output; 0 after it
     submit: int = 0  # its place among the submits of the stream; 0: not sent
+
+    @property
+    def left(self) -> int:
+        return self.demand.max_tokens - min(self.outputs.values())
 
     def slots(self) -> int:
         return held_slots(self.demand.prompt_tokens, self.reserved_tokens, self.outputs)
@@ -268,7 +278,8 @@ class Ledger:
         self._own_slots -= max(tokens, entry.reserved_tokens)
         self._own_sequences -= 1
         if entry.demand.may_stop:
-            self.pace.ended(tokens, stopped=tokens < entry.demand.max_tokens)
+            made = tokens - entry.demand.outputs[candidate]
+            self.pace.ended(made, stopped=tokens < entry.demand.max_tokens)
 
     def leave(self, ticket: Ticket) -> None:
         """Free what a request holds; nothing where it has left already."""
@@ -280,17 +291,29 @@ class Ledger:
             self._own_slots -= entry.slots()
             self._own_sequences -= len(entry.outputs)
             self._deadlines -= ticket.deadline is not None
+            if entry.demand.may_stop:
+                for candidate, tokens in entry.outputs.items():
+                    self.pace.ended(tokens - entry.demand.outputs[candidate], stopped=False)
             if not self._entries:
                 self.pace.pause()
 
     def work(self) -> Iterator[tuple[Ticket, Work]]:
         """What is left to compute of each request."""
         for ticket, entry in self._entries.items():
-            if entry.outputs:
-                left = entry.demand.max_tokens - min(entry.outputs.values())
-                tokens = self.pace.outputs(left, may_stop=entry.demand.may_stop)
-                slots, deadline = entry.slots(), ticket.deadline
-                yield ticket, Work(tokens, len(entry.outputs), slots, entry.uncomputed, deadline)
+            if not entry.outputs:
+                continue
+            left, may_stop = entry.left, entry.demand.may_stop
+            yield (
+                ticket,
+                Work(
+                    tokens=self.pace.outputs(left, may_stop=may_stop),
+                    likely_tokens=self.pace.likely_outputs(left, may_stop=may_stop),
+                    rows=len(entry.outputs),
+                    slots=entry.slots(),
+                    prompt_tokens=entry.uncomputed,
+                    deadline=ticket.deadline,
+                ),
+            )
 
     def report(self, submits_seen: int, kv_slots_used: int, sequences: int) -> None:
         """Take the replica's own figures, which include the first `submits_seen` submits."""

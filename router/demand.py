@@ -67,7 +67,8 @@ class Work:
     """What is left to compute of a request.
 
     Attributes:
-        tokens: output tokens of its longest candidate, as far as can be expected.
+        tokens: output tokens to be expected of its longest candidate.
+        likely_tokens: that it is unlikely to exceed.
         rows: candidates that have not ended.
         slots: KV slots that it holds, or will at its start.
         prompt_tokens: tokens to compute before the first of the output.
@@ -75,6 +76,7 @@ class Work:
     """
 
     tokens: float
+    likely_tokens: float
     rows: int
     slots: int
     prompt_tokens: int

@@ -17,7 +17,7 @@ from protos import generation_pb2
 from router.admission import AdmissionQueue, Allows, Ledger, QueueFull, Ticket
 from router.attempt import Placement
 from router.demand import Demand
-from router.forecast import Late, Outlook, unmeetable
+from router.forecast import Forecast, Late, Outlook
 from router.replica import Replica
 from router.validation import Limits
 
@@ -63,6 +63,7 @@ class Dispatcher:
         self._limits: Limits | None = None
         self._hurried = 0  # waiters that have a deadline
         self._outlooks: dict[Replica, Outlook] = {}
+        self._forecast: Forecast | None = None
         self._reviewed_at = float("-inf")
         self._reviews_again: asyncio.TimerHandle | None = None
 
@@ -149,6 +150,17 @@ class Dispatcher:
             yield ticket
         finally:
             self._queue.leave(ticket)
+
+    def expect(self, ticket: Ticket, demand: Demand) -> None:
+        """Refuse a request that needs `demand` at least, where it is clear that it is too late.
+
+        Raises:
+            DeadlineUnmeetable: it would not end in time.
+        """
+        fresh = asyncio.get_running_loop().time() < self._reviewed_at + REVIEW_S
+        late = self._forecast.refuses(ticket, demand) if self._forecast and fresh else None
+        if late is not None:
+            raise _unmeetable(late)
 
     async def place(self, ticket: Ticket, ask: Callable[[], Demand]) -> Placement:
         """Wait in line for a place for what `ask` answers; the caller frees it.
@@ -251,7 +263,8 @@ class Dispatcher:
         if now >= due_at:
             self._reviewed_at = now
             self._outlooks = {key: Outlook(ledger, now) for key, ledger in ledgers.items()}
-            for late in unmeetable(ledgers.values(), self._queue.line(), now):
+            self._forecast = Forecast(ledgers.values(), self._queue.line(), now)
+            for late in self._forecast.refused:
                 self._refuse(late)
             for replica, outlook in self._outlooks.items():
                 for late in outlook.late(now):

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from router.admission import Ledger, Ticket
-from router.demand import Work
+from router.demand import Demand, Work
 from router.pace import Pace
 
 MARGIN = 0.1
@@ -23,6 +23,7 @@ SLACK_S = 0.05
 """Seconds that its answer takes to the client."""
 _BLIND_ROWS = 8  # may run before anything was measured
 _WORTH_WAITING = 0.05  # for others to end so that it runs faster: part of its time
+_DOUBT = 2.0  # an idle replica may be so much faster than it was
 _ENDED_AT_ONCE = 8  # one of so many that are late is ended at each look
 
 
@@ -67,10 +68,9 @@ class Outlook:
         It must end in time itself, and leave those that run the speed they need, unless the
         replica would be far from its best rate with so few rows.
         """
-        work = work_of(ticket, self._pace)
+        work = work_of(ticket.asked, ticket.deadline, self._pace)
         if not len(self.ledger):
-            needed_s = work.tokens * self._pace.least_token_s(work.rows)
-            return work.deadline is None or ticket.admitted or needed_s <= work.deadline - now
+            return work.deadline is None or ticket.admitted or alone_in_time(work, self._pace, now)
         rows = self.ledger.sequences + work.rows
         if not self._pace.known:
             return work.deadline is None or rows <= _BLIND_ROWS
@@ -80,11 +80,11 @@ class Outlook:
         if work.deadline is None or ticket.admitted:
             return True
         prompts_s = self._pace.prompt_s * (self._prompts + work.prompt_tokens)
-        return in_time(prompts_s + work.tokens * token_s, work.deadline - now)
+        return in_time(prompts_s + work.likely_tokens * token_s, work.deadline - now)
 
     def start(self, ticket: Ticket) -> None:
         """Take note that `ticket` was started."""
-        work = work_of(ticket, self._pace)
+        work = work_of(ticket.asked, ticket.deadline, self._pace)
         self._prompts += work.prompt_tokens
         if work.deadline is not None:
             left_s = work.deadline - self._now - self._pace.prompt_s * self._prompts
@@ -133,16 +133,15 @@ class Lane:
     def needed_s(self, work: Work, beside: int) -> float:
         """Seconds that a request takes with `beside` rows beside it."""
         prompts_s = self.pace.prompt_s * work.prompt_tokens
-        return prompts_s + work.tokens * self.pace.least_token_s(beside + work.rows)
+        return prompts_s + work.likely_tokens * self.pace.least_token_s(beside + work.rows)
 
     def ends_in_time(self, work: Work) -> bool:
         """Whether a request that starts here ends in time."""
         if work.deadline is None:
             return True
-        left_s = work.deadline - self.time
         if not self._ends:
-            return self.needed_s(work, 0) <= left_s
-        return in_time(self.needed_s(work, self.rows), left_s)
+            return alone_in_time(work, self.pace, self.time)
+        return in_time(self.needed_s(work, self.rows), work.deadline - self.time)
 
     def start(self, work: Work) -> None:
         """Start a request."""
@@ -170,55 +169,99 @@ class Lane:
         self.rows -= rows
 
 
-def unmeetable(ledgers: Iterable[Ledger], line: Sequence[Ticket], now: float) -> Iterator[Late]:
-    """Those in line that cannot end in time.
+class Forecast:
+    """The line played through on the replicas, as of a moment.
+
+    Attributes:
+        refused: those in line that cannot end in time.
+    """
+
+    def __init__(self, ledgers: Iterable[Ledger], line: Sequence[Ticket], now: float) -> None:
+        """Play it through.
+
+        Args:
+            ledgers: of the replicas that take requests.
+            line: in order.
+            now: in seconds of the clock of deadlines.
+        """
+        self.refused: list[Late] = []
+        self._now = now
+        self._lanes = [Lane(ledger, now) for ledger in ledgers]
+        self._last = line[-1].priority if line else None
+        for ticket in line if self._knows else ():
+            work = self._work(ticket.asked, ticket.deadline)
+            if not self._start(work, surely=ticket.admitted):
+                self.refused.append(self._late(ticket, work))
+
+    def refuses(self, ticket: Ticket, demand: Demand) -> Late | None:
+        """Whether a request that came since would be refused, even if it asked for `demand` only.
+
+        Nothing is said of one that goes before others.
+        """
+        before_others = self._last is not None and ticket.priority < self._last
+        if before_others or ticket.deadline is None or not self._knows:
+            return None
+        work = self._work(demand, ticket.deadline)
+        return None if _played(self._lanes, work, surely=False) else self._late(ticket, work)
+
+    @property
+    def _knows(self) -> bool:
+        return bool(self._lanes) and all(lane.pace.known for lane in self._lanes)
+
+    def _work(self, demand: Demand, deadline: float | None) -> Work:
+        return work_of(demand, deadline, self._lanes[0].pace)
+
+    def _start(self, work: Work, *, surely: bool) -> bool:
+        played = _played(self._lanes, work, surely=surely)
+        if played is None:
+            return False
+        self._lanes, lane = played
+        lane.start(work)
+        return True
+
+    def _late(self, ticket: Ticket, work: Work) -> Late:
+        assert work.deadline is not None
+        wait_s = min(*(lane.next_end for lane in self._lanes), work.deadline) - self._now
+        needed_s = wait_s + min(lane.needed_s(work, lane.rows) for lane in self._lanes)
+        return Late(ticket, needed_s, work.deadline - self._now, wait_s)
+
+
+def _played(lanes: list[Lane], work: Work, *, surely: bool) -> tuple[list[Lane], Lane] | None:
+    """The lanes when a request can start, and the one that it can start on; None: on none in time.
 
     Args:
-        ledgers: of the replicas that take requests.
-        line: in order.
-        now: in seconds of the clock of deadlines.
+        lanes: now; they are left as they are.
+        work: of the request.
+        surely: whether it starts in any case.
     """
-    lanes = [Lane(ledger, now) for ledger in ledgers]
-    if not lanes or not all(lane.pace.known for lane in lanes):
-        return
-    for ticket in line:
-        played = _start(lanes, ticket)
-        if played is not None:
-            lanes = played
-            continue
-        work = work_of(ticket, lanes[0].pace)
-        assert work.deadline is not None
-        wait_s = min(min(lane.next_end for lane in lanes), work.deadline) - now
-        needed_s = wait_s + min(lane.needed_s(work, lane.rows) for lane in lanes)
-        yield Late(ticket, needed_s, work.deadline - now, wait_s)
-
-
-def _start(lanes: list[Lane], ticket: Ticket) -> list[Lane] | None:
-    """The lanes when `ticket` has started on one of them; None: it cannot end in time."""
-    fitted_at: float | None = None  # since when there has been room
-    copied = False
+    latest: float | None = None
+    played = lanes
     while True:
-        work = work_of(ticket, lanes[0].pace)
-        fitting = [lane for lane in lanes if lane.fits(work)]
-        able = fitting if ticket.admitted else [one for one in fitting if one.ends_in_time(work)]
+        fitting = [lane for lane in played if lane.fits(work)]
+        able = fitting if surely else [lane for lane in fitting if lane.ends_in_time(work)]
         if able:
-            min(able, key=lambda lane: lane.rows).start(work)
-            return lanes
-        first = min(lanes, key=lambda lane: lane.next_end)
-        if work.deadline is not None and not ticket.admitted:
-            if fitting and fitted_at is None:
-                fitted_at = min(lane.time for lane in fitting)
-            latest = work.deadline - min(lane.needed_s(work, 0) for lane in lanes)
-            if fitted_at is not None:
-                patience_s = _WORTH_WAITING * (work.deadline - fitted_at)
-                latest = min(latest, fitted_at + patience_s)
-            if first.next_end > latest:
+            return played, min(able, key=lambda lane: lane.rows)
+        first = min(range(len(played)), key=lambda i: played[i].next_end)
+        if work.deadline is not None and not surely:
+            if latest is None:
+                latest = work.deadline - min(lane.needed_s(work, 0) for lane in lanes)
+            if fitting:  # for others to end is all that it waits for
+                soon_s = _WORTH_WAITING * (work.deadline - fitting[0].time)
+                latest = min(latest, fitting[0].time + soon_s)
+            if played[first].next_end > latest:
                 return None
-        if not copied:
-            at = lanes.index(first)
-            lanes = [lane.copy() for lane in lanes]
-            first, copied = lanes[at], True
-        first.advance()
+        if played is lanes:
+            played = [lane.copy() for lane in lanes]
+        played[first].advance()
+
+
+def alone_in_time(work: Work, pace: Pace, now: float) -> bool:
+    """Whether a request may end in time on a replica that runs nothing else.
+
+    As nothing else is there to show how fast it is now, the forecast must be far from the deadline.
+    """
+    needed_s = work.tokens * pace.least_token_s(work.rows)
+    return work.deadline is None or needed_s <= _DOUBT * (work.deadline - now)
 
 
 def in_time(needed_s: float, left_s: float) -> bool:
@@ -226,11 +269,15 @@ def in_time(needed_s: float, left_s: float) -> bool:
     return needed_s * (1 + MARGIN) + SLACK_S <= left_s
 
 
-def work_of(ticket: Ticket, pace: Pace) -> Work:
-    """What is to be computed of a request in line."""
-    demand = ticket.demand
-    assert demand is not None
+def work_of(demand: Demand, deadline: float | None, pace: Pace) -> Work:
+    """What is to be computed of a request that has not started."""
     outputs = demand.outputs
     left = demand.max_tokens - min(outputs.values(), default=demand.max_tokens)
-    tokens = pace.outputs(left, may_stop=demand.may_stop)
-    return Work(tokens, len(outputs), demand.slots, demand.uncomputed, ticket.deadline)
+    return Work(
+        tokens=pace.outputs(left, may_stop=demand.may_stop),
+        likely_tokens=pace.likely_outputs(left, may_stop=demand.may_stop),
+        rows=len(outputs),
+        slots=demand.slots,
+        prompt_tokens=demand.uncomputed,
+        deadline=deadline,
+    )

@@ -21,7 +21,7 @@ from router import validation
 from router.admission import Ticket
 from router.connection import PAUSE_FIRST_S, PAUSE_MOST_S
 from router.dispatcher import Dispatcher
-from router.live_request import LiveRequest
+from router.live_request import LiveRequest, least_demand
 from router.message_limits import Sizes, fit_answer
 from router.outbox import MERGED
 from router.peer_errors import ReplicaLost, from_peer, is_away
@@ -80,6 +80,7 @@ class Journeys:
         """
         validation.check_request(request)
         with self._dispatcher.arrival(request.priority, deadline) as ticket:
+            self._dispatcher.expect(ticket, least_demand(request))
             limits = await self._dispatcher.limits()
             validation.check_against(request, limits)
             reading = self._prompts.read(request, request_id, limits)

@@ -103,9 +103,8 @@ class LiveRequest:
         if len(self.crashes) >= SUSPECT_AFTER:
             standing = Standing.PRIME if self._prime else Standing.SUSPECT
             standing = Standing.PROVEN if self.proven else standing
-        stop = self.plan.stop
-        may_stop = bool(not stop.ignore_eos or stop.strings or stop.token_ids)
-        return Demand(self.plan.prompt_tokens, self.plan.max_tokens, outputs, standing, may_stop)
+        stops = _may_stop(self.plan.stop)
+        return Demand(self.plan.prompt_tokens, self.plan.max_tokens, outputs, standing, stops)
 
     @property
     def proven(self) -> bool:
@@ -191,3 +190,15 @@ class LiveRequest:
         return self.plan.output.prompt_logprobs and (
             len(self.prompt_logprobs) < self.plan.prompt_tokens
         )
+
+
+def least_demand(request: generation_pb2.GenerateRequest) -> Demand:
+    """What `request` needs at least, as far as can be told before its prompt is read."""
+    stop = request.stop
+    max_tokens = stop.max_tokens if stop.HasField("max_tokens") else 0
+    return Demand(0, max_tokens, {0: 0}, may_stop=_may_stop(stop))
+
+
+def _may_stop(stop: generation_pb2.StopConditions) -> bool:
+    """Whether an output may end before it has `max_tokens`."""
+    return bool(not stop.ignore_eos or stop.strings or stop.token_ids)

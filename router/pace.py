@@ -8,32 +8,40 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 _LEAST_FRAMES = 4
 _LEAST_S = 0.05
-_MEMORY_S = 2.0  # a point forgets what was measured so long before
-_MEMORY_ELSEWHERE_S = 10.0  # a slowdown at one number of rows is likely one at others
+_MEMORY_S = 6.0  # what was measured so long before weighs less by a factor of e
+_DRIFT = 0.5  # a slowdown at one number of rows is taken for half as much at the others
 _MEMORY_WINDOWS = 8  # of prompts
 _MEMORY_OUTPUTS = 64
-_MOST_CHANGE = 2.0
-_PRIOR_OUTPUT_TOKENS = 256.0
+_PRIOR_OUTPUT_TOKENS = 64.0
+_LIKELY = 2.0  # six of seven outputs stop before twice their mean
 _NEAR_BEST = 0.9
 
 
 @dataclass(slots=True)
 class _Point:
-    """What was measured about one number of rows."""
+    """What was measured about one number of rows: sums over windows, older ones weighing less.
 
-    rows: float
-    token_s: float
+    Seconds are divided by tokens in the end only: frames that were held up come in a cluster.
+    """
+
+    rows: float = 0.0  # weighed by tokens
+    tokens: float = 0.0  # of each row
     seconds: float = 0.0
 
-    def take(self, rows: float, token_s: float, seconds: float) -> None:
-        self.seconds = min(self.seconds + seconds, _MEMORY_S)
-        gain = min(1.0, seconds / self.seconds)
-        self.rows += gain * (rows - self.rows)
-        self.token_s += gain * (token_s - self.token_s)
+    @property
+    def token_s(self) -> float:
+        return self.seconds / self.tokens
+
+    def take(self, rows: float, tokens: float, seconds: float) -> None:
+        keep = math.exp(-seconds / _MEMORY_S)
+        self.tokens = keep * self.tokens + tokens
+        self.seconds = keep * self.seconds + seconds
+        self.rows += (rows - self.rows) * tokens / self.tokens
 
 
 class Pace:
@@ -94,10 +102,15 @@ class Pace:
         Outputs are taken to stop at each token with the same probability, which is their number
         of stops by their number of tokens.
         """
-        if not may_stop:
-            return float(most)
-        mean = (self._output_tokens + _PRIOR_OUTPUT_TOKENS) / (self._stops + 1)
-        return mean * -math.expm1(-most / mean)
+        return self._mean * -math.expm1(-most / self._mean) if may_stop else float(most)
+
+    def likely_outputs(self, most: int, *, may_stop: bool) -> float:
+        """Output tokens that such a candidate is unlikely to exceed."""
+        return min(_LIKELY * self._mean, most) if may_stop else float(most)
+
+    @property
+    def _mean(self) -> float:
+        return (self._output_tokens + _PRIOR_OUTPUT_TOKENS) / (self._stops + 1)
 
     def ended(self, tokens: int, *, stopped: bool) -> None:
         """Learn from the output of a candidate that could stop, and whether it did."""
@@ -140,37 +153,31 @@ class Pace:
 
     def _learn(self, seconds: float, rows: float) -> None:
         """Divide the time of some frames among prompts and outputs."""
-        per_row = self._tokens / rows
-        if self._prompts <= self._tokens:
-            prompts_s = min(self.prompt_s * self._prompts, seconds / 2)
-            self._learn_tokens(rows, (seconds - prompts_s) / per_row, seconds)
-        elif self.known:
+        prompts, tokens = self._prompts, self._tokens
+        per_row = tokens / rows
+        if prompts > tokens and self.known and rows <= self._curve[-1][0] + 1:
             self._learn_prompts(max(0.0, seconds - per_row * self._measured(rows)))
-        else:  # a token is a token
-            prompts_s = seconds * self._prompts / (self._prompts + self._tokens)
-            self._learn_prompts(prompts_s)
-            self._learn_tokens(rows, (seconds - prompts_s) / per_row, seconds)
+            return
+        purity = tokens / (tokens + prompts)
+        prompts_s = self.prompt_s * prompts if self._prompt_tokens else seconds * (1 - purity)
+        outputs_s = max(seconds - prompts_s, seconds * purity)
+        self._learn_tokens(rows, per_row * purity, outputs_s * purity)
 
     def _learn_prompts(self, seconds: float) -> None:
         keep = 1 - 1 / _MEMORY_WINDOWS
         self._prompt_seconds = keep * self._prompt_seconds + seconds
         self._prompt_tokens = keep * self._prompt_tokens + self._prompts
 
-    def _learn_tokens(self, rows: float, token_s: float, seconds: float) -> None:
-        key = round(2 * math.log2(rows))
-        point = self._points.get(key)
-        if point is None:
-            point = self._points[key] = _Point(rows, token_s)
-        else:
-            before = self._measured(rows)
-            change = min(max(token_s / before, 1 / _MOST_CHANGE), _MOST_CHANGE)
-            token_s = before * change
-            drift = change ** min(1.0, seconds / _MEMORY_ELSEWHERE_S)
-            for other in self._points.values():
-                if other is not point:
-                    other.token_s *= drift
-        point.take(rows, token_s, seconds)
-        self._curve = sorted((point.rows, point.token_s) for point in self._points.values())
+    def _learn_tokens(self, rows: float, tokens: float, seconds: float) -> None:
+        """Learn that each of `rows` made `tokens` in `seconds`."""
+        point = self._points.setdefault(round(2 * math.log2(rows)), _Point())
+        before = point.token_s if point.tokens else None
+        point.take(rows, tokens, seconds)
+        drift = 1.0 if before is None else (point.token_s / before) ** _DRIFT
+        for other in self._points.values():
+            if other is not point:
+                other.seconds *= drift
+        self._curve = _rising((point.rows, point.token_s) for point in self._points.values())
         self._least.clear()
 
     def _measured(self, rows: float) -> float:
@@ -183,3 +190,12 @@ class Pace:
             return left_s
         right, right_s = self._curve[i]
         return left_s + (right_s - left_s) * (rows - left) / (right - left)
+
+
+def _rising(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points by rows; fewer rows are taken to be no slower than more were."""
+    curve, least = [], math.inf
+    for rows, token_s in sorted(points, reverse=True):
+        least = min(least, token_s)
+        curve.append((rows, least))
+    return curve[::-1]
