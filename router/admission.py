@@ -277,12 +277,19 @@ class Ledger:
         tokens = entry.outputs.pop(candidate)
         self._own_slots -= max(tokens, entry.reserved_tokens)
         self._own_sequences -= 1
+        if not entry.outputs and ticket.deadline is not None:
+            self.pace.met()
         if entry.demand.may_stop:
             made = tokens - entry.demand.outputs[candidate]
             self.pace.ended(made, stopped=tokens < entry.demand.max_tokens)
 
-    def leave(self, ticket: Ticket) -> None:
-        """Free what a request holds; nothing where it has left already."""
+    def leave(self, ticket: Ticket, *, missed: bool = False) -> None:
+        """Free what a request holds; nothing where it has left already.
+
+        Args:
+            ticket: of the request.
+            missed: whether its deadline has passed.
+        """
         entry = self._entries.pop(ticket, None)
         self._unseen.pop(ticket, None)
         if ticket is self._suspect:
@@ -294,6 +301,8 @@ class Ledger:
             if entry.demand.may_stop:
                 for candidate, tokens in entry.outputs.items():
                     self.pace.ended(tokens - entry.demand.outputs[candidate], stopped=False)
+            if missed and entry.outputs:
+                self.pace.missed()
             if not self._entries:
                 self.pace.pause()
 

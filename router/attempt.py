@@ -25,7 +25,9 @@ class Placement:
 
     def free(self) -> None:
         """Give the place back; nothing where that was done already."""
-        self.ledger.leave(self.ticket)
+        deadline = self.ticket.deadline
+        now = asyncio.get_running_loop().time()
+        self.ledger.leave(self.ticket, missed=deadline is not None and now >= deadline)
         self.replica.changed()
 
 

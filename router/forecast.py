@@ -17,10 +17,8 @@ from router.admission import Ledger, Ticket
 from router.demand import Demand, Work
 from router.pace import Pace
 
-MARGIN = 0.1
-"""Part of its time that a request is to have left over, because forecasts err."""
 SLACK_S = 0.05
-"""Seconds that its answer takes to the client."""
+"""Seconds that an answer takes to the client."""
 _BLIND_ROWS = 8  # may run before anything was measured
 _WORTH_WAITING = 0.05  # for others to end so that it runs faster: part of its time
 _DOUBT = 2.0  # an idle replica may be so much faster than it was
@@ -80,7 +78,8 @@ class Outlook:
         if work.deadline is None or ticket.admitted:
             return True
         prompts_s = self._pace.prompt_s * (self._prompts + work.prompt_tokens)
-        return in_time(prompts_s + work.likely_tokens * token_s, work.deadline - now)
+        needed_s = prompts_s + work.likely_tokens * token_s
+        return in_time(needed_s, work.deadline - now, self._pace)
 
     def start(self, ticket: Ticket) -> None:
         """Take note that `ticket` was started."""
@@ -141,7 +140,7 @@ class Lane:
             return True
         if not self._ends:
             return alone_in_time(work, self.pace, self.time)
-        return in_time(self.needed_s(work, self.rows), work.deadline - self.time)
+        return in_time(self.needed_s(work, self.rows), work.deadline - self.time, self.pace)
 
     def start(self, work: Work) -> None:
         """Start a request."""
@@ -264,9 +263,9 @@ def alone_in_time(work: Work, pace: Pace, now: float) -> bool:
     return work.deadline is None or needed_s <= _DOUBT * (work.deadline - now)
 
 
-def in_time(needed_s: float, left_s: float) -> bool:
-    """Whether `needed_s` seconds are likely to be enough where `left_s` are left."""
-    return needed_s * (1 + MARGIN) + SLACK_S <= left_s
+def in_time(needed_s: float, left_s: float, pace: Pace) -> bool:
+    """Whether what is forecast to take `needed_s` seconds is likely to end within `left_s`."""
+    return needed_s * (1 + pace.margin) + SLACK_S <= left_s
 
 
 def work_of(demand: Demand, deadline: float | None, pace: Pace) -> Work:

@@ -20,6 +20,9 @@ _MEMORY_OUTPUTS = 64
 _PRIOR_OUTPUT_TOKENS = 64.0
 _LIKELY = 2.0  # six of seven outputs stop before twice their mean
 _NEAR_BEST = 0.9
+_LEAST_MARGIN, _MOST_MARGIN = 0.2, 1.0
+_MISSES = 0.1  # of requests that were thought to end in time: the margin settles there
+_MARGIN_STEP = 0.03
 
 
 @dataclass(slots=True)
@@ -45,10 +48,16 @@ class _Point:
 
 
 class Pace:
-    """Speed of one replica, and the lengths of its outputs."""
+    """Speed of one replica, and the lengths of its outputs.
+
+    Attributes:
+        margin: part of a forecast that is added to it, because forecasts err; it grows where many
+            requests miss their deadlines, and shrinks where few do.
+    """
 
     def __init__(self) -> None:
         """Begin with nothing measured."""
+        self.margin = _LEAST_MARGIN
         self._points: dict[int, _Point] = {}
         self._curve: list[tuple[float, float]] = []  # (rows, seconds a token), by rows
         self._least: dict[int, float] = {}  # answers of `least_token_s`
@@ -117,6 +126,14 @@ class Pace:
         keep = 1 - 1 / _MEMORY_OUTPUTS
         self._output_tokens = keep * self._output_tokens + tokens
         self._stops = keep * self._stops + stopped
+
+    def met(self) -> None:
+        """Take note that a request ended before its deadline."""
+        self.margin = max(_LEAST_MARGIN, self.margin - _MARGIN_STEP * _MISSES)
+
+    def missed(self) -> None:
+        """Take note that a request was started, and will not end before its deadline."""
+        self.margin = min(_MOST_MARGIN, self.margin + _MARGIN_STEP * (1 - _MISSES))
 
     def frame(self, now: float, rows: int, tokens: int, prompt_tokens: int) -> bool:
         """Learn from a frame; answer whether the speed is known better now.

@@ -6,13 +6,11 @@ The real dispatcher before replicas whose steps take as long as a function says.
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
 from simulated_loop import Process, SimulatedLoop
 
 from chassis.errors import DeadlineUnmeetable, Overloaded
