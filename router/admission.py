@@ -186,6 +186,7 @@ class Ledger:
     _frame_rows: int = 0  # what grew since the last frame
     _frame_tokens: int = 0
     _frame_prompts: int = 0
+    _frame_open: int = 0
 
     def __len__(self) -> int:
         """This router's requests on the replica."""
@@ -264,12 +265,14 @@ class Ledger:
         self._frame_tokens += tokens
         self._frame_prompts += entry.uncomputed
         entry.uncomputed = 0
+        if entry.demand.may_stop:
+            self._frame_open += tokens
 
     def frame(self, now: float) -> bool:
         """Note that what has grown came in one frame; answer whether `pace` has changed."""
-        rows, tokens, prompts = self._frame_rows, self._frame_tokens, self._frame_prompts
-        self._frame_rows = self._frame_tokens = self._frame_prompts = 0
-        return bool(self._entries) and self.pace.frame(now, rows, tokens, prompts)
+        grown = self._frame_rows, self._frame_tokens, self._frame_prompts, self._frame_open
+        self._frame_rows = self._frame_tokens = self._frame_prompts = self._frame_open = 0
+        return bool(self._entries) and self.pace.frame(now, *grown)
 
     def finish(self, ticket: Ticket, candidate: int) -> None:
         """Note that a candidate has ended."""
@@ -278,10 +281,9 @@ class Ledger:
         self._own_slots -= max(tokens, entry.reserved_tokens)
         self._own_sequences -= 1
         if not entry.outputs and ticket.deadline is not None:
-            self.pace.met()
+            self.pace.deadline(met=True)
         if entry.demand.may_stop:
-            made = tokens - entry.demand.outputs[candidate]
-            self.pace.ended(made, stopped=tokens < entry.demand.max_tokens)
+            self.pace.ended(stopped=tokens < entry.demand.max_tokens)
 
     def leave(self, ticket: Ticket, *, missed: bool = False) -> None:
         """Free what a request holds; nothing where it has left already.
@@ -298,11 +300,8 @@ class Ledger:
             self._own_slots -= entry.slots()
             self._own_sequences -= len(entry.outputs)
             self._deadlines -= ticket.deadline is not None
-            if entry.demand.may_stop:
-                for candidate, tokens in entry.outputs.items():
-                    self.pace.ended(tokens - entry.demand.outputs[candidate], stopped=False)
             if missed and entry.outputs:
-                self.pace.missed()
+                self.pace.deadline(met=False)
             if not self._entries:
                 self.pace.pause()
 

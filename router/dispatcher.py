@@ -268,7 +268,7 @@ class Dispatcher:
                 self._refuse(late)
             for replica, outlook in self._outlooks.items():
                 for late in outlook.late(now):
-                    replica.run.pace.missed()
+                    replica.run.pace.deadline(met=False)
                     replica.fail(late.ticket, _unmeetable(late))
         elif self._reviews_again is None:
             self._reviews_again = loop.call_at(due_at, self._review_again)

@@ -138,7 +138,7 @@ class Lane:
         """Whether a request that starts here ends in time."""
         if work.deadline is None:
             return True
-        if not self._ends:
+        if not self._entered:
             return alone_in_time(work, self.pace, self.time)
         return in_time(self.needed_s(work, self.rows), work.deadline - self.time, self.pace)
 

@@ -20,9 +20,9 @@ _MEMORY_OUTPUTS = 64
 _PRIOR_OUTPUT_TOKENS = 64.0
 _LIKELY = 2.0  # six of seven outputs stop before twice their mean
 _NEAR_BEST = 0.9
-_LEAST_MARGIN, _MOST_MARGIN = 0.2, 1.0
-_MISSES = 0.1  # of requests that were thought to end in time: the margin settles there
-_MARGIN_STEP = 0.03
+_LEAST_MARGIN = 0.2
+_MARGIN_RISE = 0.6  # where all requests miss their deadlines
+_MEMORY_DEADLINES = 50
 
 
 @dataclass(slots=True)
@@ -48,16 +48,11 @@ class _Point:
 
 
 class Pace:
-    """Speed of one replica, and the lengths of its outputs.
-
-    Attributes:
-        margin: part of a forecast that is added to it, because forecasts err; it grows where many
-            requests miss their deadlines, and shrinks where few do.
-    """
+    """Speed of one replica, and the lengths of its outputs."""
 
     def __init__(self) -> None:
         """Begin with nothing measured."""
-        self.margin = _LEAST_MARGIN
+        self._missed = 0.0  # part of the deadlines of late
         self._points: dict[int, _Point] = {}
         self._curve: list[tuple[float, float]] = []  # (rows, seconds a token), by rows
         self._least: dict[int, float] = {}  # answers of `least_token_s`
@@ -108,8 +103,8 @@ class Pace:
     def outputs(self, most: int, *, may_stop: bool) -> float:
         """Output tokens to be expected of a candidate that may have `most` more.
 
-        Outputs are taken to stop at each token with the same probability, which is their number
-        of stops by their number of tokens.
+        Outputs are taken to stop at each token with the same probability, which is the number of
+        stops by that of tokens after which one could have been.
         """
         return self._mean * -math.expm1(-most / self._mean) if may_stop else float(most)
 
@@ -121,21 +116,24 @@ class Pace:
     def _mean(self) -> float:
         return (self._output_tokens + _PRIOR_OUTPUT_TOKENS) / (self._stops + 1)
 
-    def ended(self, tokens: int, *, stopped: bool) -> None:
-        """Learn from the output of a candidate that could stop, and whether it did."""
+    def ended(self, *, stopped: bool) -> None:
+        """Learn whether a candidate that could stop did."""
         keep = 1 - 1 / _MEMORY_OUTPUTS
-        self._output_tokens = keep * self._output_tokens + tokens
+        self._output_tokens *= keep
         self._stops = keep * self._stops + stopped
 
-    def met(self) -> None:
-        """Take note that a request ended before its deadline."""
-        self.margin = max(_LEAST_MARGIN, self.margin - _MARGIN_STEP * _MISSES)
+    @property
+    def margin(self) -> float:
+        """Part of a forecast to add to it: forecasts err, and have erred where many were late."""
+        return _LEAST_MARGIN + _MARGIN_RISE * self._missed
 
-    def missed(self) -> None:
-        """Take note that a request was started, and will not end before its deadline."""
-        self.margin = min(_MOST_MARGIN, self.margin + _MARGIN_STEP * (1 - _MISSES))
+    def deadline(self, *, met: bool) -> None:
+        """Learn whether a request that was started ended before its deadline."""
+        self._missed += ((not met) - self._missed) / _MEMORY_DEADLINES
 
-    def frame(self, now: float, rows: int, tokens: int, prompt_tokens: int) -> bool:
+    def frame(
+        self, now: float, rows: int, tokens: int, prompt_tokens: int = 0, open_tokens: int = 0
+    ) -> bool:
         """Learn from a frame; answer whether the speed is known better now.
 
         Args:
@@ -143,7 +141,9 @@ class Pace:
             rows: candidates that moved.
             tokens: by how much, in all.
             prompt_tokens: prompt tokens of those whose first output this is.
+            open_tokens: tokens of those that may stop by themselves.
         """
+        self._output_tokens += open_tokens
         if self._since is None:
             self._since = now  # when the work on it began is not known
             return False

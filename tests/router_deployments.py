@@ -215,9 +215,9 @@ def texts(messages) -> list[list[str]]:
     return [[delta.text for delta in message.deltas] for message in messages]
 
 
-async def fill(deployment) -> None:
+async def fill(deployment, submits: int = 1) -> None:
     """Have the replica report that it has no room, and the router know it."""
-    deployment.replica.send_load(submits_seen=1, running=8, kv_slots_used=KV_SLOTS)
+    deployment.replica.send_load(submits_seen=submits, running=8, kv_slots_used=KV_SLOTS)
     await load_until(deployment, lambda load: load.kv_slots_used == KV_SLOTS)
 
 

@@ -172,3 +172,59 @@ async def test_a_replica_that_comes_up_as_the_recovery_limit_passes_harms_nobody
     assert noted.done()
     assert not len(ledger)
     assert dispatcher.queued == 0
+
+
+async def measured(deployment) -> None:
+    """Have the router see how fast the replica is: a token about every 20 ms."""
+    replica = deployment.replica
+    running = deployment.stub.Generate(generate_request(max_tokens=60))
+    await replica.submits.until(1)
+    for _ in range(20):
+        replica.step(replica.submits[0])
+        await asyncio.sleep(0.02)
+    replica.step(replica.submits[0], finish=LENGTH)
+    await running
+
+
+async def test_a_deadline_that_cannot_be_met_is_refused_at_once(tmp_path):
+    async with deployed(tmp_path, replicas=[held_back()]) as deployment:
+        replica = deployment.replica
+        await measured(deployment)
+        running = deployment.stub.Generate(
+            generate_request(max_tokens=60, stop=generation_pb2.StopConditions(ignore_eos=True))
+        )
+        await replica.submits.until(2)
+        await fill(deployment, submits=2)
+        error = await failure(
+            deployment.stub.Generate(
+                generate_request(
+                    max_tokens=60, stop=generation_pb2.StopConditions(ignore_eos=True)
+                ),
+                timeout=1.0,
+            )
+        )
+        patient = deployment.stub.Generate(generate_request(max_tokens=2), timeout=60)
+        await load_until(deployment, lambda load: load.queued)
+        cancelled(running)
+        cancelled(patient)
+
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    info, retry = details_of(error)
+    assert info.reason == "DEADLINE_UNMEETABLE"
+    assert isinstance(retry, error_details_pb2.RetryInfo)
+    assert retry.retry_delay.seconds > 0
+    assert len(replica.submits) == 2
+
+
+async def test_what_is_resumed_after_a_crash_is_not_refused(tmp_path):
+    async with deployed(tmp_path, replicas=[held_back()]) as deployment:
+        replica = deployment.replica
+        await measured(deployment)
+        running = deployment.stub.Generate(generate_request(max_tokens=60), timeout=5)
+        await replica.submits.until(2)
+        replica.step(replica.submits[1])
+        replica.automatic = True
+        replica.crash()
+        answer = await running
+
+    assert answer.usage.completion_tokens == 60

@@ -1,203 +1,151 @@
-"""Under more work than there is time for, what is admitted ends in time, and the rest hears early.
-
-The real dispatcher before replicas whose steps take as long as a function says.
-"""
+"""Under more work than there is time for, what is admitted ends in time; the rest hears early."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from types import SimpleNamespace
-from typing import Any
+import random
+from collections.abc import Callable
 
-from simulated_loop import Process, SimulatedLoop
+import pytest
+from simulated_overload import MOST_ROWS, Call, World, capacity, on_two_cores
 
-from chassis.errors import DeadlineUnmeetable, Overloaded
-from protos import generation_pb2, model_pb2
 from router.admission import Ledger, Ticket
 from router.demand import Demand
-from router.dispatcher import Dispatcher
 from router.pace import Pace
 
-MAX_QUEUE = 1024
-KV_SLOTS = 50_000
-MOST_ROWS = 256
-PROMPT_TOKENS = 5
-PROMPT_TOKEN_S = 0.0002
-MODEL = generation_pb2.Model(name="m", context_length=4096, vocab_size=8)
-WELCOME = model_pb2.Welcome(model=MODEL, kv_slots=KV_SLOTS, max_sequences=MOST_ROWS)
 
-StepTime = Callable[[float, int], float]
+def twice_as_slow_after_two_seconds(now: float, rows: int) -> float:
+    """Seconds of a step, where something else takes half of the machine after a while."""
+    return on_two_cores(now, rows) * (1 if now < 2 else 2)
 
 
-def on_two_cores(now: float, rows: int) -> float:
-    """Seconds of a step of `rows`, as on a small machine."""
-    return 0.002 + 0.00034 * rows
+def burst(world: World, calls: int, *, at: float = 0.0, tokens: int, patience_s: float) -> None:
+    """Have `calls` come within a second."""
+    for number in range(calls):
+        world.at(at + number / calls, Call(tokens, patience_s))
 
 
-@dataclass
-class Call:
-    """One client's request, and what came of it."""
-
-    tokens: int
-    patience_s: float | None
-    priority: int = 0
-    stops_after: int | None = None
-    outcome: str = ""
-    ended_at: float = 0.0
-    took_s: float = 0.0
-
-    @property
-    def length(self) -> int:
-        return self.tokens if self.stops_after is None else self.stops_after
+def arrivals(world: World, draw: Callable[[random.Random], Call], rate: float, end: float) -> None:
+    """Have calls come at random moments, `rate` a second."""
+    chance, now = random.Random(7), 0.0
+    while now < end:
+        now += chance.expovariate(rate)
+        world.at(now, draw(chance))
 
 
-@dataclass
-class Row:
-    """A call on its replica."""
+@pytest.mark.parametrize(
+    ("calls", "tokens", "patience_s"), [(1500, 100, 8.0), (600, 50, 3.0), (1000, 100, 4.0)]
+)
+def test_of_many_calls_at_once_those_that_are_admitted_end_in_time(calls, tokens, patience_s):
+    world = World()
+    burst(world, calls, tokens=tokens, patience_s=patience_s)
+    world.play()
+    outcomes = world.outcomes()
+    last = max(call.ended_at for call in world.calls if call.outcome == "ok")
 
-    call: Call
-    over: asyncio.Future[None]
-    made: int = 0
-
-
-class PacedReplica:
-    """A replica that takes as long for a step as `step_s` says."""
-
-    ready = True
-
-    def __init__(self, loop: SimulatedLoop, dispatcher: Dispatcher, step_s: StepTime) -> None:
-        pace = Pace()
-        ledger = Ledger(KV_SLOTS, MOST_ROWS, pace)
-        self.run: Any = SimpleNamespace(model=MODEL, welcome=WELCOME, ledger=ledger, pace=pace)
-        self.rows: dict[Ticket, Row] = {}
-        self._loop = loop
-        self._dispatcher = dispatcher
-        self._step_s = step_s
-        self._stepping = False
-
-    @property
-    def running(self) -> int:
-        return len(self.rows)
-
-    def move(self) -> None:
-        pass
-
-    def changed(self) -> None:
-        self._dispatcher.changed()
-
-    def fail(self, ticket: Ticket, error: Exception) -> None:
-        if ticket in self.rows and not self.rows[ticket].over.done():
-            self.rows[ticket].over.set_exception(error)
-
-    async def carry(self, ticket: Ticket, call: Call) -> None:
-        row = self.rows[ticket] = Row(call, self._loop.create_future())
-        if not self._stepping:
-            self._begin()
-        try:
-            await row.over
-        finally:
-            del self.rows[ticket]
-
-    def _begin(self) -> None:
-        self._stepping = bool(self.rows)
-        if self.rows:
-            fresh = sum(not row.made for row in self.rows.values())
-            seconds = self._step_s(self._loop.time(), len(self.rows))
-            seconds += fresh * PROMPT_TOKENS * PROMPT_TOKEN_S
-            self._loop.call_later(seconds, self._end, list(self.rows.items()))
-
-    def _end(self, ran: Sequence[tuple[Ticket, Row]]) -> None:
-        ledger = self.run.ledger
-        for ticket, row in ran:
-            if self.rows.get(ticket) is not row or row.over.done():
-                continue
-            row.made += 1
-            ledger.grow(ticket, 0, 1)
-            if row.made >= row.call.length:
-                ledger.finish(ticket, 0)
-                row.over.set_result(None)
-                ledger.leave(ticket)
-        if ledger.frame(self._loop.time()):
-            self.changed()
-        self.changed()
-        self._loop.call_soon(self._begin)
+    assert outcomes.get("late", 0) <= 0.01 * calls
+    assert world.goodput(0, last + 0.001) > 0.8 * capacity()
+    refused = sorted(call.took_s for call in world.calls if call.outcome in ("refused", "full"))
+    assert refused[len(refused) // 2] < 0.5
+    assert refused[int(0.95 * len(refused))] < patience_s / 4
 
 
-@dataclass
-class World:
-    """Clients before a dispatcher of paced replicas."""
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_five_times_too_much_work_leaves_the_goodput_near_capacity(replicas):
+    world = World(replicas=replicas)
+    rate = 5 * replicas * capacity() / 100
+    arrivals(world, lambda _: Call(100, 8.0), rate, end=30.0)
+    world.play()
 
-    step_s: StepTime = on_two_cores
-    replicas: int = 1
-    loop: SimulatedLoop = field(default_factory=SimulatedLoop)
-    calls: list[Call] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.process = Process("world")
-        self.dispatcher = Dispatcher(MAX_QUEUE, 60.0, lambda: None)
-        paced = [
-            PacedReplica(self.loop, self.dispatcher, self.step_s) for _ in range(self.replicas)
-        ]
-        self.dispatcher.replicas = paced  # type: ignore[assignment]
-
-    def at(self, when: float, call: Call) -> None:
-        """Have `call` be made."""
-        self.calls.append(call)
-        self.loop.call_at(when, lambda: self.loop.start(self.process, self._make(call)))
-
-    def play(self) -> None:
-        """Let all calls come to their ends."""
-        with self.loop.running():
-            self.dispatcher.welcomed()
-            while not all(call.outcome for call in self.calls):
-                assert self.loop.advance_to_next_timer()
-            self.loop.kill(self.process)
-        assert not self.loop.failures
-        for replica in self.dispatcher.replicas:
-            assert replica.run.ledger is not None
-            assert not len(replica.run.ledger)
-        assert not self.dispatcher.queued
-
-    async def _make(self, call: Call) -> None:
-        begin = self.loop.time()
-        try:
-            async with asyncio.timeout(call.patience_s):
-                await self._run(call)
-            call.outcome = "ok"
-        except TimeoutError:
-            call.outcome = "late"
-        except DeadlineUnmeetable:
-            call.outcome = "refused"
-        except Overloaded:
-            call.outcome = "full"
-        call.ended_at = self.loop.time()
-        call.took_s = call.ended_at - begin
-
-    async def _run(self, call: Call) -> None:
-        deadline = None if call.patience_s is None else self.loop.time() + call.patience_s
-        demand = Demand(PROMPT_TOKENS, call.tokens, {0: 0}, may_stop=call.stops_after is not None)
-        with self.dispatcher.arrival(call.priority, deadline) as ticket:
-            self.dispatcher.expect(ticket, demand)
-            placement = await self.dispatcher.place(ticket, lambda: demand)
-            try:
-                await placement.replica.carry(ticket, call)  # type: ignore[arg-type]
-            finally:
-                placement.free()
-
-    def outcomes(self) -> dict[str, int]:
-        return {
-            outcome: sum(call.outcome == outcome for call in self.calls)
-            for outcome in sorted({call.outcome for call in self.calls})
-        }
-
-    def goodput(self, begin: float, end: float) -> float:
-        """Tokens a second of calls that ended well in that time."""
-        done = [c.length for c in self.calls if c.outcome == "ok" and begin <= c.ended_at < end]
-        return sum(done) / (end - begin)
+    assert world.goodput(10.0, 30.0) >= 0.9 * replicas * capacity()
+    assert world.outcomes().get("late", 0) <= 0.01 * len(world.calls)
 
 
-def capacity(step_s: StepTime = on_two_cores, rows: int = MOST_ROWS, now: float = 0.0) -> float:
-    """Tokens a second of `rows` that run all the time."""
-    return rows / step_s(now, rows)
+def test_without_a_forecast_hardly_anything_ends_in_time(monkeypatch):
+    monkeypatch.setattr(Pace, "known", property(lambda _: False))
+    monkeypatch.setattr("router.forecast._BLIND_ROWS", MOST_ROWS)
+    world = World()
+    arrivals(world, lambda _: Call(100, 8.0), 5 * capacity() / 100, end=30.0)
+    world.play()
+
+    assert world.goodput(10.0, 30.0) < 0.2 * capacity()
+
+
+def test_mixed_deadlines_and_lengths_leave_the_goodput_near_capacity():
+    world = World()
+
+    def draw(chance: random.Random) -> Call:
+        return Call(chance.choice([20, 50, 100]), chance.choice([4.0, 8.0, 60.0]))
+
+    arrivals(world, draw, 3 * capacity() / 57, end=60.0)
+    world.play()
+
+    assert world.goodput(20.0, 60.0) >= 0.9 * capacity()
+    assert world.outcomes().get("late", 0) <= 0.02 * len(world.calls)
+
+
+def test_streams_without_deadlines_go_on_beside_the_others():
+    world = World()
+
+    def draw(chance: random.Random) -> Call:
+        return Call(100, chance.choice([8.0, 8.0, 8.0, None]))
+
+    arrivals(world, draw, 2 * capacity() / 100, end=40.0)
+    world.play()
+    patient = [call for call in world.calls if call.patience_s is None]
+
+    assert {call.outcome for call in patient} == {"ok"}
+    assert world.goodput(10.0, 40.0) >= 0.9 * capacity()
+
+
+def test_calls_that_a_replica_can_serve_are_not_refused():
+    world = World()
+    arrivals(world, lambda _: Call(100, 8.0), 0.6 * capacity() / 100, end=40.0)
+    world.play()
+
+    assert world.outcomes() == {"ok": len(world.calls)}
+
+
+def test_calls_without_deadlines_all_end_whatever_comes():
+    world = World()
+    for number in range(1000):
+        world.at(number / 1000, Call(50, None))
+    world.play()
+
+    assert world.outcomes() == {"ok": 1000}
+
+
+def test_outputs_that_stop_by_themselves_are_counted_for_what_they_last():
+    world = World()
+
+    def draw(chance: random.Random) -> Call:
+        return Call(2000, 10.0, stops_after=1 + min(1999, int(chance.expovariate(1 / 60))))
+
+    arrivals(world, draw, 0.5 * capacity() / 60, end=40.0)
+    world.play()
+
+    assert world.outcomes()["ok"] > 0.95 * len(world.calls)
+
+
+def test_what_started_before_the_machine_got_slow_is_ended_in_part_for_the_rest():
+    world = World(twice_as_slow_after_two_seconds)
+    burst(world, 1000, tokens=100, patience_s=8.0)
+    world.play()
+
+    assert world.outcomes()["ok"] * 100 > 0.5 * 8 * capacity(twice_as_slow_after_two_seconds, now=3)
+
+
+def test_nobody_is_overtaken_by_one_of_the_same_priority():
+    world = World()
+    arrivals(world, lambda _: Call(100, 60.0), 3 * capacity() / 100, end=10.0)
+    started: list[int] = []
+    leave = Ledger.enter
+
+    def enter(ledger: Ledger, ticket: Ticket, demand: Demand) -> None:
+        started.append(ticket.arrival)
+        leave(ledger, ticket, demand)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Ledger, "enter", enter)
+        world.play()
+
+    assert started == sorted(started)
