@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from router.admission import Ledger, Ticket
+from router.demand import Ticket
+from router.ledger import Ledger
 from router.live_request import LiveRequest
 
 if TYPE_CHECKING:

@@ -57,6 +57,34 @@ class Demand:
         return held_slots(self.prompt_tokens, self.reserved_tokens, self.outputs)
 
 
+@dataclass(eq=False, slots=True)
+class Ticket:
+    """A request's place in the queue; kept when it has to queue again."""
+
+    priority: int
+    arrival: int
+    deadline: float | None = None
+    """When the answer must have ended, by the loop's clock."""
+    demand: Demand | None = None
+    first: bool = False
+    """Whether it goes before all others, because they cannot go on before it is tried."""
+    admitted: bool = False
+    """Whether it has had a place; it is not refused any more then."""
+
+    def __lt__(self, other: Ticket) -> bool:
+        return self.order < other.order
+
+    @property
+    def asked(self) -> Demand:
+        """The demand of a ticket that has been in line."""
+        assert self.demand is not None
+        return self.demand
+
+    @property
+    def order(self) -> tuple[bool, int, int]:
+        return (not self.first, self.priority, self.arrival)
+
+
 def held_slots(prompt_tokens: int, reserved_tokens: int, outputs: Mapping[int, int]) -> int:
     """Slots committed: what each candidate reserved, or holds where that is more."""
     return prompt_tokens + sum(max(reserved_tokens, tokens) for tokens in outputs.values())

@@ -14,17 +14,16 @@ from dataclasses import dataclass
 
 from chassis.errors import DeadlineUnmeetable, Overloaded, Unavailable
 from protos import generation_pb2
-from router.admission import AdmissionQueue, Allows, Ledger, QueueFull, Ticket
+from router.admission import AdmissionQueue, QueueFull
 from router.attempt import Placement
-from router.demand import Demand
-from router.forecast import Forecast, Late, Outlook
+from router.deadlines import Deadlines
+from router.demand import Demand, Ticket
+from router.forecast import Late
+from router.ledger import Ledger
 from router.replica import Replica
 from router.validation import Limits
 
 log = logging.getLogger(__name__)
-
-REVIEW_S = 0.1
-"""How often deadlines are held against the speed of the replicas, at most."""
 
 _AWAY = "no replica is there"
 _RETRY_LEAST_S, _RETRY_MOST_S = 1.0, 30.0
@@ -62,10 +61,8 @@ class Dispatcher:
         self._serving: list[bool] = []
         self._limits: Limits | None = None
         self._hurried = 0  # waiters that have a deadline
-        self._outlooks: dict[Replica, Outlook] = {}
-        self._forecast: Forecast | None = None
-        self._reviewed_at = float("-inf")
-        self._reviews_again: asyncio.TimerHandle | None = None
+        self._deadlines: Deadlines[Replica] = Deadlines()
+        self._look_again: asyncio.TimerHandle | None = None
 
     @property
     def queued(self) -> int:
@@ -157,8 +154,7 @@ class Dispatcher:
         Raises:
             DeadlineUnmeetable: it would not end in time.
         """
-        fresh = asyncio.get_running_loop().time() < self._reviewed_at + REVIEW_S
-        late = self._forecast.refuses(ticket, demand) if self._forecast and fresh else None
+        late = self._deadlines.refuses(ticket, demand, asyncio.get_running_loop().time())
         if late is not None:
             raise _unmeetable(late)
 
@@ -201,7 +197,7 @@ class Dispatcher:
             self._ready_changed()
             for replica in self.replicas:
                 replica.move()
-        if self._waiters or self._outlooks:
+        if self._waiters or any(r.run.ledger and r.run.ledger.hurried for r in self.replicas):
             self._admit()
 
     def ask_again(self) -> None:
@@ -242,50 +238,40 @@ class Dispatcher:
             for replica in self.replicas
             if replica.run.ledger is not None and self.serves(replica)
         }
+        loop = asyncio.get_running_loop()
+        now, deadlines = loop.time(), self._deadlines
         hurried = self._hurried > 0 or any(ledger.hurried for ledger in ledgers.values())
-        allows = self._review(ledgers) if hurried else None
-        if not hurried:
-            self._outlooks.clear()
-        for ticket, replica in self._queue.admit(ledgers, allows):
+        if hurried and now >= deadlines.due_at:
+            self._look(ledgers, now)
+        elif hurried and self._look_again is None:
+            self._look_again = loop.call_at(deadlines.due_at, self._look_is_due)
+
+        def allows(ticket: Ticket, replica: Replica) -> bool:
+            return deadlines.allows(ticket, replica, ledgers[replica], now)
+
+        for ticket, replica in self._queue.admit(ledgers, allows if hurried else None):
             if hurried:
-                self._outlooks[replica].start(ticket)
+                deadlines.start(ticket, replica)
             grant = self._waiters[ticket].grant
             if grant.done():  # cancelled, and not yet out of the line
                 ledgers[replica].leave(ticket)
             else:
                 grant.set_result(Placement(replica, ledgers[replica], ticket))
 
-    def _review(self, ledgers: Mapping[Replica, Ledger]) -> Allows[Replica]:
-        """Refuse or end what will miss its deadline, if not just done; answer what may start."""
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        due_at = self._reviewed_at + REVIEW_S
-        if now >= due_at:
-            self._reviewed_at = now
-            self._outlooks = {key: Outlook(ledger, now) for key, ledger in ledgers.items()}
-            self._forecast = Forecast(ledgers.values(), self._queue.line(), now)
-            for late in self._forecast.refused:
-                self._refuse(late)
-            for replica, outlook in self._outlooks.items():
-                for late in outlook.late(now):
-                    replica.run.pace.deadline(met=False)
-                    replica.fail(late.ticket, _unmeetable(late))
-        elif self._reviews_again is None:
-            self._reviews_again = loop.call_at(due_at, self._review_again)
-        for replica, ledger in ledgers.items():
-            if replica not in self._outlooks or self._outlooks[replica].ledger is not ledger:
-                self._outlooks[replica] = Outlook(ledger, now)
-        return lambda ticket, replica: self._outlooks[replica].allows(ticket, now)
+    def _look(self, ledgers: Mapping[Replica, Ledger], now: float) -> None:
+        """Refuse, or end, what will miss its deadline."""
+        refused, ended = self._deadlines.look(ledgers, self._queue.line(), now)
+        for late in refused:
+            self._queue.leave(late.ticket)
+            grant = self._waiters[late.ticket].grant
+            if not grant.done():
+                grant.set_exception(_unmeetable(late))
+        for replica, late in ended:
+            replica.fail(late.ticket, _unmeetable(late))
 
-    def _review_again(self) -> None:
-        self._reviews_again = None
+    def _look_is_due(self) -> None:
+        self._look_again = None
         self.changed()
-
-    def _refuse(self, late: Late) -> None:
-        self._queue.leave(late.ticket)
-        grant = self._waiters[late.ticket].grant
-        if not grant.done():
-            grant.set_exception(_unmeetable(late))
 
     def _set_patience(self, patience: asyncio.Timeout) -> None:
         """Let a waiter's recovery limit run while no replica is there, and only then."""

@@ -13,8 +13,8 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from router.admission import Ledger, Ticket
-from router.demand import Demand, Work
+from router.demand import Demand, Ticket, Work
+from router.ledger import Ledger
 from router.pace import Pace
 
 SLACK_S = 0.05

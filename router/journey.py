@@ -18,8 +18,8 @@ from chassis.errors import RequestFailed, Unavailable
 from chassis.intake import let_request_go
 from protos import detokenizer_pb2, generation_pb2
 from router import validation
-from router.admission import Ticket
 from router.connection import PAUSE_FIRST_S, PAUSE_MOST_S
+from router.demand import Ticket
 from router.dispatcher import Dispatcher
 from router.live_request import LiveRequest, least_demand
 from router.message_limits import Sizes, fit_answer

@@ -21,9 +21,9 @@ from grpc import aio
 from chassis.errors import ServiceError, Unavailable
 from protos import detokenizer_pb2, detokenizer_pb2_grpc, generation_pb2, model_pb2
 from router.absence import Absence
-from router.admission import Ticket
 from router.attempt import Attempt, Placement
 from router.connection import Ending
+from router.demand import Ticket
 from router.implication import Implications
 from router.live_request import LiveRequest
 from router.metrics import RecoveryMetrics

@@ -12,8 +12,9 @@ from grpc import aio
 
 from chassis.introspection import medium
 from protos import generation_pb2, model_pb2, model_pb2_grpc
-from router.admission import Ledger, Ticket
 from router.connection import Conversation, Ending
+from router.demand import Ticket
+from router.ledger import Ledger
 from router.live_request import LiveRequest
 from router.pace import Pace
 from router.prompt_arena import PromptArena

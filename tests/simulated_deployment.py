@@ -27,7 +27,7 @@ _MOST_ROUNDS = 2000
 _SMALL = (
     ("detokenizer_svc.unsent.MOST_POSITIONS", 3),
     ("detokenizer_svc.outbox._ENOUGH_POSITIONS", 5),
-    ("router.admission.RESERVED_TOKENS", 2),
+    ("router.demand.RESERVED_TOKENS", 2),
 )
 
 

@@ -12,9 +12,9 @@ from simulated_loop import Process, SimulatedLoop
 
 from chassis.errors import DeadlineUnmeetable, Overloaded
 from protos import generation_pb2, model_pb2
-from router.admission import Ledger, Ticket
-from router.demand import Demand
+from router.demand import Demand, Ticket
 from router.dispatcher import Dispatcher
+from router.ledger import Ledger
 from router.pace import Pace
 
 MAX_QUEUE = 1024

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from router.admission import AdmissionQueue, Ledger, QueueFull
+from router.admission import AdmissionQueue, QueueFull
 from router.demand import Demand, Standing
+from router.ledger import Ledger
 
 UNTRIED, SUSPECT, PRIME, PROVEN = Standing
 KV_SLOTS = 1000

@@ -23,9 +23,9 @@ from router_fakes import (
 
 from chassis.errors import Unavailable
 from protos import generation_pb2, model_pb2
-from router.admission import Ledger
 from router.demand import Demand
 from router.dispatcher import Dispatcher
+from router.ledger import Ledger
 
 
 async def test_load_tells_what_waits_and_runs(tmp_path):

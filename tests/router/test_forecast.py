@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from router.admission import AdmissionQueue, Ledger, Ticket
-from router.demand import Demand
+from router.admission import AdmissionQueue
+from router.demand import Demand, Ticket
 from router.forecast import Forecast, Outlook
+from router.ledger import Ledger
 from router.pace import Pace
 
 NOW = 100.0

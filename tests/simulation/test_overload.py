@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 from simulated_overload import MOST_ROWS, Call, World, capacity, on_two_cores
 
-from router.admission import Ledger, Ticket
-from router.demand import Demand
+from router.demand import Demand, Ticket
+from router.ledger import Ledger
 from router.pace import Pace
 
 
