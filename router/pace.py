@@ -20,6 +20,7 @@ _MEMORY_OUTPUTS = 64
 _PRIOR_OUTPUT_TOKENS = 64.0
 _LIKELY = 2.0  # six of seven outputs stop before twice their mean
 _NEAR_BEST = 0.9
+_PURE = 0.7  # part of the tokens that are outputs' where the time is taken to be theirs
 _LEAST_MARGIN = 0.2
 _MARGIN_RISE = 0.6  # where all requests miss their deadlines
 _MEMORY_DEADLINES = 50
@@ -32,6 +33,7 @@ class _Point:
     Seconds are divided by tokens in the end only: frames that were held up come in a cluster.
     """
 
+    rough: bool  # much of the time was that of prompts
     rows: float = 0.0  # weighed by tokens
     tokens: float = 0.0  # of each row
     seconds: float = 0.0
@@ -178,16 +180,25 @@ class Pace:
         purity = tokens / (tokens + prompts)
         prompts_s = self.prompt_s * prompts if self._prompt_tokens else seconds * (1 - purity)
         outputs_s = max(seconds - prompts_s, seconds * purity)
-        self._learn_tokens(rows, per_row * purity, outputs_s * purity)
+        self._learn_tokens(rows, per_row, outputs_s, rough=purity < _PURE)
 
     def _learn_prompts(self, seconds: float) -> None:
         keep = 1 - 1 / _MEMORY_WINDOWS
         self._prompt_seconds = keep * self._prompt_seconds + seconds
         self._prompt_tokens = keep * self._prompt_tokens + self._prompts
 
-    def _learn_tokens(self, rows: float, tokens: float, seconds: float) -> None:
-        """Learn that each of `rows` made `tokens` in `seconds`."""
-        point = self._points.setdefault(round(2 * math.log2(rows)), _Point())
+    def _learn_tokens(self, rows: float, tokens: float, seconds: float, *, rough: bool) -> None:
+        """Learn that each of `rows` made `tokens` in `seconds`.
+
+        What is rough gives way to what is not, and is left out beside it.
+        """
+        key = round(2 * math.log2(rows))
+        for near in (key - 1, key, key + 1):
+            if near in self._points and self._points[near].rough is not rough:
+                if rough:
+                    return
+                del self._points[near]
+        point = self._points.setdefault(key, _Point(rough))
         before = point.token_s if point.tokens else None
         point.take(rows, tokens, seconds)
         drift = 1.0 if before is None else (point.token_s / before) ** _DRIFT

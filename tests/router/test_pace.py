@@ -107,6 +107,15 @@ def test_the_time_of_long_prompts_is_not_taken_for_that_of_outputs():
     assert pace.prompt_s == pytest.approx(1e-4)
 
 
+def test_what_was_measured_amid_prompts_gives_way_to_what_was_not():
+    pace = Pace()
+    run(pace, 8, 0.02)
+    run(pace, 60, 0.5, prompts=200)
+    run(pace, 64, 0.04, steps=4)
+
+    assert pace.token_s(60) < 0.05
+
+
 def test_enough_rows_are_those_that_come_near_the_best_rate():
     pace = Pace()
     for rows in (1, 8, 64, 128):

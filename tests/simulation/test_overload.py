@@ -49,6 +49,20 @@ def test_of_many_calls_at_once_those_that_are_admitted_end_in_time(calls, tokens
     assert refused[int(0.95 * len(refused))] < patience_s / 4
 
 
+def test_a_speed_that_is_known_is_used_at_once():
+    world = World()
+    for number in range(64):
+        world.at(number / 1000, Call(100, None))
+    burst(world, 1500, at=20.0, tokens=100, patience_s=8.0)
+    world.play()
+    last = max(call.ended_at for call in world.calls)
+    refused = sorted(call.took_s for call in world.calls if call.outcome == "refused")
+
+    assert world.outcomes().get("late", 0) == 0
+    assert world.goodput(20.0, last + 0.001) > 0.85 * capacity()
+    assert refused[int(0.95 * len(refused))] < 0.5
+
+
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_five_times_too_much_work_leaves_the_goodput_near_capacity(replicas):
     world = World(replicas=replicas)
