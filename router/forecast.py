@@ -17,11 +17,12 @@ from router.demand import Demand, Ticket, Work
 from router.ledger import Ledger
 from router.pace import Pace
 
-SLACK_S = 0.05
-"""Seconds that an answer takes to the client."""
+SLACK_S = 0.1
+"""Seconds that a request and its answer are thought to be on their ways."""
 _BLIND_ROWS = 8  # may run before anything was measured
 _WORTH_WAITING = 0.05  # for others to end so that it runs faster: part of its time
 _DOUBT = 2.0  # an idle replica may be so much faster than it was
+_LATE_MARGIN = 0.05  # what runs is late where less of its time would be left over
 _ENDED_AT_ONCE = 8  # one of so many that are late is ended at each look
 
 
@@ -98,7 +99,8 @@ class Outlook:
             time += (work.tokens - made) * pace.least_token_s(rows)
             made = work.tokens
             rows -= work.rows
-            if work.deadline is not None and time > work.deadline:
+            ends_at = now + (time - now) * (1 + _LATE_MARGIN) + SLACK_S
+            if work.deadline is not None and ends_at > work.deadline:
                 late.append(Late(ticket, time - now, work.deadline - now))
         if len(late) > 1:
             yield from late[-math.ceil(len(late) / _ENDED_AT_ONCE) :]
