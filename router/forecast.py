@@ -23,6 +23,7 @@ _BLIND_ROWS = 8  # may run before anything was measured
 _WORTH_WAITING = 0.05  # for others to end so that it runs faster: part of its time
 _DOUBT = 2.0  # an idle replica may be so much faster than it was
 _LATE_MARGIN = 0.05  # what runs is late where less of its time would be left over
+_LAST_S = 0.3  # with no more left, it is not ended for the others
 _ENDED_AT_ONCE = 8  # one of so many that are late is ended at each look
 
 
@@ -100,7 +101,7 @@ class Outlook:
             made = work.tokens
             rows -= work.rows
             ends_at = now + (time - now) * (1 + _LATE_MARGIN) + SLACK_S
-            if work.deadline is not None and ends_at > work.deadline:
+            if work.deadline is not None and now + _LAST_S < work.deadline < ends_at:
                 late.append(Late(ticket, time - now, work.deadline - now))
         if len(late) > 1:
             yield from late[-math.ceil(len(late) / _ENDED_AT_ONCE) :]
