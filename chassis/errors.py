@@ -4,6 +4,7 @@
     ├── InvalidRequest      INVALID_ARGUMENT      BadRequest names the field
     ├── NotFound            NOT_FOUND
     ├── Overloaded          RESOURCE_EXHAUSTED    RetryInfo
+    ├── DeadlineUnmeetable  RESOURCE_EXHAUSTED    RetryInfo
     ├── TooLarge            RESOURCE_EXHAUSTED    a message, not a lack of room: no RetryInfo
     ├── Unavailable         UNAVAILABLE           RetryInfo
     ├── Stopping            UNAVAILABLE           RetryInfo
