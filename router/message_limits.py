@@ -134,9 +134,9 @@ _REQUESTS: Mapping[str, Descriptor] = {
 }
 
 
-@lru_cache(maxsize=4)
-def _checks(sizes: Sizes) -> dict[str, Callable[[bytes], None]]:
-    bounds = {
+def bounds_of(sizes: Sizes) -> dict[str, dict[str, Bound]]:
+    """The bounds of each method's requests, by path of the field."""
+    return {
         "Generate": _generate_bounds(sizes),
         "GenerateStream": _generate_bounds(sizes),
         "Tokenize": _prompt_bounds(sizes.longest_tokenized),
@@ -144,11 +144,18 @@ def _checks(sizes: Sizes) -> dict[str, Callable[[bytes], None]]:
             "model": _NAME,
             "token_ids": Bound(count=max(sizes.prompt_ids, LEAST_DETOKENIZED_IDS)),
         },
+        "ListModels": {},
+        "GetLoad": {},
     }
+
+
+@lru_cache(maxsize=4)
+def _checks(sizes: Sizes) -> dict[str, Callable[[bytes], None]]:
+    bounds = bounds_of(sizes)
     most = sizes.longest_message
 
     def check(method: str) -> Callable[[bytes], None]:
-        fields = checking(_REQUESTS[method], bounds.get(method, {}))
+        fields = checking(_REQUESTS[method], bounds[method])
 
         def check_message(raw: bytes) -> None:
             fields(raw)

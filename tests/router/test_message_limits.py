@@ -8,7 +8,7 @@ import pytest
 
 from chassis.errors import InvalidRequest, TooLarge
 from protos import generation_pb2 as g
-from router import validation
+from router import message_limits, validation
 from router.message_limits import Sizes, fit_answer, request_checks
 from router.validation import Limits
 
@@ -177,3 +177,38 @@ def test_a_prompt_whose_scores_may_not_fit_is_refused(whole: bool) -> None:
     assert error.value.field == "output.prompt_logprobs"
     output = g.OutputOptions(prompt_logprobs=True)
     fit(plan(100_000, output=output, stop=g.StopConditions(max_tokens=1)), whole=whole)
+
+
+def growing_fields(descriptor: Any, within: str = "", above: tuple[str, ...] = ()) -> set[str]:
+    """Paths of the fields that a client can make as long as it likes."""
+    found = set()
+    for field in descriptor.fields:
+        path = f"{within}.{field.name}" if within else field.name
+        inner = field.message_type
+        if field.is_repeated or field.type in (field.TYPE_STRING, field.TYPE_BYTES):
+            found.add(path)
+        if inner is not None and not field.is_repeated and inner.full_name not in above:
+            found |= growing_fields(inner, path, (*above, inner.full_name))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("method", "request_type"),
+    [
+        ("Generate", g.GenerateRequest),
+        ("GenerateStream", g.GenerateRequest),
+        ("Tokenize", g.TokenizeRequest),
+        ("Detokenize", g.DetokenizeRequest),
+        ("ListModels", g.ListModelsRequest),
+        ("GetLoad", g.GetLoadRequest),
+    ],
+)
+def test_every_field_that_can_grow_is_bounded(method: str, request_type: Any) -> None:
+    bounds = message_limits.bounds_of(SIZES)[method]
+    whole = {path for path, bound in bounds.items() if bound.total_bytes is not None}
+    free = {
+        path
+        for path in growing_fields(request_type.DESCRIPTOR)
+        if path not in bounds and not any(path.startswith(f"{one}.") for one in whole)
+    }
+    assert free == set()
