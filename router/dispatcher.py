@@ -197,7 +197,8 @@ class Dispatcher:
             self._ready_changed()
             for replica in self.replicas:
                 replica.move()
-        if self._waiters or any(r.run.ledger and r.run.ledger.hurried for r in self.replicas):
+        ledgers = (replica.run.ledger for replica in self.replicas)
+        if self._waiters or any(ledger is not None and ledger.hurried for ledger in ledgers):
             self._admit()
 
     def ask_again(self) -> None:
@@ -284,7 +285,7 @@ class Dispatcher:
 
 
 def _unmeetable(late: Late) -> DeadlineUnmeetable:
-    """What a client is told whose deadline cannot be met."""
+    """The answer to a client whose deadline cannot be met."""
     wait_s = late.needed_s if late.wait_s is None else late.wait_s
     return DeadlineUnmeetable(
         f"the deadline cannot be met: {late.left_s:.1f} s are left, "

@@ -70,7 +70,7 @@ class PromptReader:
     def _question(
         self, request: generation_pb2.GenerateRequest, request_id: str, limits: validation.Limits
     ) -> tokenizer_pb2.EncodeRequest:
-        """What the tokenizer is asked for a text or chat."""
+        """The tokenizer's request for a text or chat."""
         truncated = request.truncate_prompt_tokens > 0
         ask = tokenizer_pb2.EncodeRequest(
             request_id=request_id,
@@ -78,15 +78,12 @@ class PromptReader:
             truncate_ids=request.truncate_prompt_tokens,
             bad_words=request.sampling.bad_words,
         )
-        if request.HasField("add_special_tokens"):
-            ask.add_special_tokens = request.add_special_tokens
         if request.WhichOneof("prompt") == "chat":
-            ask.chat.CopyFrom(request.chat)
             ask.want_text = request.output.echo
         else:
             size = byte_count(request.text)
             self._sizes().check_text("text", size, truncated=truncated)
-            ask.text = request.text
+        put_prompt(ask, request)
         return ask
 
     def _keep(
@@ -96,8 +93,21 @@ class PromptReader:
         return Prompt(len(ids) // 4, lease, b"" if lease else ids, text=text, bad_words=bad_words)
 
 
+def put_prompt(
+    ask: tokenizer_pb2.EncodeRequest,
+    request: generation_pb2.GenerateRequest | generation_pb2.TokenizeRequest,
+) -> None:
+    """Copy the text or chat of `request` into `ask`, and which special tokens it gets."""
+    if request.WhichOneof("prompt") == "chat":
+        ask.chat.CopyFrom(request.chat)
+    else:
+        ask.text = request.text
+    if request.HasField("add_special_tokens"):
+        ask.add_special_tokens = request.add_special_tokens
+
+
 def without_prompt(request: generation_pb2.GenerateRequest) -> generation_pb2.GenerateRequest:
-    """All of `request` but what makes it long; which kind of prompt it has stays known."""
+    """Copy `request` without what makes it long; the kind of its prompt stays known."""
     light = generation_pb2.GenerateRequest(
         request_id=request.request_id,
         sampling=request.sampling,

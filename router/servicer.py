@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from grpc import aio
@@ -25,6 +25,7 @@ from router.live_request import LiveRequest
 from router.message_limits import Sizes
 from router.metrics import RouterMetrics
 from router.outbox import MERGED, STEPS_APART
+from router.prompts import put_prompt
 from router.record import Record
 from router.tokenizer_link import TokenizerLink
 
@@ -88,33 +89,21 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         self, request: generation_pb2.TokenizeRequest, context: Context
     ) -> generation_pb2.TokenizeResponse:
         """Turn text or a chat into ids."""
-        given = _given_id("", context)
-        request_id = _usable_id(given)
-        with logs.about(request_id), Record(self._metrics, context, "Tokenize"):
-            validation.check_request_id(given)
+        with self._recorded("Tokenize", context) as request_id:
             validation.check_prompt(request)
             validation.check_model(request.model, await self._dispatcher.limits())
             ask = tokenizer_pb2.EncodeRequest(request_id=request_id, want_tokens=True)
-            field = request.WhichOneof("prompt")
-            if field == "chat":
-                ask.chat.CopyFrom(request.chat)
-            else:
-                ask.text = request.text
-            if request.HasField("add_special_tokens"):
-                ask.add_special_tokens = request.add_special_tokens
+            put_prompt(ask, request)
             answer, _ = await self._tokenizer.encode(ask, 0)
             response = await tokens_of(answer)
-            self._sizes().check_answer(str(field), response.ByteSize())
+            self._sizes().check_answer(str(request.WhichOneof("prompt")), response.ByteSize())
             return response
 
     async def Detokenize(  # noqa: N802  (name fixed by the proto)
         self, request: generation_pb2.DetokenizeRequest, context: Context
     ) -> generation_pb2.DetokenizeResponse:
         """Turn ids into text."""
-        given = _given_id("", context)
-        request_id = _usable_id(given)
-        with logs.about(request_id), Record(self._metrics, context, "Detokenize"):
-            validation.check_request_id(given)
+        with self._recorded("Detokenize", context) as request_id:
             limits = await self._dispatcher.limits()
             validation.check_model(request.model, limits)
             validation.check_ids("token_ids", request.token_ids, limits)
@@ -149,6 +138,15 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             kv_slots_total=sum(replica.kv_slots_total for replica in replicas),
             replicas=replicas,
         )
+
+    @contextmanager
+    def _recorded(self, method: str, context: Context) -> Iterator[str]:
+        """Record a call that runs nothing under its request id, for the block."""
+        given = _given_id("", context)
+        request_id = _usable_id(given)
+        with logs.about(request_id), Record(self._metrics, context, method):
+            validation.check_request_id(given)
+            yield request_id
 
     @asynccontextmanager
     async def _running(
@@ -193,7 +191,7 @@ def _usable_id(given: str) -> str:
 
 
 def _deadline(context: Context) -> float | None:
-    """When the caller stops waiting, by the loop's clock; None: never."""
+    """The end of the caller's patience, by the loop's clock; None: there is none."""
     left_s = context.time_remaining()
     return None if left_s is None else asyncio.get_running_loop().time() + left_s
 

@@ -8,12 +8,17 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
+
+from google.protobuf.message import Message
 
 from chassis.errors import InvalidRequest, NotFound
 from protos import generation_pb2
 from router.parameters import check_output, check_sampling, check_stop
 
 MOST_REQUEST_ID = 256
+
+M = TypeVar("M", bound=Message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,8 +186,7 @@ def resolve(request: generation_pb2.GenerateRequest, prompt_tokens: int, limits:
         sampling.seed = secrets.randbits(64)
     if not sampling.HasField("n"):
         sampling.n = 1
-    stop = generation_pb2.StopConditions()
-    stop.CopyFrom(request.stop)
+    stop = _copied(request.stop)
     stop.max_tokens = max_tokens
     return Plan(
         prompt_tokens=prompt_tokens,
@@ -196,10 +200,10 @@ def resolve(request: generation_pb2.GenerateRequest, prompt_tokens: int, limits:
     )
 
 
-def _copied(output: generation_pb2.OutputOptions) -> generation_pb2.OutputOptions:
+def _copied(part: M) -> M:
     """The same by itself: a part of a request keeps all of it."""
-    copy = generation_pb2.OutputOptions()
-    copy.CopyFrom(output)
+    copy = type(part)()
+    copy.CopyFrom(part)
     return copy
 
 
@@ -220,10 +224,8 @@ def check_length(field: str, prompt_tokens: int, limits: Limits) -> None:
 def _sampling(
     asked: generation_pb2.SamplingParams, defaults: generation_pb2.SamplingParams | None
 ) -> generation_pb2.SamplingParams:
-    """What is asked, and the defaults for what is not; bad words reach the model as ids."""
-    sampling = generation_pb2.SamplingParams()
-    if defaults is not None:
-        sampling.CopyFrom(defaults)
+    """Fill in `asked` from `defaults`; without bad words, which reach the model as ids."""
+    sampling = generation_pb2.SamplingParams() if defaults is None else _copied(defaults)
     sampling.MergeFrom(asked)
     sampling.ClearField("bad_words")
     return sampling
