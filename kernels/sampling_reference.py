@@ -22,7 +22,7 @@ _WORD = 2**32
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What one row draws with, and which tokens it may draw.
+    """Parameters of one row's draw, and the tokens that it may draw.
 
     A temperature below float32's smallest normal number counts as 0.
     """

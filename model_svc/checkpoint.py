@@ -41,11 +41,11 @@ class Checkpoint:
     family: Family
     spec: DecoderSpec
     eos_token_ids: tuple[int, ...]
-    """Those of config.json and generation_config.json and the tokenizer's own, ascending."""
+    """Ids of config.json and generation_config.json and the tokenizer's own, ascending."""
     dtype: str
     """What config.json says the weights are in, as "bfloat16"; "float32" where it says nothing."""
     sampling_defaults: Mapping[str, float]
-    """What generation_config.json says of sampling, by field of SamplingParams."""
+    """Sampling parameters of generation_config.json, by field of SamplingParams."""
 
     @property
     def architecture(self) -> str:

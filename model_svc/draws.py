@@ -1,4 +1,4 @@
-"""What a request asks of the drawing of its tokens, and what one draw depends on.
+"""Wishes of a request for the drawing of its tokens, and the inputs of one draw.
 
 Invariant: a `Draw` and a row of logits say everything that the row's token depends on.
 """
@@ -15,6 +15,16 @@ import numpy.typing as npt
 Logits = npt.NDArray[np.float32]
 Bias = tuple[npt.NDArray[np.int64], Logits]
 """Ids, each once, and what to add to their logits."""
+
+RANGES: Mapping[str, tuple[Callable[[float], bool], str]] = {
+    "temperature": (lambda value: value >= 0, "at least 0"),
+    "top_p": (lambda value: 0 < value <= 1, "in (0, 1]"),
+    "min_p": (lambda value: 0 <= value <= 1, "in [0, 1]"),
+    "repetition_penalty": (lambda value: value > 0, "above 0"),
+    "presence_penalty": (lambda value: True, "finite"),
+    "frequency_penalty": (lambda value: True, "finite"),
+}
+"""Checks of finite sampling parameters, and their wording."""
 
 _SMALLEST_TEMPERATURE = float(np.finfo(np.float32).tiny)
 
@@ -87,7 +97,7 @@ class SamplingSpec:
         return self.temperature < _SMALLEST_TEMPERATURE
 
     def edits(self, position: int) -> bool:
-        """Whether the logits are changed before the token at `position`, whatever came before."""
+        """True where logits change before the token at `position`, whatever came before."""
         return len(self.bias[0]) > 0 or self.needs_history or self.suppresses(position)
 
     def suppresses(self, position: int) -> bool:
@@ -174,12 +184,12 @@ class Draw(NamedTuple):
 
     @property
     def edits(self) -> bool:
-        """Whether the logits are changed before the draw."""
+        """True where the logits are changed before the draw."""
         return bool(self.banned) or self.spec.edits(self.position)
 
     @property
     def bias(self) -> Bias:
-        """What is added to the logits: the request's bias, and -inf for what is banned here."""
+        """Amounts to add to the logits: the request's bias, and -inf for what is banned here."""
         if not self.banned:
             return self.spec.bias
         ids, amounts = self.spec.bias

@@ -1,4 +1,4 @@
-"""What a checkpoint's files say of generating text: the ids that end it, and how to draw.
+"""Rules for generating text in a checkpoint's files: the ids that end it, and how to draw.
 
 Invariant: eos ids that are malformed stop the start, since a text would not end; other entries and
 the tokenizer's files only have a default less, and a warning tells which.
@@ -13,17 +13,15 @@ from typing import Any
 
 import numpy as np
 
+from model_svc.draws import RANGES
 from model_svc.models.config import CheckpointError, MalformedConfig, read_object
 
 log = logging.getLogger(__name__)
 
 _LARGEST = float(np.finfo(np.float32).max)
 _FIELDS: Mapping[str, Callable[[float], bool]] = {
-    "temperature": lambda value: value >= 0,
-    "top_p": lambda value: 0 < value <= 1,
+    **{name: RANGES[name][0] for name in ("temperature", "top_p", "min_p", "repetition_penalty")},
     "top_k": lambda value: 0 <= value < 2**32 and value.is_integer(),
-    "min_p": lambda value: 0 <= value <= 1,
-    "repetition_penalty": lambda value: value > 0,
 }
 
 

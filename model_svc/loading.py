@@ -235,14 +235,14 @@ def _describe(
         context_length=checkpoint.context_length,
         vocab_size=checkpoint.spec.vocab_size,
         parameters=checkpoint.parameters,
-        dtype=str(dtype).removeprefix("torch."),
+        dtype=_name(dtype),
         version=triptych_version(),
         generation_defaults=_generation_defaults(checkpoint),
     )
 
 
 def _generation_defaults(checkpoint: Checkpoint) -> generation_pb2.SamplingParams | None:
-    """What the checkpoint says of sampling; None where it says nothing."""
+    """The checkpoint's sampling parameters; None where it has none."""
     if not checkpoint.sampling_defaults:
         return None
     return ParseDict(dict(checkpoint.sampling_defaults), generation_pb2.SamplingParams())

@@ -7,7 +7,7 @@ checked before what they count is walked.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from chassis.errors import InvalidRequest
 from chassis.shared_file import PeerFiles
-from model_svc.draws import SamplingSpec
+from model_svc.draws import RANGES, SamplingSpec
 from model_svc.request import EarlierOutput, RequestSpec
 from protos import generation_pb2, model_pb2
 
@@ -26,14 +26,6 @@ _MOST_LOGPROBS = 20
 # character.
 _MOST_BAD_SEQUENCES = 64 * 4
 _MOST_BAD_IDS = 16_384 * 4 * 4
-_NUMBERS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
-    ("temperature", lambda value: value >= 0, "at least 0"),
-    ("top_p", lambda value: 0 < value <= 1, "in (0, 1]"),
-    ("min_p", lambda value: 0 <= value <= 1, "in [0, 1]"),
-    ("repetition_penalty", lambda value: value > 0, "above 0"),
-    ("presence_penalty", math.isfinite, "finite"),
-    ("frequency_penalty", math.isfinite, "finite"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +161,7 @@ def _sampling(submit: model_pb2.Submit, stop_ids: Iterable[int], limits: Limits)
 
 
 def _check_numbers(params: generation_pb2.SamplingParams) -> None:
-    for name, holds, wanted in _NUMBERS:
+    for name, (holds, wanted) in RANGES.items():
         value = getattr(params, name)
         if params.HasField(name) and not (math.isfinite(value) and holds(value)):  # type: ignore[arg-type]
             raise InvalidRequest(f"sampling.{name}", f"{value:g} is not {wanted}")

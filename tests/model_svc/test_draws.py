@@ -1,4 +1,4 @@
-"""What a request asks of its draws, and what of its history a draw depends on."""
+"""Wishes of a request for its draws, and the part of its history that a draw depends on."""
 
 from __future__ import annotations
 
