@@ -130,9 +130,8 @@ def most_ids(request: generation_pb2.GenerateRequest) -> int:
     """Ids that a prompt will hardly exceed: no token is made of less than a byte."""
     if request.WhichOneof("prompt") == "text":
         return byte_count(request.text) + _MARGIN_IDS
-    chat = request.chat
-    content = sum(byte_count(message.content) + _MESSAGE_MARGIN_IDS for message in chat.messages)
-    return content + byte_count(chat.tools_json) + _CHAT_MARGIN_IDS
+    around = _MESSAGE_MARGIN_IDS * len(request.chat.messages) + _CHAT_MARGIN_IDS
+    return request.chat.ByteSize() + around
 
 
 def byte_count(text: str) -> int:
