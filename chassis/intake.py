@@ -33,7 +33,8 @@ class Intake:
         """
         held, most = self.held_bytes, self.most_bytes
         if held and held + max(more, 1) > most:
-            raise Overloaded(f"requests of {held} bytes wait, and {most} may: {more} find no room")
+            found = f": {more} more find no room" if more else ""
+            raise Overloaded(f"requests of {held} bytes are held, and {most} may be{found}")
 
 
 class Hold:

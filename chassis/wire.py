@@ -45,7 +45,7 @@ _ALIKE = bytes.maketrans(b"{}", b"[]")
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """What a field may hold in one message, all its occurrences together; None: anything.
+    """Bounds of a field in one message, all its occurrences together; None: anything goes.
 
     Attributes:
         count: values; of a google.protobuf.Struct, those of all levels.
@@ -66,7 +66,7 @@ class Bound:
 
 @dataclass(slots=True)
 class _Field:
-    """What is known of a field; `inner` is the shape of the message that it holds."""
+    """A known field; `inner` is the shape of the message that it holds."""
 
     path: str
     wire_type: int
@@ -95,8 +95,7 @@ def _shape(
     above = {**above, descriptor.full_name: shape}
     for each in descriptor.fields:
         path = f"{within}.{each.name}" if within else each.name
-        wire_type = _LENGTH if each.type in _LENGTH_TYPES else _FIXED_TYPES.get(each.type, _VARINT)
-        known = shape.fields[each.number] = _Field(path, wire_type, bounds.get(path))
+        known = shape.fields[each.number] = _Field(path, _wire_type(each), bounds.get(path))
         inner = each.message_type
         if inner is None:
             continue
@@ -113,14 +112,17 @@ def _tree(descriptor: Descriptor, path: str, bound: Bound, above: Mapping[str, S
     shape = Shape(nests=descriptor.full_name in _NESTING)
     above = {**above, descriptor.full_name: shape}
     for each in descriptor.fields:
-        wire_type = _LENGTH if each.type in _LENGTH_TYPES else _FIXED_TYPES.get(each.type, _VARINT)
         inner = each.message_type
         counted = inner is not None and inner.full_name == _COUNTED
-        known = _Field(path, wire_type, bound.inside(counted=counted))
+        known = _Field(path, _wire_type(each), bound.inside(counted=counted))
         if inner is not None:
             known.inner = above.get(inner.full_name) or _tree(inner, path, bound, above)
         shape.fields[each.number] = known
     return shape
+
+
+def _wire_type(known: FieldDescriptor) -> int:
+    return _LENGTH if known.type in _LENGTH_TYPES else _FIXED_TYPES.get(known.type, _VARINT)
 
 
 def check(shape: Shape, raw: bytes) -> None:
@@ -249,7 +251,7 @@ def json_depth(text: bytes, most: int) -> int:
 
 
 def _opened(wire_type: int) -> int:
-    """How many groups a tag opens.
+    """Count the groups that a tag opens, -1 where it ends one.
 
     Raises:
         DecodeError: the wire type does not exist.
