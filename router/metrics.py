@@ -55,17 +55,26 @@ class RouterMetrics:
             buckets=_WHOLE_S,
             registry=registry,
         )
-        Gauge(
-            f"{_PREFIX}_queued_requests", "Requests that wait to be admitted.", registry=registry
-        ).set_function(queued)
-        Gauge(
-            f"{_PREFIX}_running_requests", "Requests admitted and not ended.", registry=registry
-        ).set_function(running)
-        Gauge(
-            f"{_PREFIX}_forecast_tokens_per_second",
-            "Output tokens a second that deadlines are weighed against; 0: not measured yet.",
-            registry=registry,
-        ).set_function(rate)
+        _add_gauges(registry, queued, running, rate)
+
+
+def _add_gauges(
+    registry: CollectorRegistry,
+    queued: Callable[[], int],
+    running: Callable[[], int],
+    rate: Callable[[], float],
+) -> None:
+    Gauge(
+        f"{_PREFIX}_queued_requests", "Requests that wait to be admitted.", registry=registry
+    ).set_function(queued)
+    Gauge(
+        f"{_PREFIX}_running_requests", "Requests admitted and not ended.", registry=registry
+    ).set_function(running)
+    Gauge(
+        f"{_PREFIX}_forecast_tokens_per_second",
+        "Output tokens a second that deadlines are weighed against; 0: not measured yet.",
+        registry=registry,
+    ).set_function(rate)
 
 
 class RecoveryMetrics:

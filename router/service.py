@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from chassis.channels import open_channel
@@ -59,9 +59,8 @@ class Router:
             for address, channels in zip(replica_addresses(settings), self._channels, strict=True)
         )
         self._settings = settings
-        prompts = PromptReader(self.tokenizer, arena, self.sizes)
         self.journeys = Journeys(
-            prompts,
+            PromptReader(self.tokenizer, arena, self.sizes),
             self.dispatcher,
             self.sizes,
             recovery_s=settings.recovery_s,
@@ -69,7 +68,7 @@ class Router:
         )
 
     def sizes(self) -> Sizes:
-        """What decides how large messages may be, as far as it is known now."""
+        """Sizes that the bounds of messages follow from, as far as they are known now."""
         return Sizes(
             message_bytes=self._settings.max_message_mib << 20,
             text_bytes=self._settings.max_text_kib << 10,
@@ -138,20 +137,10 @@ def mount(settings: RouterSettings) -> Mount:
             log.info("removed a dead process's shared file", extra={"file": name})
         arena = PromptArena(settings.arena_mib << 20 if settings.shared_memory else 0)
         router = Router(settings, arena, RecoveryMetrics(host.registry))
-        metrics = RouterMetrics(
-            host.registry,
-            lambda: router.dispatcher.queued,
-            lambda: router.dispatcher.running,
-            lambda: router.dispatcher.rate,
-        )
-        servicer = GenerationServicer(
-            router.journeys, router.tokenizer, router.dispatcher, router.sizes, metrics
-        )
-        generation_pb2_grpc.add_GenerationServiceServicer_to_server(servicer, host.server)
-        host.registry.register(LinkCollector(router.list_links))
-        _bound_requests(host, router.sizes, settings.max_queue_mib << 20)
-        host.services.append(SERVICE)
-        host.list_links = router.list_links
+        _add_service(host, router)
+        host.checks.update(request_checks(router.sizes))
+        host.intake.most_bytes = settings.max_queue_mib << 20
+        host.intake.methods = HELD_METHODS
         await host.set_ready(False)
         running = asyncio.create_task(router.run(host))
         running.add_done_callback(lambda task: _pass_on(task, host))
@@ -165,11 +154,22 @@ def mount(settings: RouterSettings) -> Mount:
     return mounted
 
 
-def _bound_requests(host: Host, sizes: Callable[[], Sizes], most_bytes: int) -> None:
-    """Bound each request, and those that are held in all."""
-    host.checks.update(request_checks(sizes))
-    host.intake.most_bytes = most_bytes
-    host.intake.methods = HELD_METHODS
+def _add_service(host: Host, router: Router) -> None:
+    """Have `host` answer clients by `router`, and tell of its links."""
+    dispatcher = router.dispatcher
+    metrics = RouterMetrics(
+        host.registry,
+        lambda: dispatcher.queued,
+        lambda: dispatcher.running,
+        lambda: dispatcher.rate,
+    )
+    servicer = GenerationServicer(
+        router.journeys, router.tokenizer, dispatcher, router.sizes, metrics
+    )
+    generation_pb2_grpc.add_GenerationServiceServicer_to_server(servicer, host.server)
+    host.registry.register(LinkCollector(router.list_links))
+    host.services.append(SERVICE)
+    host.list_links = router.list_links
 
 
 def _pass_on(task: asyncio.Task[None], host: Host) -> None:

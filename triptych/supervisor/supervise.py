@@ -67,8 +67,7 @@ async def supervise(deployment: Deployment, display: Display, announce: Announce
         StartError: a service cannot start.
     """
     environment = import_environment(os.environ)
-    for name, reason in refused_folders(os.environ).items():
-        display.tell(logging.WARNING, f"nothing is imported from {name}: {reason}")
+    _warn_of_refused_folders(display)
     with ExitStack() as opened:
         opened.callback(sweep)  # what was killed has left its files behind
         folder = opened.enter_context(runtime_folder())
@@ -87,6 +86,11 @@ async def supervise(deployment: Deployment, display: Display, announce: Announce
         failed = await supervisor.run(on_ready)
     if failed is not None:
         raise StartError(failed.describe())
+
+
+def _warn_of_refused_folders(display: Display) -> None:
+    for name, reason in refused_folders(os.environ).items():
+        display.tell(logging.WARNING, f"nothing is imported from {name}: {reason}")
 
 
 class Supervisor:
