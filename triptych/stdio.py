@@ -54,6 +54,16 @@ def _divert(number: int) -> None:
     os.close(null)
 
 
+def write(text: str) -> None:
+    """Write text to stdout at once, also through a pipe.
+
+    Raises:
+        OSError: stdout takes no more.
+    """
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
 def tell(line: str) -> None:
     """Write one line to stderr; where that takes none, nobody is there to be told."""
     with suppress(OSError):

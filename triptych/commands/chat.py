@@ -182,15 +182,13 @@ class _Chat:
         try:
             for delta in self._client.stream(asked, self._options):
                 tally.see(delta)
-                sys.stdout.write(delta.text)
-                sys.stdout.flush()
+                stdio.write(delta.text)
         except KeyboardInterrupt:
             if not self._interactive:
                 raise
         finally:
             if tally.text:
-                sys.stdout.write("\n")
-                sys.stdout.flush()
+                stdio.write("\n")
         if tally.parts:
             self._conversation.remember(asked, tally.text, tally.usage)
             self._tell_end(tally)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 from triptych.client import OptionError
 
@@ -23,27 +23,29 @@ def as_utf8(argument: str) -> str:
 
     What is not UTF-8 either stays as it is, and is refused by name when it is sent.
     """
-    with suppress(UnicodeError):
-        return os.fsencode(argument).decode() if not _is_whole(argument) else argument
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        with suppress(UnicodeError):
+            return os.fsencode(argument).decode()
     return argument
 
 
-def _is_whole(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def read_stdin() -> str:
-    """All of stdin, unchanged.
+    """Read all of stdin, unchanged.
 
     Raises:
         OptionError: it cannot be read, or is not UTF-8.
     """
+    with _refusing_failures():
+        raw = sys.stdin.buffer.read()
+    return _decode(raw, "stdin")
+
+
+@contextmanager
+def _refusing_failures() -> Iterator[None]:
     try:
-        return _decode(sys.stdin.buffer.read(), "stdin")
+        yield
     except OSError as error:
         raise OptionError(f"stdin: cannot be read: {error.strerror}") from error
 
@@ -68,10 +70,8 @@ class PipedLines:
             OptionError: it cannot be read, or is not UTF-8.
         """
         self._number += 1
-        try:
+        with _refusing_failures():
             raw = sys.stdin.buffer.readline()
-        except OSError as error:
-            raise OptionError(f"stdin: cannot be read: {error.strerror}") from error
         if not raw:
             raise EOFError
         return _decode(raw, f"line {self._number} of stdin").removesuffix("\n").removesuffix("\r")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
@@ -112,14 +111,12 @@ def _stream(client: Client, prompt: str, options: Options, *, quiet: bool) -> Ta
         for delta in client.stream(prompt, options):
             tally.see(delta)
             if not quiet:
-                sys.stdout.write(delta.text)
-                sys.stdout.flush()
+                stdio.write(delta.text)
     finally:
         # What is said next begins a line; a text that is whole ends one.
         whole = tally.usage is not None
         if not quiet and (whole or tally.text) and not tally.text.endswith("\n"):
-            sys.stdout.write("\n")
-            sys.stdout.flush()
+            stdio.write("\n")
     return tally
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from triptych import addresses
+from triptych import addresses, stdio
 
 if TYPE_CHECKING:
     from triptych.supervisor.plan import Deployment
@@ -159,7 +159,7 @@ def serve(  # noqa: PLR0913  (one parameter an option)
         _check_device(said)
         _check_least({"--kv-tokens": (kv_tokens, 0), "--max-batch-tokens": (max_batch_tokens, 0)})
         _check_least({"--replicas": (replicas, 1)})
-        if metrics_listen not in (None, "off"):
+        if metrics_listen is not None and metrics_listen != "off":
             _check_address("--metrics-listen", metrics_listen)
         deployment = Deployment(
             listen=_public(listen),
@@ -242,12 +242,12 @@ def _public(listen: str) -> str:
     return listen
 
 
-def _check_address(option: str, address: str | None) -> None:
+def _check_address(option: str, address: str) -> None:
     from chassis.errors import StartError
     from chassis.metrics import split_address
 
     try:
-        split_address(address or "")
+        split_address(address)
     except StartError as error:
         raise StartError(f"{option}: {error}") from error
 
@@ -276,7 +276,6 @@ def _run(deployment: Deployment, log_format: str) -> None:
 
 
 def _announce(line: str) -> None:
-    """Tell whoever started this, at once also through a pipe; nobody need be reading."""
+    """Tell whoever started this; nobody need be reading."""
     with suppress(BrokenPipeError):
-        sys.stdout.write(f"{line}\n")
-        sys.stdout.flush()
+        stdio.write(f"{line}\n")
