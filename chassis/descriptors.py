@@ -99,7 +99,7 @@ def _health_file() -> FileDescriptorProto:
 
 
 def _reflection_v1_file() -> FileDescriptorProto:
-    """That of v1alpha under its final name; nothing else has changed."""
+    """The file of v1alpha under its final name; nothing else has changed."""
     file = _copy(reflection_pb2.DESCRIPTOR)
     spelled = text_format.MessageToString(file).replace("v1alpha", "v1")
     return text_format.Parse(spelled, FileDescriptorProto())

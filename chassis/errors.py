@@ -134,7 +134,7 @@ class Overloaded(_Retriable):
 
 
 class DeadlineUnmeetable(Overloaded):
-    """What waits and runs leaves too little of the time that the caller gives."""
+    """The requests before it leave too little of the time that the caller gives."""
 
     reason = "DEADLINE_UNMEETABLE"
 
@@ -238,7 +238,7 @@ def _let_go(raised: BaseException) -> None:
 
 
 def is_stopping(error: BaseException) -> bool:
-    """Whether a call was cancelled because its service ends."""
+    """Tell whether a call was cancelled because its service ends."""
     return isinstance(error, asyncio.CancelledError) and error.args == (STOPPING,)
 
 

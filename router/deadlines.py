@@ -20,7 +20,7 @@ K = TypeVar("K")
 
 
 class Deadlines(Generic[K]):
-    """Those of all requests before some replicas.
+    """Deadlines of all requests before some replicas.
 
     Attributes:
         due_at: when the next look may be taken, in seconds of the clock of deadlines.
@@ -49,13 +49,13 @@ class Deadlines(Generic[K]):
         return self._forecast.refused, ended
 
     def refuses(self, ticket: Ticket, demand: Demand, now: float) -> Late | None:
-        """Whether a request that has just come is too late, if it asks for `demand` at least."""
+        """Refuse a request that has just come, if it is too late even with `demand` only."""
         if self._forecast is None or now >= self.due_at:
             return None
         return self._forecast.refuses(ticket, demand)
 
     def allows(self, ticket: Ticket, key: K, ledger: Ledger, now: float) -> bool:
-        """Whether a request may start on a replica now."""
+        """Tell whether a request may start on a replica now."""
         outlook = self._outlooks.get(key)
         if outlook is None or outlook.ledger is not ledger:
             outlook = self._outlooks[key] = Outlook(ledger, now)

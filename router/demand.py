@@ -1,4 +1,4 @@
-"""What a request asks of a replica. Pure: plain data."""
+"""Needs of a request for a replica. Pure: plain data."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ RESERVED_TOKENS = 128
 
 
 class Standing(enum.Enum):
-    """What engine crashes have shown of a request."""
+    """Suspicion that engine crashes have raised against a request."""
 
     UNTRIED = enum.auto()
     SUSPECT = enum.auto()  # running in two, and not beyond where it was at the last
@@ -20,7 +20,7 @@ class Standing(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What a request will hold.
+    """Needs of a request.
 
     Attributes:
         prompt_tokens: tokens of its prompt, held once.
@@ -38,7 +38,7 @@ class Demand:
 
     @classmethod
     def fresh(cls, prompt_tokens: int, candidates: int, max_tokens: int) -> Demand:
-        """That of a request which has not run yet."""
+        """Needs of a request that has not run yet."""
         return cls(prompt_tokens, max_tokens, dict.fromkeys(range(candidates), 0))
 
     @property
@@ -64,12 +64,12 @@ class Ticket:
     priority: int
     arrival: int
     deadline: float | None = None
-    """When the answer must have ended, by the loop's clock."""
+    """Time by which the answer must have ended, by the loop's clock."""
     demand: Demand | None = None
     first: bool = False
-    """Whether it goes before all others, because they cannot go on before it is tried."""
+    """True where it goes before all others, which cannot go on before it is tried."""
     admitted: bool = False
-    """Whether it has had a place; it is not refused any more then."""
+    """True once it has had a place; it is not refused any more then."""
 
     def __lt__(self, other: Ticket) -> bool:
         return self.order < other.order
@@ -92,7 +92,7 @@ def held_slots(prompt_tokens: int, reserved_tokens: int, outputs: Mapping[int, i
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What is left to compute of a request.
+    """Rest of a request's computation.
 
     Attributes:
         tokens: output tokens to be expected of its longest candidate.

@@ -1,4 +1,4 @@
-"""Which requests will meet their deadlines. Pure: no clock, no loop, no wire.
+"""Forecast of the requests that will meet their deadlines. Pure: no clock, no loop, no wire.
 
 A replica is foreseen as rows that each make a token every so often, the more rows the slower. The
 line is played through on it, in order: who cannot end in time is refused now, and takes no time
@@ -44,7 +44,7 @@ class Late:
 
 
 class Outlook:
-    """What the requests that run on a replica can bear, as it was at some moment."""
+    """Room that the requests on a replica leave for others, as it was at some moment."""
 
     def __init__(self, ledger: Ledger, now: float) -> None:
         self.ledger = ledger
@@ -63,7 +63,7 @@ class Outlook:
         )
 
     def allows(self, ticket: Ticket, now: float) -> bool:
-        """Whether `ticket` may start now; it counts as started then.
+        """Tell whether `ticket` may start now.
 
         It must end in time itself, and leave those that run the speed they need, unless the
         replica would be far from its best rate with so few rows.
@@ -92,7 +92,7 @@ class Outlook:
             self._bearable_s = min(self._bearable_s, left_s / max(work.tokens, 1.0))
 
     def late(self, now: float) -> Iterator[Late]:
-        """Those to end early: a part of those that will miss their deadlines, the longest."""
+        """Name those to end early: the longest of those that will miss their deadlines."""
         pace, late = self._pace, []
         time, made = now + pace.prompt_s * self._prompts, 0.0
         rows = sum(work.rows for _, work in self._work)
@@ -129,7 +129,7 @@ class Lane:
         return other
 
     def fits(self, work: Work) -> bool:
-        """Whether there is room for a request."""
+        """Tell whether there is room for a request."""
         return not self._ends or (work.rows <= self._free_rows and work.slots <= self._free_slots)
 
     def needed_s(self, work: Work, beside: int) -> float:
@@ -138,7 +138,7 @@ class Lane:
         return prompts_s + work.likely_tokens * self.pace.least_token_s(beside + work.rows)
 
     def ends_in_time(self, work: Work) -> bool:
-        """Whether a request that starts here ends in time."""
+        """Tell whether a request that starts here ends in time."""
         if work.deadline is None:
             return True
         if not self._entered:
@@ -157,7 +157,7 @@ class Lane:
 
     @property
     def next_end(self) -> float:
-        """When the next of its requests ends; never, where there is none."""
+        """End of the request that ends next; infinite where there is none."""
         if not self._ends:
             return float("inf")
         return self.time + (self._ends[0][0] - self._made) * self.pace.least_token_s(self.rows)
@@ -196,9 +196,9 @@ class Forecast:
                 self.refused.append(self._late(ticket, work))
 
     def refuses(self, ticket: Ticket, demand: Demand) -> Late | None:
-        """Whether a request that came since would be refused, even if it asked for `demand` only.
+        """Refuse a request that came since, if it is too late even with `demand` only.
 
-        Nothing is said of one that goes before others.
+        None: it may be in time. One that goes before others is never refused here.
         """
         before_others = self._last is not None and ticket.priority < self._last
         if before_others or ticket.deadline is None or not self._knows:
@@ -258,7 +258,7 @@ def _played(lanes: list[Lane], work: Work, *, surely: bool) -> tuple[list[Lane],
 
 
 def alone_in_time(work: Work, pace: Pace, now: float) -> bool:
-    """Whether a request may end in time on a replica that runs nothing else.
+    """Tell whether a request may end in time on a replica that runs nothing else.
 
     As nothing else is there to show how fast it is now, the forecast must be far from the deadline.
     """
@@ -267,12 +267,12 @@ def alone_in_time(work: Work, pace: Pace, now: float) -> bool:
 
 
 def in_time(needed_s: float, left_s: float, pace: Pace) -> bool:
-    """Whether what is forecast to take `needed_s` seconds is likely to end within `left_s`."""
+    """Tell whether work that is forecast to take `needed_s` is likely to end within `left_s`."""
     return needed_s * (1 + pace.margin) + SLACK_S <= left_s
 
 
 def work_of(demand: Demand, deadline: float | None, pace: Pace) -> Work:
-    """What is to be computed of a request that has not started."""
+    """The computation of a request that has not started."""
     outputs = demand.outputs
     left = demand.max_tokens - min(outputs.values(), default=demand.max_tokens)
     return Work(

@@ -1,4 +1,4 @@
-"""What a replica is committed to, and how fast it is. Pure: no clock, no loop, no wire.
+"""Commitments of a replica, and its speed. Pure: no clock, no loop, no wire.
 
 It is never committed to more than it has, except that an empty one takes any request.
 """
@@ -14,7 +14,7 @@ from router.pace import Pace
 
 @dataclass(slots=True)
 class _Entry:
-    """What one request holds of a replica."""
+    """One request's part of a replica."""
 
     demand: Demand  # as it was at the start
     reserved_tokens: int
@@ -33,7 +33,7 @@ class _Entry:
 
 @dataclass(slots=True)
 class Ledger:
-    """What one replica is committed to, as this router knows it and the replica reports it.
+    """Commitments of one replica, as this router knows them and the replica reports them.
 
     Attributes:
         kv_slots: tokens that its KV pool holds.
@@ -80,7 +80,7 @@ class Ledger:
         return self.committed / self.kv_slots
 
     def fits(self, demand: Demand) -> bool:
-        """Whether a request may start now. An empty replica takes any."""
+        """Tell whether a request may start now. An empty replica takes any."""
         if not self._entries:
             return True
         if self._suspect is not None or demand.standing is Standing.PRIME:
@@ -111,11 +111,11 @@ class Ledger:
 
     @property
     def hurried(self) -> bool:
-        """Whether a request has a deadline."""
+        """True where a request has a deadline."""
         return self._deadlines > 0
 
     def suspects(self, ticket: Ticket) -> bool:
-        """Whether a request keeps others from starting."""
+        """Tell whether a request keeps others from starting."""
         return ticket is self._suspect
 
     def prove(self, ticket: Ticket) -> None:
@@ -176,7 +176,7 @@ class Ledger:
                 self.pace.pause()
 
     def work(self) -> Iterator[tuple[Ticket, Work]]:
-        """What is left to compute of each request."""
+        """Rest of each request's computation."""
         for ticket, entry in self._entries.items():
             if not entry.outputs:
                 continue

@@ -193,12 +193,12 @@ class LiveRequest:
 
 
 def least_demand(request: generation_pb2.GenerateRequest) -> Demand:
-    """What `request` needs at least, as far as can be told before its prompt is read."""
+    """Least needs of `request`, as far as they are known before its prompt is read."""
     stop = request.stop
     max_tokens = stop.max_tokens if stop.HasField("max_tokens") else 0
     return Demand(0, max_tokens, {0: 0}, may_stop=_may_stop(stop))
 
 
 def _may_stop(stop: generation_pb2.StopConditions) -> bool:
-    """Whether an output may end before it has `max_tokens`."""
+    """Tell whether an output may end before it has `max_tokens`."""
     return bool(not stop.ignore_eos or stop.strings or stop.token_ids)

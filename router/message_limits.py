@@ -1,4 +1,4 @@
-"""How large requests and answers may be. Pure: bounds of the wire, and sizes known before the work.
+"""Bounds of requests and answers. Pure: counts on the wire, and sizes known before the work.
 
 Requests are bounded so that none holds up the event loop, and no legal prompt is refused for its
 size. An answer that would not fit a message is refused before anything runs.
@@ -52,7 +52,7 @@ HELD_METHODS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """What decides how large messages may be.
+    """Sizes that the bounds of messages follow from.
 
     Attributes:
         message_bytes: of a message, for gRPC.
@@ -116,7 +116,7 @@ class Sizes:
 
 
 def request_checks(sizes: Callable[[], Sizes]) -> dict[str, Callable[[bytes], None]]:
-    """What checks the bytes of each method's requests; `sizes` is asked at each."""
+    """Checks of the bytes of each method's requests; `sizes` is asked at each request."""
 
     def check(method: str) -> Callable[[bytes], None]:
         return lambda raw: _checks(sizes())[method](raw)

@@ -67,7 +67,7 @@ class Outbox:
         self._wake.set()
 
     def _begins(self, step: int) -> bool:
-        """Whether what comes of `step` is not merged into what is there."""
+        """Tell whether deltas of `step` are kept apart from those that are there."""
         if not self._steps:
             return True
         if self._steps[-1][0] == step or self._steps_apart == MERGED:

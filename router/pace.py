@@ -1,4 +1,4 @@
-"""How fast a replica runs, learnt from the frames it sends. Pure: no clock, no loop, no wire.
+"""Speed of a replica, learnt from the frames it sends. Pure: no clock, no loop, no wire.
 
 The more rows run together, the longer each token takes. What was measured at some numbers of rows
 is kept as points of a curve; between them it is interpolated.
@@ -28,7 +28,7 @@ _MEMORY_DEADLINES = 50
 
 @dataclass(slots=True)
 class _Point:
-    """What was measured about one number of rows: sums over windows, older ones weighing less.
+    """Measurements at one number of rows: sums over windows, older ones weighing less.
 
     Seconds are divided by tokens in the end only: frames that were held up come in a cluster.
     """
@@ -67,7 +67,7 @@ class Pace:
 
     @property
     def known(self) -> bool:
-        """Whether anything was measured."""
+        """True once anything was measured."""
         return bool(self._curve)
 
     @property

@@ -41,7 +41,7 @@ def test_without_a_compiler_the_installation_succeeds(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What an installation is made from, in a folder with the name of a package of it."""
+    """Sources of an installation, in a folder with the name of a package of it."""
     folder = tmp_path_factory.mktemp("beside") / "triptych"
     for name in PACKAGES:
         shutil.copytree(

@@ -51,7 +51,7 @@ class Memory:
                 self.ended.add(pid)
 
     def growth_mib(self) -> dict[int, float]:
-        """How far each process's memory has come above its highest in the settling time."""
+        """Growth of each process's memory above its highest in the settling time."""
         grown = {}
         for pid, samples in self.samples.items():
             settled = max(1, int(len(samples) * _SETTLING))

@@ -23,7 +23,7 @@ _WAIT_S = 60.0
 
 @dataclass
 class Seen:
-    """What the ordinary clients saw.
+    """Observations of the ordinary clients.
 
     Attributes:
         gaps_s: times between two messages of a stream, in seconds.

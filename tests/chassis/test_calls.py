@@ -33,7 +33,7 @@ class Service:
         self.channel = channel
 
     def outcomes(self, method: str) -> dict[str, float]:
-        """How often calls of `method` ended how."""
+        """Number of calls of `method` by outcome."""
         samples = next(
             family.samples
             for family in self.host.registry.collect()
@@ -46,7 +46,7 @@ class Service:
         }
 
     async def failure(self, kind: str, method: str, *requests: bytes) -> aio.AioRpcError:
-        """How a call fails that sends `requests`."""
+        """Failure of a call that sends `requests`."""
         stub = getattr(self.channel, kind)(method)
         call = stub(iter(requests) if kind.startswith("stream") else requests[0], timeout=WAIT_S)
         with pytest.raises(aio.AioRpcError) as failed:

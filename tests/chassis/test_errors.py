@@ -187,7 +187,7 @@ def test_the_tree_at_the_top_of_the_file_is_true() -> None:
 
 
 class PanicException(BaseException):
-    """As a panic of a library in Rust reaches Python."""
+    """A panic of a library in Rust, as it reaches Python."""
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ for name in sys.argv[1:]:
 
 
 def imported(folder: Path, environment: Mapping[str, str], *names: str) -> list[str]:
-    """Where a process in `folder` finds modules."""
+    """Places where a process in `folder` finds modules."""
     command = [sys.executable, "-c", IMPORT, *names]
     told = import_environment(environment)
     ended = subprocess.run(

@@ -21,7 +21,7 @@ IDS, MESSAGES, ARGUMENTS = "token_ids.ids", "chat.messages", "chat.template_argu
 
 
 def violation(raw: bytes, **bounds: Bound) -> InvalidRequest:
-    """How `raw` is refused; in a path's keyword, `__` stands for a dot."""
+    """Refusal of `raw`; in a path's keyword, `__` stands for a dot."""
     paths = {name.replace("__", "."): bound for name, bound in bounds.items()}
     with pytest.raises(InvalidRequest) as refused:
         wire.checking(REQUEST, paths)(raw)

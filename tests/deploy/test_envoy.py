@@ -251,7 +251,7 @@ def web_frame(message: bytes, kind: int = 0) -> bytes:
 
 
 async def ask_by_http(front: Front, verb: str, body: bytes = b"", **headers: str) -> Any:
-    """What a browser's request comes to: status, headers and body."""
+    """Send a browser's request; return status, headers and body."""
     port = proxies.port_of("clients")
 
     def ask() -> Any:

@@ -243,7 +243,7 @@ class _Junk(grpc.GenericRpcHandler):
 
 @pytest.fixture
 def junk() -> Iterator[str]:
-    """Where a gRPC server answers what cannot be decoded."""
+    """Address of a gRPC server whose answers cannot be decoded."""
     serving = grpc.server(ThreadPoolExecutor(2), handlers=(_Junk(),))
     port = serving.add_insecure_port("127.0.0.1:0")
     serving.start()

@@ -1,4 +1,4 @@
-"""What is no address is said before anything is tried, with what to write instead."""
+"""Faults of addresses are said before anything is tried, with what to write instead."""
 
 import pytest
 

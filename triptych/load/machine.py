@@ -24,7 +24,7 @@ def describe(address: str) -> str:
 
 
 def _cpu_model() -> str:
-    """As the kernel names it; where it has no name for it, the architecture."""
+    """The kernel's name of the CPU; where it has none, the architecture."""
     try:
         lines = _CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

@@ -232,7 +232,7 @@ def _level(prefix: str, deployment: Deployment, environment: Mapping[str, str]) 
 
 
 def _seconds(text: str | None) -> float | None:
-    """What `text` says; None where it says nothing, or what the service will refuse."""
+    """Seconds that `text` names; None where it names none, or what the service will refuse."""
     try:
         seconds = float(text or "")
     except ValueError:

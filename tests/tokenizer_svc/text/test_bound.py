@@ -108,7 +108,7 @@ def test_there_is_no_bound_where_text_may_vanish(make: Callable[[], Tokenizer]) 
 
 @pytest.mark.parametrize("form", ["NFC", "NFD", "NFKC", "NFKD"])
 def test_normal_forms_are_at_least_a_quarter_of_a_text(form: str) -> None:
-    """Of each character composed, its parts are taken in their longest spellings."""
+    """Each composed character is taken by its parts in their longest spellings."""
     decomposed = form.replace("C", "D") if "K" not in form else "NFKD"
     named = [c for c in map(chr, range(0x110000)) if unicodedata.decomposition(c)]
     longest: dict[str, int] = {}

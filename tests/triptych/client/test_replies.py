@@ -1,4 +1,4 @@
-"""What servers answer, as results."""
+"""Answers of servers, as results."""
 
 import dataclasses
 

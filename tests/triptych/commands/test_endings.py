@@ -1,4 +1,4 @@
-"""What people are told of failures, in one line that names the thing and the remedy."""
+"""Lines that tell people of failures: each names the thing and the remedy."""
 
 import grpc
 import pytest

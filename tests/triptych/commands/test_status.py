@@ -92,7 +92,7 @@ def state(name, *, ready=True, reached=True, restarts=0):
 
 
 def shown(monkeypatch, *services, load=None, **recovery):
-    """What is printed of a deployment, and the exit code."""
+    """Print the status of a deployment; return the text and the exit code."""
     seen = Survey(services, (), load or Load(0, 0, 0, 64, ()), Recovery(**recovery))
 
     async def take(_address):

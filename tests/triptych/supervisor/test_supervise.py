@@ -154,7 +154,7 @@ async def test_a_service_that_will_not_end_is_killed(deployment, monkeypatch):
 
 
 async def stops(running):
-    """What it says as it stops."""
+    """Lines that it says as it stops."""
     await running.task
     return [line for line in running.shown if " supervisor " in line]
 
