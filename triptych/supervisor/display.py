@@ -14,7 +14,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 from rich.text import Text
 
 from chassis.logs import printable
-from triptych.supervisor.log_lines import SUPERVISOR, LogRecord, parse, render, write
+from triptych.supervisor.log_lines import SUPERVISOR, LogRecord, own_line, render
 from triptych.supervisor.plan import ServicePlan
 
 _LOADING = "loading weights"
@@ -60,13 +60,11 @@ class Display:
 
     def tell(self, level: int, event: str) -> None:
         """Show a line of the supervisor's own."""
-        line = write(SUPERVISOR, level, event, {})
-        record = parse(line)
-        if self._raw or record is None:
-            self.say(line)
-        else:
-            name = SUPERVISOR.ljust(self._name_width)
-            self.say(render(name, record, coloured=self._coloured))
+        name = SUPERVISOR.ljust(self._name_width)
+        log_format = "json" if self._raw else "text"
+        self.say(
+            own_line(level, event, {}, log_format=log_format, name=name, coloured=self._coloured)
+        )
 
     def ended(self, plan: ServicePlan) -> None:
         """Show no more of what a process was doing."""

@@ -54,13 +54,26 @@ def write(service: str, level: int, event: str, fields: Mapping[str, Any]) -> st
     return JsonFormatter(service).format(logging.makeLogRecord({**record, "msg": event, **fields}))
 
 
+def own_line(
+    level: int,
+    event: str,
+    fields: Mapping[str, Any],
+    *,
+    log_format: str,
+    name: str = SUPERVISOR,
+    coloured: bool = False,
+) -> str:
+    """A line of the supervisor about itself, in `log_format`; as text it begins with `name`."""
+    line = write(SUPERVISOR, level, event, fields)
+    record = parse(line)
+    if log_format == "json" or record is None:
+        return line
+    return render(name, record, coloured=coloured)
+
+
 def tell_dropped(lines: int, *, log_format: str) -> str:
     """The supervisor's line, with its end, that so many lines were not shown."""
-    line = write(SUPERVISOR, logging.WARNING, DROPPED, {"lines": lines})
-    record = parse(line)
-    if log_format == "text" and record is not None:
-        line = render(SUPERVISOR, record, coloured=False)
-    return f"{line}\n"
+    return own_line(logging.WARNING, DROPPED, {"lines": lines}, log_format=log_format) + "\n"
 
 
 def render(service: str, record: LogRecord, *, coloured: bool) -> str:
