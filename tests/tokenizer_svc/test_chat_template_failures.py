@@ -1,4 +1,4 @@
-"""Whatever goes wrong in a template is the request's error; it ends nothing else."""
+"""A failure of a template is the request's error; it ends nothing else."""
 
 from __future__ import annotations
 
