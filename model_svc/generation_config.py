@@ -74,7 +74,14 @@ def _vocabulary(folder: Path, decoder: object) -> Iterator[tuple[object, int]]:
         for number, entry in decoder.items():
             if number.isdecimal():
                 yield _content(entry), int(number)
-    tokenizer = _read_if_there(folder / "tokenizer.json")
+    yield from _listed_tokens(_read_if_there(folder / "tokenizer.json"))
+    if not isinstance(decoder, dict):  # whose older form is a file of its own
+        older = _read_if_there(folder / "added_tokens.json")
+        yield from ((text, number) for text, number in older.items() if type(number) is int)
+
+
+def _listed_tokens(tokenizer: Mapping[str, Any]) -> Iterator[tuple[object, int]]:
+    """Tokens of tokenizer.json and their ids, the added ones first."""
     added = tokenizer.get("added_tokens")
     for entry in added if isinstance(added, list) else ():
         if isinstance(entry, dict) and type(entry.get("id")) is int:

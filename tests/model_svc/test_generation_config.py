@@ -58,6 +58,11 @@ def test_an_ending_beyond_the_vocabulary_is_left_out(tmp_path: Path) -> None:
             "tokenizer": {"model": {"vocab": [*([["x", -1.0]] * 9), [END, -2.0]]}},
         },
         {
+            "tokenizer_config": {"eos_token": END},
+            "tokenizer": {"model": {"vocab": {"a": 0}}},
+            "added_tokens": {"<|other|>": 7, END: 9},
+        },
+        {
             # Without the decoder the second file counts, as in transformers.
             "tokenizer_config": {"eos_token": "<|other|>"},
             "special_tokens_map": {"eos_token": END},
@@ -81,6 +86,7 @@ def test_the_tokenizers_own_ending_is_looked_up(tmp_path: Path, files: dict[str,
         {"tokenizer_config": "no JSON", "tokenizer": "[]"},
         {"tokenizer_config": {"eos_token": END}, "tokenizer": {"model": {"vocab": ["x", None]}}},
         {"tokenizer_config": {"eos_token": END, "added_tokens_decoder": {"x": 1, "200": FLAGGED}}},
+        {"tokenizer_config": {"eos_token": END}, "added_tokens": {END: "9"}},
     ],
 )
 def test_files_that_tell_no_ending_stop_nothing(tmp_path: Path, files: dict[str, Any]) -> None:
