@@ -13,7 +13,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 from bench import machine, processes
@@ -64,19 +65,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     with tempfile.TemporaryFile() as log, deployed(ROOT / "models" / "demo", log) as deployment:
         seconds = 60 * options.minutes
-        told = [(str(seconds), str(options.seed + number)) for number in range(options.hostile)]
-        hostile = [
-            subprocess.Popen(
-                [sys.executable, "-m", "bench.soak.hostile", deployment.address, *one],
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            for one in told
-        ]
+        seeds = range(options.seed, options.seed + options.hostile)
         services = _services(deployment)
         seen, memory = Seen(), Memory()
-        asyncio.run(_watch(deployment, seconds, seen, memory))
-        answered = [json.loads(one.communicate()[0]) for one in hostile]
+        with _hostile(deployment.address, seconds, seeds) as clients:
+            asyncio.run(_watch(deployment, seconds, seen, memory))
+            answered = [json.loads(one.communicate()[0]) for one in clients]
         faults = _judge(seen, memory, services, deployment)
     _print(seen, memory, answered, faults)
     return 1 if faults else 0
@@ -88,6 +82,21 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--hostile", type=int, default=1, help="clients that send hostile inputs")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     return parser.parse_args(arguments)
+
+
+@contextmanager
+def _hostile(
+    address: str, seconds: float, seeds: Iterable[int]
+) -> Iterator[list[subprocess.Popen[str]]]:
+    """Run a client that sends hostile inputs for each seed; none outlives the block."""
+    command = [sys.executable, "-m", "bench.soak.hostile", address, str(seconds)]
+    with ExitStack() as opened:
+        clients = []
+        for seed in seeds:
+            client = subprocess.Popen([*command, str(seed)], stdout=subprocess.PIPE, text=True)
+            clients.append(opened.enter_context(client))
+            opened.callback(client.kill)
+        yield clients
 
 
 def _services(deployment: Deployment) -> dict[str, int]:
