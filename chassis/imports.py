@@ -86,8 +86,8 @@ def _only_on_our_path() -> bool:
     """Tell whether no other process would find our packages, since they are not installed."""
     paths = [os.path.realpath(path) for path in sys.path]
     library = os.path.realpath(sysconfig.get_path("stdlib"))
-    ahead = paths[: paths.index(library)] if library in paths else paths
-    if str(ROOT) not in ahead:
+    place = paths.index(library) if library in paths else len(paths)
+    if str(ROOT) not in paths[:place] or str(ROOT) in paths[place:]:
         return False
     for finder in sys.meta_path:
         if finder is not PathFinder and (spec := finder.find_spec(_PACKAGE, None, None)):

@@ -64,9 +64,11 @@ def test_packages_that_are_not_installed_are_told_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(imports, "ROOT", tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
-    assert "PYTHONPATH" not in import_environment({}), "where it comes after the library, by `site`"
-    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    path = sys.path
+    for found in ([*path, str(tmp_path)], [str(tmp_path), *path, str(tmp_path)]):
+        monkeypatch.setattr(sys, "path", found)
+        assert "PYTHONPATH" not in import_environment({}), "`site` adds it after the library"
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *path])
     assert import_environment({"PYTHONPATH": str(ROOT)})["PYTHONPATH"] == f"{tmp_path}:{ROOT}"
 
 
