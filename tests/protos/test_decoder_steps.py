@@ -16,7 +16,7 @@ MARKED += ["a</w>", "b</w>", "</w>", "<pad>", "|", "Ġ", "Ġa", "Ã©"]
 BYTES = [f"<0x{byte:02X}>" for byte in b"A\n " + "世🌍▁".encode() + b"\xff"]
 TOKENS = sorted({*LETTERS, *MARKED, *BYTES})
 IDS = {token: id_ for id_, token in enumerate(TOKENS)}
-PATTERNS = ["▁", "a+", "^ ", r"\A (?! )", r"\A▁?a", r"\A$", r"\A[ a](?=b)", r"\A", r"\A?a", "ab"]
+PATTERNS = ["▁", "a+", "^ ", r"\A (?! )", r"\A▁?a", r"\A$", r"\A[ a](?=b)", r"\A", r"\Aa?", "ab"]
 PATTERNS += [r"\A(?<!a)\s?b?", r" $", r"\s", r"(?<=a)b", "</w>"]
 
 steps = st.one_of(
