@@ -126,18 +126,21 @@ def _read_tokenizer(folder: Path) -> Tokenizer:
 
 def _named_tokens(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Special tokens by name, the standard names first, as templates see them."""
-    extra = settings.get("extra_special_tokens")
-    further = extra if isinstance(extra, dict) else {}
     own = [name for name in settings if name.endswith("_token") and name not in _STANDARD_NAMES]
     values = {name: settings.get(name) for name in (*_STANDARD_NAMES, *own)}
-    for name, value in {**values, **further}.items():
+    for key in ("extra_special_tokens", "model_specific_special_tokens"):
+        further = settings.get(key)
+        values.update(further if isinstance(further, dict) else {})
+    for name, value in values.items():
         text = value.get("content") if isinstance(value, dict) else value
         if isinstance(text, str):
             yield name, text
 
 
 def _extra_tokens(settings: Mapping[str, Any]) -> Iterator[AddedToken]:
-    extra = settings.get("extra_special_tokens") or settings.get("additional_special_tokens")
+    extra = settings.get("extra_special_tokens")
+    if not extra or isinstance(extra, dict):  # named ones stand beside the older list
+        extra = settings.get("additional_special_tokens")
     for token in extra if isinstance(extra, list) else ():
         if isinstance(token, str):
             yield AddedToken(token, special=True)

@@ -193,9 +193,10 @@ def _read_message(
 ) -> dict[str, Any]:
     if message.parts and message.content:
         raise InvalidRequest(f"{field}.parts", f"is not for use with {field}.content")
-    read: dict[str, Any] = {"role": message.role}
+    read: dict[str, Any] = {}
     if message.reasoning:
-        read["thinking"] = message.reasoning  # the name that gpt-oss reads
+        read["thinking"] = message.reasoning  # the name that gpt-oss reads; first, as transformers
+    read["role"] = message.role
     read.update(_content(message, form))
     if message.name:
         read["name"] = message.name

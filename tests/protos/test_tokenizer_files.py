@@ -56,6 +56,13 @@ DECLARED: list[dict[str, dict[str, Any]]] = [
     {"tokenizer_config": {"eos_token": "<eot>", "added_tokens_decoder": {"2": flags("<|user|>")}}},
     {"tokenizer_config": {"additional_special_tokens": ["<eot>", typed("<tool>", lstrip=True)]}},
     {"tokenizer_config": {"extra_special_tokens": {"eot_token": "<eot>", "tool": "<tool>"}}},
+    {
+        "tokenizer_config": {
+            "extra_special_tokens": {"tool": "<tool>"},
+            "additional_special_tokens": ["<eot>"],
+        }
+    },
+    {"tokenizer_config": {"model_specific_special_tokens": {"tool": "<tool>"}}},
     {"special_tokens_map": {"eos_token": flags("<eot>", lstrip=True)}},
     {
         "special_tokens_map": {"extra_special_tokens": ["<tool>"]},
@@ -97,6 +104,7 @@ def test_special_tokens_are_named_in_both_spellings(tmp_path: Path) -> None:
         "add_bos_token": True,
         "image_token": "<i>",
         "extra_special_tokens": {"audio": "<a>"},
+        "model_specific_special_tokens": {"video": "<v>"},
     }
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     assert TokenizerConfig.read(tmp_path).special_tokens == {
@@ -104,6 +112,7 @@ def test_special_tokens_are_named_in_both_spellings(tmp_path: Path) -> None:
         "eos_token": "<e>",
         "image_token": "<i>",
         "audio": "<a>",
+        "video": "<v>",
     }
 
 
