@@ -84,7 +84,8 @@ def read_messages(chat: generation_pb2.Chat, form: MessageForm) -> list[dict[str
 def mark_end(message: dict[str, Any], mark: str) -> str | None:
     """Add `mark` where a message is to be continued; return the text before it.
 
-    That is its content or, where it has only thought, its reasoning. None: it has no text.
+    That is its content or, where it has only thought, its reasoning. None: it has no text, as where
+    it only calls tools.
     """
     content = message.get("content")
     if isinstance(content, list):
@@ -95,7 +96,7 @@ def mark_end(message: dict[str, Any], mark: str) -> str | None:
     if not content and "reasoning_content" in message:
         keys = ["thinking", "reasoning_content"]
     text = message.get(keys[0])
-    if text is None:
+    if text is None or (not text and "tool_calls" in message):
         return None
     for key in keys:
         message[key] += mark
@@ -215,8 +216,10 @@ def _content(message: generation_pb2.ChatMessage, form: MessageForm) -> dict[str
         return {"content": [{"type": "text", "text": text} for text in message.parts]}
     if message.content or message.parts:
         return {"content": message.content or _PART_SEPARATOR.join(message.parts)}
-    if message.tool_calls_json:
-        return {"content": None} if form.tests_none else {}
+    if message.tool_calls_json and form.tests_none:
+        return {"content": None}
+    if message.tool_calls_json and form.tests_presence:
+        return {}
     return {"content": ""}
 
 

@@ -1,8 +1,8 @@
 """The form in which a chat template expects messages, read from its source.
 
 Checkpoints agree on the keys of a message, but not on how some of them are spelled: text as a
-string or as a list of parts, no content as no key or as None, arguments of calls as objects or as
-JSON. Templates that take several forms get the one that transformers documents.
+string or as a list of parts, no content as empty text, as no key or as None, arguments of calls as
+objects or as JSON. Templates that take several forms get the one that transformers documents.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ class MessageForm:
 
     Attributes:
         lists_parts: content may be a list of text parts.
-        tests_none: content that is not there is None, not a missing key.
+        tests_none: content that is not there is None, not empty text.
+        tests_presence: content that is not there is a missing key, unless it is None.
         joins_arguments: arguments of tool calls are JSON in a string.
     """
 
     lists_parts: bool = False
     tests_none: bool = False
+    tests_presence: bool = False
     joins_arguments: bool = False
 
     @classmethod
@@ -37,6 +39,7 @@ class MessageForm:
         return cls(
             lists_parts=any(_is_content(loop.iter, names) for loop in loops),
             tests_none=any(_is_content(node, names) for node in _tested_for_none(template)),
+            tests_presence=any(_tested_for_presence(template, names)),
             joins_arguments=any(
                 _key(side) == "arguments"
                 for addition in template.find_all(nodes.Add)
@@ -81,3 +84,14 @@ def _tested_for_none(template: nodes.Template) -> Iterator[nodes.Node]:
         sides = [operand.expr for operand in comparison.ops]
         if any(isinstance(side, nodes.Const) and side.value is None for side in sides):
             yield comparison.expr
+
+
+def _tested_for_presence(template: nodes.Template, names: set[str]) -> Iterator[bool]:
+    for test in template.find_all(nodes.Test):
+        yield test.name in ("defined", "undefined") and _is_content(test.node, names)
+    for comparison in template.find_all(nodes.Compare):
+        yield (
+            isinstance(comparison.expr, nodes.Const)
+            and comparison.expr.value == "content"
+            and any(operand.op in ("in", "notin") for operand in comparison.ops)
+        )

@@ -31,7 +31,7 @@ CALL = {
 SYSTEM = {"role": "system", "content": "Be brief.\n"}
 USER = {"role": "user", "content": " How is the weather? <b>&'\"\n"}
 ASSISTANT = {"role": "assistant", "content": "Fine, I guess. "}
-CALLING = {"role": "assistant", "tool_calls": [CALL]}
+CALLING = {"role": "assistant", "content": "", "tool_calls": [CALL]}
 TOLD = {"role": "tool", "name": "get_weather", "content": '{"sun": true}', "tool_call_id": "call_1"}
 THOUGHT = {"role": "assistant", "content": "Sun.", "reasoning_content": "It says sun.\n"}
 PARTS = {
@@ -98,6 +98,12 @@ def test_dialogues_are_written_as_transformers_does(checkpoint: Any) -> None:
             differing[name] = (written, expected)
     assert not {name: pair for name, pair in differing.items() if name not in reasons}
     assert differing.keys() == reasons.keys(), "a reason no longer holds"
+
+
+def test_a_call_without_text_is_written_where_the_template_knows_calls(checkpoint: Any) -> None:
+    written = _write(ChatTemplates.load(checkpoint.folder), DIALOGUES["tool call"])
+    known = "tool_calls" in (checkpoint.theirs.chat_template or "")
+    assert not known or (written is not None and "get_weather" in written)
 
 
 def test_prompts_of_dialogues_have_transformers_ids(checkpoint: Any) -> None:

@@ -77,6 +77,7 @@ def test_only_what_is_set_becomes_a_key() -> None:
 def test_reasoning_has_the_names_that_templates_read() -> None:
     told = read(content="x", reasoning="because")
     assert told["reasoning_content"] == told["thinking"] == "because"
+    assert next(iter(told)) == "thinking"
 
 
 @pytest.mark.parametrize("arguments", [{"b": 1, "a": 2.0}, [], 3])
@@ -102,9 +103,10 @@ def test_tool_arguments_are_strings_where_the_template_joins_them() -> None:
     assert second["function"]["arguments"] == '{"b":1}'
 
 
-def test_a_call_has_content_only_where_there_is_some() -> None:
+def test_a_call_without_text_has_the_content_that_its_template_expects() -> None:
     calls = json.dumps([CALL])
-    assert "content" not in read(tool_calls_json=calls)
+    assert read(tool_calls_json=calls)["content"] == ""
+    assert "content" not in read(MessageForm(tests_presence=True), tool_calls_json=calls)
     assert read(MessageForm(tests_none=True), tool_calls_json=calls)["content"] is None
     assert read(tool_calls_json=calls, content="x")["content"] == "x"
 
@@ -228,5 +230,5 @@ def test_parts_go_on_at_the_last() -> None:
 
 
 def test_a_call_alone_cannot_go_on() -> None:
-    for form in (PLAIN, MessageForm(tests_none=True)):
+    for form in (PLAIN, MessageForm(tests_none=True), MessageForm(tests_presence=True)):
         assert mark_end(read(form, tool_calls_json=json.dumps([CALL])), "END") is None

@@ -44,3 +44,14 @@ def test_a_template_may_test_content_for_none(condition: str) -> None:
 def test_a_template_may_join_arguments_to_text() -> None:
     assert form("{{ 'x' + call['function']['arguments'] + 'y' }}").joins_arguments
     assert not form("{{ call.function.arguments | tojson }}").joins_arguments
+
+
+@pytest.mark.parametrize(
+    "condition",
+    ["m.content is defined", "m['content'] is undefined", "'content' in m", "'content' not in m"],
+)
+def test_a_template_may_test_whether_there_is_content(condition: str) -> None:
+    assert form("{% if " + condition + " %}{% endif %}").tests_presence
+    assert not form(
+        "{% if " + condition.replace("content", "role") + " %}{% endif %}"
+    ).tests_presence
