@@ -40,11 +40,7 @@ class MessageForm:
             lists_parts=any(_is_content(loop.iter, names) for loop in loops),
             tests_none=any(_is_content(node, names) for node in _tested_for_none(template)),
             tests_presence=any(_tested_for_presence(template, names)),
-            joins_arguments=any(
-                _key(side) == "arguments"
-                for addition in template.find_all(nodes.Add)
-                for side in (addition.left, addition.right)
-            ),
+            joins_arguments="arguments" in map(_key, _joined(template)),
         )
 
 
@@ -74,6 +70,14 @@ def _key(node: nodes.Node) -> str | None:
     if isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Const):
         return str(node.arg.value)
     return None
+
+
+def _joined(template: nodes.Template) -> Iterator[nodes.Node]:
+    """Expressions that the template joins to others as text."""
+    for addition in template.find_all(nodes.Add):
+        yield from (addition.left, addition.right)
+    for joining in template.find_all(nodes.Concat):
+        yield from joining.nodes
 
 
 def _tested_for_none(template: nodes.Template) -> Iterator[nodes.Node]:

@@ -43,6 +43,8 @@ def test_a_template_may_test_content_for_none(condition: str) -> None:
 
 def test_a_template_may_join_arguments_to_text() -> None:
     assert form("{{ 'x' + call['function']['arguments'] + 'y' }}").joins_arguments
+    assert form("{{ 'x' ~ call.function.arguments ~ 'y' }}").joins_arguments
+    assert not form("{{ 'x' ~ call.function.arguments | tojson ~ 'y' }}").joins_arguments
     assert not form("{{ call.function.arguments | tojson }}").joins_arguments
 
 
