@@ -210,5 +210,5 @@ def test_the_manual_lists_every_setting_with_its_default(service: str) -> None:
 def test_the_manual_lists_what_all_services_take() -> None:
     fields = dataclasses.fields(config.ServiceSettings)
     expected = {field.name.upper(): spell_default(field) for field in fields}
-    line = "`TRIPTYCH_DETOKENIZER_` in front:"
+    line = "or\n`TRIPTYCH_DETOKENIZER_`:"
     assert documented_defaults(line) == expected
