@@ -104,12 +104,12 @@ def bench(  # noqa: PLR0913  (one parameter an option)
     """
     from triptych.commands.endings import one_line_errors
     from triptych.load.bench import BenchPlan
-    from triptych.load.plot import draw, require_matplotlib
+    from triptych.load.plot import draw, require_format
 
     with one_line_errors():
         waiting.look_up(address)
         if plot_file is not None:
-            require_matplotlib()
+            require_format(plot_file)
         plan = BenchPlan(
             address=address,
             concurrency=[*(concurrency or []), *(more or [])] or [1],

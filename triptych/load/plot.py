@@ -9,19 +9,30 @@ from typing import Any
 from chassis.errors import StartError
 from triptych.load.measures import Figures, Spread
 
+_HEADROOM = 1.1  # of the vertical axis, over the highest point
 
-def require_matplotlib() -> None:
-    """Find out before the load is run, not after.
+
+def require_format(path: Path) -> None:
+    """Refuse, before the load is run, a picture that could not be drawn after it.
+
+    Args:
+        path: of the picture; its ending decides the format, and PNG is drawn where it has none.
 
     Raises:
-        StartError: matplotlib is not installed.
+        StartError: matplotlib is not installed, or does not know the format.
     """
     try:
-        import matplotlib  # noqa: F401  (only whether it is there)
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
     except ImportError as error:
         raise StartError(
             "--plot needs matplotlib; install it with `pip install 'triptych[plot]'`"
         ) from error
+    formats = FigureCanvasAgg.get_supported_filetypes()
+    ending = path.suffix.removeprefix(".").lower()
+    if ending and ending not in formats:
+        raise StartError(
+            f"--plot: cannot draw a .{ending} file; use .png or one of {', '.join(sorted(formats))}"
+        )
 
 
 def draw(runs: Sequence[Figures], path: Path, title: str) -> None:
@@ -50,7 +61,7 @@ def draw(runs: Sequence[Figures], path: Path, title: str) -> None:
     for axes in (throughput, ttft, tpot):
         axes.set_xlabel("streams" if any(streams) else "trace")
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(bottom=0, top=_HEADROOM * axes.dataLim.ymax or None)
     try:
         figure.savefig(path)
     except (OSError, ValueError) as error:
@@ -61,4 +72,4 @@ def _spreads(axes: Any, streams: Sequence[int], spreads: Sequence[Spread], title
     axes.plot(streams, [one.p50 for one in spreads], marker="o", label="p50")
     axes.plot(streams, [one.p99 for one in spreads], marker="o", label="p99")
     axes.set_title(title)
-    axes.legend()
+    axes.legend(loc="lower right")

@@ -1,10 +1,14 @@
-"""The title of a plot, and the machine it names."""
+"""A plot: its title, the machine that it names, and its format."""
+
+from pathlib import Path
 
 import pytest
 
+from chassis.errors import StartError
 from triptych.client import Model
 from triptych.load import machine
 from triptych.load.bench import BenchPlan, Report
+from triptych.load.plot import require_format
 
 
 def test_the_title_names_model_dtype_machine_and_load():
@@ -35,3 +39,15 @@ def test_a_cpu_without_a_name_is_its_architecture(tmp_path, monkeypatch):
     monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: {0})
 
     assert machine.describe("localhost:1") == "aarch64 CPU, 1 core"
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.PNG", "a.svg", "a"])
+def test_a_format_that_can_be_drawn_is_taken(name):
+    pytest.importorskip("matplotlib")
+    require_format(Path(name))
+
+
+def test_a_format_that_nobody_draws_is_refused_with_those_that_are_drawn():
+    pytest.importorskip("matplotlib")
+    with pytest.raises(StartError, match=r"--plot: cannot draw a \.txt file; use \.png or .*svg"):
+        require_format(Path("a.txt"))
