@@ -154,7 +154,8 @@ def serve(  # noqa: PLR0913  (one parameter an option)
 
     with one_line_errors():
         said = {"--device": device, "--quantize": quantize, "--kv-dtype": kv_dtype}
-        _check_choices({**said, "--dtype": dtype})
+        said["--dtype"] = dtype
+        _check_choices(said)
         _check_choices({"--log-level": log_level.lower(), "--log-format": log_format})
         _check_device(said)
         _check_least({"--kv-tokens": (kv_tokens, 0), "--max-batch-tokens": (max_batch_tokens, 0)})
@@ -211,6 +212,11 @@ def _check_device(said: Mapping[str, str | None]) -> None:
                 f"{option} {said[option]} works on the CPU only; use --device cpu, "
                 f"or {option} {instead}"
             )
+    if said["--kv-dtype"] == "int8" and said["--dtype"] == "float32":
+        raise StartError(
+            "--kv-dtype int8 works with 16 bits only, and --dtype float32 is exact; use "
+            "--dtype bfloat16, or --kv-dtype auto"
+        )
 
 
 def _check_least(said: Mapping[str, tuple[int | None, int]]) -> None:

@@ -66,6 +66,8 @@ def test_an_unknown_value_is_refused(checkpoint, option, value):
         (["--listen", "unix:/nowhere/a"], "--listen: cannot listen on unix:/nowhere/a: No such"),
         (["--device", "cuda", "--quantize", "int8"], "--quantize int8 works on the CPU only; use"),
         (["--device", "interpret", "--kv-dtype", "int8"], "--kv-dtype int8 works on the CPU only;"),
+        (["--kv-dtype", "int8", "--dtype", "float32"], "--kv-dtype int8 works with 16 bits only"),
+        (["--listen", "nowhere"], "--listen: address 'nowhere': expected HOST:PORT, such as 127.0"),
     ],
 )
 def test_each_wrong_option_has_its_own_line(checkpoint, arguments, line):
