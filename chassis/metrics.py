@@ -49,14 +49,18 @@ class _DroppedLines(Collector):
         )
 
 
-def split_address(address: str) -> tuple[str, int]:
+def split_address(address: str, *, example: str = "127.0.0.1:9400") -> tuple[str, int]:
     """Split `HOST:PORT` (an IPv6 host in brackets).
+
+    Args:
+        address: to split.
+        example: of a right address, for the message about a wrong one.
 
     Raises:
         StartError: it is not of that form.
     """
     host, _, port = address.rpartition(":")
-    expected = "expected HOST:PORT, such as 127.0.0.1:9400"
+    expected = f"expected HOST:PORT, such as {example}"
     if "://" in address:
         raise StartError(f"address {address!r}: {expected}, without a scheme")
     if not host or not (port.isascii() and port.isdigit()):

@@ -19,6 +19,7 @@ from chassis.errors import StartError
 from chassis.metrics import split_address
 
 _UNIX = "unix:"
+_EXAMPLE = "127.0.0.1:50051, or unix:PATH"
 _PATH_BYTES = 107  # sockaddr_un holds 108 with its final zero
 
 
@@ -32,7 +33,7 @@ def bind(server: aio.Server, address: str) -> str:
         with _alone_at(_path(address)):
             _add(server, address)
         return address
-    _, port = split_address(address)
+    _, port = split_address(address, example=_EXAMPLE)
     _check_bindable(address, port)  # gRPC would tell the reason on lines of its own, and not to us
     return f"{address.rpartition(':')[0]}:{_add(server, address)}"
 
@@ -50,7 +51,7 @@ def refuse_unusable(address: str) -> None:
 
 
 def _check_bindable(address: str, port: int) -> None:
-    host, _ = split_address(address)
+    host, _ = split_address(address, example=_EXAMPLE)
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         socket.create_server((host, port), family=family).close()
@@ -87,7 +88,7 @@ def _refusal(address: str, error: OSError) -> StartError:
     remedy = "choose another path"
     if not address.startswith(_UNIX):
         remedy = "choose another address, or port 0 for a free one"
-    reason = error.strerror or str(error)
+    reason = (error.strerror or str(error)).partition(" (while ")[0]  # which `socket` adds
     if error.errno is not None and error.errno > 0:  # below zero where a name cannot be resolved
         reason = os.strerror(error.errno)
     return StartError(f"cannot listen on {address}: {reason}; {remedy}")

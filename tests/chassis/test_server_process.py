@@ -85,7 +85,7 @@ def test_a_process_told_to_stop_ends_well(tmp_path: Path, signal_number: int) ->
         ("picky", {"grace_s": "3"}, "TRIPTYCH_ROUTER_GRACE_S: 3.0 does not please"),
         ("serve", {"grace": "3"}, "unknown setting(s): TRIPTYCH_ROUTER_GRACE"),
         ("serve", {"listen": "nowhere"},
-         "address 'nowhere': expected HOST:PORT, such as 127.0.0.1:9400"),
+         "address 'nowhere': expected HOST:PORT, such as 127.0.0.1:50051, or unix:PATH"),
         ("serve", {"parent_pid": "1"}, "parent process 1 has ended; not starting without it"),
     ],
 )  # fmt: skip
