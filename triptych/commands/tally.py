@@ -77,4 +77,4 @@ class Tally:
             parts.append(f"TTFT {self.ttft_s * 1000:.1f} ms")
         if self.tokens_per_s is not None:
             parts.append(f"{self.tokens_per_s:.1f} tokens/s")
-        return " · ".join(parts)
+        return ", ".join(parts)

@@ -63,7 +63,7 @@ def test_stats_go_to_stderr(server):
     ended = generate("--address", server.address, "--stats", "hello")
 
     assert ended.stdout == f"{TEXT}\n"
-    assert ended.stderr.startswith("7 prompt tokens · 4 output tokens · TTFT ")
+    assert ended.stderr.startswith("7 prompt tokens, 4 output tokens, TTFT ")
     assert ended.stderr.endswith(" tokens/s\n")
 
 
