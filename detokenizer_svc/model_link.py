@@ -155,7 +155,7 @@ class ModelLink:
             joined = self.state.linked
             if cause:
                 log.warning(
-                    "model lost" if joined else "cannot connect to the model",
+                    "connection to the model lost" if joined else "cannot connect to the model",
                     extra={"address": self.address, "cause": cause},
                 )
             if joined:

@@ -59,7 +59,7 @@ class Rings:
             try:
                 ring = self._make()
             except StartError as error:
-                log.warning("token frames travel in messages", extra={"reason": str(error)})
+                log.warning("token frames are sent in messages", extra={"reason": str(error)})
         try:
             yield ring
         finally:

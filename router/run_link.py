@@ -144,7 +144,8 @@ class RunLink:
 
     def _lost(self, ending: Ending) -> None:
         if self.ledger is not None and not ending.closed_here:
-            log.warning("model lost", extra={"code": ending.code.name, "cause": ending.details})
+            cause = {"code": ending.code.name, "cause": ending.details}
+            log.warning("connection to the model lost", extra=cause)
         was_up, self.ledger = self.up, None
         self.load = model_pb2.Load()
         self._proven.clear()

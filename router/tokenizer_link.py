@@ -180,7 +180,7 @@ class TokenizerLink:
         try:
             await asyncio.to_thread(self._arena.renew)  # reserving pages takes milliseconds
         except StartError as error:
-            log.warning("prompts travel in messages from now on", extra={"cause": str(error)})
+            log.warning("prompts are sent in messages from now on", extra={"cause": str(error)})
             return
         self._arena_renewed()
         if self.ready:  # else it is attached to once it is back
@@ -200,7 +200,7 @@ class TokenizerLink:
                 else:
                     self._set_ready(False)
         except aio.AioRpcError as error:
-            log.debug("watch of the tokenizer's health ended", extra={"cause": error.details()})
+            log.debug("cannot watch the tokenizer's health", extra={"cause": error.details()})
         finally:
             call.cancel()
             self._set_ready(False)
@@ -216,7 +216,7 @@ class TokenizerLink:
         try:
             answer = await self._stub.Attach(request, timeout=ATTACH_TIMEOUT_S)
         except aio.AioRpcError as error:
-            log.warning("prompts travel in messages", extra={"cause": error.details()})
+            log.warning("prompts are sent in messages", extra={"cause": error.details()})
             return
         if self._arena.proven_by(described.name, answer.proof):
             self._proven = described.name
@@ -227,7 +227,9 @@ class TokenizerLink:
         try:
             answer = await self._stub.GetVocabulary(request, timeout=ATTACH_TIMEOUT_S)
         except aio.AioRpcError as error:
-            log.info("texts are bounded by the settings alone", extra={"cause": error.details()})
+            log.info(
+                "only the settings limit the length of texts", extra={"cause": error.details()}
+            )
             return
         self.bytes_per_id = answer.most_bytes_per_id
 

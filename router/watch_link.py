@@ -91,7 +91,7 @@ class WatchLink:
     def _lost(self, ending: Ending) -> None:
         if self.up and not ending.closed_here:
             cause = {"code": ending.code.name, "cause": ending.details}
-            log.warning("detokenizer lost", extra=cause)
+            log.warning("connection to the detokenizer lost", extra=cause)
         self.up = False
         self.upstream = detokenizer_pb2.Upstream()
         self._owner.watch_ended(ending)
