@@ -97,7 +97,8 @@ class Router:
         for replica in self.dispatcher.replicas:
             run, watch, address = replica.run, replica.watch, replica.address
             links.append(_link("model", address.model, run.up, run.shares))
-            links.append(_link("detokenizer", address.detokenizer, watch.up, watch.upstream.shared))
+            shared = watch.upstream.shared if watch.upstream.linked else None
+            links.append(_link("detokenizer", address.detokenizer, watch.up, shared))
         return links
 
     def _offer_arena(self) -> None:
@@ -117,8 +118,10 @@ def _open_channels(settings: RouterSettings) -> list[Channels]:
     ]
 
 
-def _link(service: str, address: str, ready: bool, shared: bool) -> service_pb2.Link:
-    how = transport(shared) if ready else service_pb2.TRANSPORT_UNSPECIFIED
+def _link(service: str, address: str, ready: bool, shared: bool | None) -> service_pb2.Link:
+    """A link as introspection tells it; `shared` is None where the transport is not agreed yet."""
+    known = ready and shared is not None
+    how = transport(bool(shared)) if known else service_pb2.TRANSPORT_UNSPECIFIED
     return service_pb2.Link(service=service, address=address, ready=ready, transport=how)
 
 

@@ -11,6 +11,7 @@ from router_deployments import (
     failure,
     generate_request,
     held_back,
+    load_until,
     texts,
 )
 from router_fakes import CONTEXT, LENGTH
@@ -276,3 +277,17 @@ async def test_one_line_is_logged_for_each_request(tmp_path, caplog):
     (line,) = lines
     assert (line.outcome, line.output_tokens, line.finish) == ("ok", 3, "length")
     assert line.ttft_ms > 0
+
+
+async def test_a_detokenizer_without_its_model_has_no_transport_yet(tmp_path):
+    inline, unknown = service_pb2.TRANSPORT_INLINE, service_pb2.TRANSPORT_UNSPECIFIED
+    async with deployed(tmp_path) as deployment:
+        await collect(deployment.stub.GenerateStream(generate_request(max_tokens=1)))
+        deployment.replica.link(False)
+        await load_until(deployment, lambda load: not load.replicas[0].ready)
+        described = await deployment.introspection.Describe(service_pb2.DescribeRequest())
+
+    links = {link.service: link for link in described.links}
+    assert links["detokenizer"].ready
+    assert links["detokenizer"].transport == unknown
+    assert links["model"].transport != inline
