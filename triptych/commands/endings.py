@@ -74,6 +74,8 @@ def describe(error: TriptychError) -> str:
     if isinstance(error, DeadlineExceeded):
         if isinstance(error.__cause__, Unavailable):
             return describe(error.__cause__)  # the timeout passed while nothing answered
+        if error.begun:
+            return f"the timeout has passed; the answer of {error.address} is incomplete"
         return f"no answer from {error.address} in time"
     if isinstance(error, InvalidRequest):
         return f"the request was refused: {error.message}"
@@ -92,7 +94,7 @@ def describe(error: TriptychError) -> str:
 
 def _is_of_connection(error: TriptychError) -> bool:
     """True where the end of the server or of the connection ended the call."""
-    return isinstance(error, Cancelled) or not error.reason
+    return isinstance(error, Cancelled) or error.reason in ("", "STOPPING")
 
 
 def _is_stranger(error: TriptychError) -> bool:

@@ -15,6 +15,12 @@ def failure(kind, message, status, **more):
     return kind(message, address="host:1", status=status, **more)
 
 
+def with_reason(reason, kind, message, status, **more):
+    error = failure(kind, message, status, **more)
+    error.reason = reason
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "told"),
     [
@@ -25,6 +31,22 @@ def failure(kind, message, status, **more):
         (
             failure(client.Cancelled, "Cancelling all calls", STATUS.CANCELLED, begun=True),
             "the server at host:1 stopped while it answered",
+        ),
+        (
+            with_reason("STOPPING", client.Unavailable, "stopping", STATUS.UNAVAILABLE, begun=True),
+            "the server at host:1 stopped while it answered",
+        ),
+        (
+            with_reason("STOPPING", client.Unavailable, "it is stopping", STATUS.UNAVAILABLE),
+            "host:1: it is stopping (STOPPING)",
+        ),
+        (
+            failure(client.DeadlineExceeded, "Deadline", STATUS.DEADLINE_EXCEEDED, begun=True),
+            "the timeout has passed; the answer of host:1 is incomplete",
+        ),
+        (
+            failure(client.DeadlineExceeded, "Deadline", STATUS.DEADLINE_EXCEEDED),
+            "no answer from host:1 in time",
         ),
         (
             failure(

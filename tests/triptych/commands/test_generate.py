@@ -180,7 +180,9 @@ def test_the_timeout_is_one_line(server):
     ended = generate("--address", server.address, "--timeout", "0.2", "endless")
 
     assert ended.exit_code == 1
-    assert ended.stderr.endswith(f"no answer from {server.address} in time\n")
+    # A slow machine may have begun no answer by then.
+    begun = f"triptych: the timeout has passed; the answer of {server.address} is incomplete\n"
+    assert ended.stderr in (begun, f"triptych: no answer from {server.address} in time\n")
 
 
 def test_ctrl_c_cancels_the_request_and_ends_with_130(server):
