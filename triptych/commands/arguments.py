@@ -8,7 +8,7 @@ import typer
 
 Address = Annotated[
     str,
-    typer.Option("--address", metavar="HOST:PORT", help="Address of the server."),
+    typer.Option("--address", metavar="HOST:PORT|unix:PATH", help="Address of the server."),
 ]
 MaxTokens = Annotated[
     int | None,
@@ -16,7 +16,7 @@ MaxTokens = Annotated[
         "--max-tokens",
         min=0,
         metavar="N",
-        help="Maximum number of output tokens. [default: until the model ends its answer or its "
+        help="Maximum number of output tokens. [default: until the model ends its answer or the "
         "context is full; Ctrl-C stops it earlier]",
     ),
 ]
@@ -26,7 +26,8 @@ Temperature = Annotated[
         "--temperature",
         min=0.0,
         metavar="T",
-        help="Randomness; 0 always takes the likeliest token. [default: the checkpoint's, else 1]",
+        help="Randomness; 0 always takes the most likely token. "
+        "[default: the checkpoint's, else 1]",
     ),
 ]
 TopP = Annotated[
@@ -36,7 +37,7 @@ TopP = Annotated[
         min=0.0,
         max=1.0,
         metavar="P",
-        help="Draw only from the likeliest tokens that together have this probability. "
+        help="Draw only from the most likely tokens that together have this probability. "
         "[default: the checkpoint's, else 1]",
     ),
 ]
@@ -46,7 +47,7 @@ TopK = Annotated[
         "--top-k",
         min=0,
         metavar="K",
-        help="Draw only from the K likeliest tokens; 0 means all. "
+        help="Draw only from the K most likely tokens; 0 means all. "
         "[default: the checkpoint's, else 0]",
     ),
 ]
@@ -54,7 +55,7 @@ CheckpointDefaults = Annotated[
     bool,
     typer.Option(
         "--checkpoint-defaults/--no-checkpoint-defaults",
-        help="Use the sampling settings that the checkpoint recommends where no option is given.",
+        help="Use the checkpoint's recommended sampling settings if no option is given.",
     ),
 ]
 Seed = Annotated[

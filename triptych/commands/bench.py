@@ -25,7 +25,7 @@ _Concurrency = Annotated[
         "--concurrency",
         min=1,
         metavar="C...",
-        help="Number of simultaneous streams; each value is a run of its own. [default: 1]",
+        help="Number of simultaneous streams; each value is a separate run. [default: 1]",
     ),
 ]
 _Requests = Annotated[
@@ -65,7 +65,7 @@ _Temperature = Annotated[
         "--temperature",
         min=0.0,
         metavar="T",
-        help="Randomness; 0 always takes the likeliest token.",
+        help="Randomness; 0 always takes the most likely token.",
     ),
 ]
 _WarmUp = Annotated[
@@ -99,8 +99,8 @@ def bench(  # noqa: PLR0913  (one parameter an option)
     TTFT is the time to the first token, TPOT the time per output token after it.
 
     With --concurrency, each stream sends its next request when its last one ends (closed loop);
-    with --trace, requests are sent when they were recorded (open loop). Every answer has its full
-    length, whatever the model says.
+    with --trace, requests are sent at the recorded times (open loop). Every answer has exactly the
+    requested length.
     """
     from triptych.commands.endings import one_line_errors
     from triptych.load.bench import BenchPlan

@@ -27,7 +27,7 @@ Ctrl-C    end an answer, or the chat
 _System = Annotated[
     str | None,
     typer.Option(
-        "--system", metavar="TEXT", help="System message that the conversation begins with."
+        "--system", metavar="TEXT", help="System message at the start of the conversation."
     ),
 ]
 

@@ -50,8 +50,8 @@ _Dtype = Annotated[
     str | None,
     _choice(
         "--dtype",
-        "Data type of the computation. [default: auto: the checkpoint's; 16 bits only where the "
-        "CPU computes in them]",
+        "Data type of the computation. [default: auto: bfloat16 if the checkpoint has 16 bits "
+        "and the device can compute in it, else float32]",
     ),
 ]
 _Quantize = Annotated[
@@ -89,20 +89,23 @@ _MaxBatchTokens = Annotated[
     typer.Option(
         "--max-batch-tokens",
         metavar="N",
-        help="Most tokens in one step of the model. [default: 0: as suits the device]",
+        help="Maximum number of tokens in one step of the model. [default: 0: 512]",
     ),
 ]
 _Replicas = Annotated[
     int,
     typer.Option(
-        "--replicas", metavar="N", help="Copies of the model, each a process with a detokenizer."
+        "--replicas",
+        metavar="N",
+        help="Number of copies of the model; each has its own detokenizer.",
     ),
 ]
 _GenerationDefaults = Annotated[
     bool,
     typer.Option(
         "--generation-defaults",
-        help="Sample as the checkpoint's generation_config.json says where a request does not.",
+        help="For sampling parameters that a request does not set, use the checkpoint's "
+        "(generation_config.json).",
     ),
 ]
 _Name = Annotated[
@@ -119,11 +122,11 @@ _MetricsListen = Annotated[
         "--metrics-listen",
         metavar="HOST:PORT|off",
         help="Address of the metrics of all services, over HTTP. "
-        f"[default: {addresses.METRICS}, or a free port where it is taken]",
+        f"[default: {addresses.METRICS}, or a free port if that is in use]",
     ),
 ]
-_LogLevel = Annotated[str, _choice("--log-level", "Least level of the log lines shown.")]
-_LogFormat = Annotated[str, _choice("--log-format", "Form of the log lines.")]
+_LogLevel = Annotated[str, _choice("--log-level", "Lowest level of log lines to show.")]
+_LogFormat = Annotated[str, _choice("--log-format", "Format of the log lines.")]
 
 
 def serve(  # noqa: PLR0913  (one parameter an option)
@@ -144,8 +147,8 @@ def serve(  # noqa: PLR0913  (one parameter an option)
 ) -> None:
     """Serve a model until Ctrl-C or SIGTERM.
 
-    Starts the services on this machine and prints `ready on ADDRESS` on stdout once requests are
-    answered. Logs go to stderr. A service that ends is started again.
+    Start the services on this machine and print `ready on ADDRESS` on stdout once requests are
+    answered. Logs go to stderr. If a service ends, it is restarted.
     """
     _prepare_process()
     from triptych.commands.endings import one_line_errors
