@@ -48,6 +48,7 @@ class ServiceSettings:
         log_format: `text` for people, `json` for machines.
         log_level: a level name of Python's logging.
         max_message_mib: largest gRPC message it takes, in MiB.
+        max_request_mib: largest request that it takes as a server, in MiB; 0: as any message.
         grace_s: how long calls in flight may go on once it is told to stop, in seconds.
         parent_pid: end when this process, which must be the parent, ends; 0: do not.
         restarts: how often whoever runs it has started it again; it is only told to those who ask.
@@ -58,6 +59,7 @@ class ServiceSettings:
     log_format: str = "text"
     log_level: str = "info"
     max_message_mib: int = 32
+    max_request_mib: int = 0
     grace_s: float = 5.0
     parent_pid: int = 0
     restarts: int = 0
@@ -71,6 +73,9 @@ class ServiceSettings:
         if not 1 <= self.max_message_mib <= _MOST_MESSAGE_MIB:
             why = f"{self.max_message_mib} is not from 1 to {_MOST_MESSAGE_MIB}"
             raise WrongValue("max_message_mib", why)
+        if not 0 <= self.max_request_mib <= _MOST_MESSAGE_MIB:
+            why = f"{self.max_request_mib} is not from 0 to {_MOST_MESSAGE_MIB}"
+            raise WrongValue("max_request_mib", why)
         if self.grace_s < 0:
             raise WrongValue("grace_s", f"{self.grace_s} is less than 0")
         if self.restarts < 0:

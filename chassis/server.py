@@ -137,7 +137,7 @@ async def serving(
     """
     registry = metrics.new_registry(settings.restarts)
     calls = CallInterceptor(service, registry)
-    server = aio.server(interceptors=[calls], options=_options(settings.max_message_mib))
+    server = aio.server(interceptors=[calls], options=_options(settings))
     host = Host(server, registry, calls.checks, calls.intake)
     address = bind(server, settings.listen)
     try:
@@ -170,12 +170,13 @@ async def _stop(server: aio.Server, calls: CallInterceptor, grace_s: float) -> N
     await calls.all_ended()
 
 
-def _options(max_message_mib: int) -> list[tuple[str, int]]:
-    limit = max_message_mib << 20
+def _options(settings: config.ServiceSettings) -> list[tuple[str, int]]:
+    most_mib = settings.max_message_mib
+    most_received_mib = min(settings.max_request_mib or most_mib, most_mib)
     return [
         ("grpc.so_reuseport", 0),
-        ("grpc.max_send_message_length", limit),
-        ("grpc.max_receive_message_length", limit),
+        ("grpc.max_send_message_length", most_mib << 20),
+        ("grpc.max_receive_message_length", most_received_mib << 20),
         ("grpc.compression_enabled_algorithms_bitset", _NO_COMPRESSION),
         ("grpc.keepalive_time_ms", int(KEEPALIVE_S * 1000)),
         ("grpc.keepalive_timeout_ms", int(KEEPALIVE_TIMEOUT_S * 1000)),

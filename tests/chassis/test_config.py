@@ -105,6 +105,8 @@ def test_names_the_variable_of_a_value_that_the_settings_themselves_refuse() -> 
     [
         ("MAX_MESSAGE_MIB", "0"),
         ("MAX_MESSAGE_MIB", "2048"),  # gRPC counts bytes in an int32
+        ("MAX_REQUEST_MIB", "-1"),
+        ("MAX_REQUEST_MIB", "2048"),
         ("GRACE_S", "-1"),
         ("RESTARTS", "-1"),
         ("LOG_FORMAT", "xml"),

@@ -160,6 +160,21 @@ async def test_messages_are_limited_both_ways(tmp_path: Path, method: str, reque
         assert await call(request_of(1), timeout=WAIT_S)
 
 
+async def test_requests_may_have_a_limit_of_their_own(tmp_path: Path) -> None:
+    stage = Stage()
+    stage.add(Echo=echo, Zeros=zeros)
+    settings = local(tmp_path, max_message_mib=6, max_request_mib=1)
+    async with (
+        serving("model", stage.mount, settings),
+        open_channel(settings.listen, max_message_mib=64) as channel,
+    ):
+        with pytest.raises(aio.AioRpcError) as refused:
+            await channel.unary_unary("/Test/Echo")(bytes(MIB + 1), timeout=WAIT_S)
+        assert refused.value.code() == StatusCode.RESOURCE_EXHAUSTED
+        zeros_of = channel.unary_unary("/Test/Zeros")
+        assert len(await zeros_of(b"%d" % (6 * MIB), timeout=WAIT_S)) == 6 * MIB
+
+
 class Slow:
     """A handler that says that it has started, and ends when told."""
 

@@ -154,6 +154,7 @@ def serve(  # noqa: PLR0913  (one parameter an option)
     from triptych.commands.endings import one_line_errors
     from triptych.supervisor.checkpoint import find_checkpoint
     from triptych.supervisor.plan import Deployment
+    from triptych.supervisor.request_limit import find_request_limit
 
     with one_line_errors():
         said = {"--device": device, "--quantize": quantize, "--kv-dtype": kv_dtype}
@@ -165,9 +166,11 @@ def serve(  # noqa: PLR0913  (one parameter an option)
         _check_least({"--replicas": (replicas, 1)})
         if metrics_listen is not None and metrics_listen != "off":
             _check_address("--metrics-listen", metrics_listen)
+        checkpoint = find_checkpoint(model)
         deployment = Deployment(
             listen=_public(listen),
-            checkpoint=find_checkpoint(model),
+            checkpoint=checkpoint,
+            max_request_mib=find_request_limit(checkpoint),
             metrics_listen=metrics_listen,
             name=name,
             device=device,

@@ -52,6 +52,7 @@ class Deployment:
         kv_tokens: KV slots of each replica; None: as many as fit.
         max_batch_tokens: token budget of a step; None: as the device does best.
         replicas: how many models, each with a detokenizer.
+        max_request_mib: largest request that the router takes, in MiB; None: the router's own.
         generation_defaults: whether requests that say nothing get the checkpoint's sampling.
         log_level: what is shown of the services' logs.
         grace_s: seconds the router gets to end, then as many the tokenizer and the detokenizers,
@@ -69,6 +70,7 @@ class Deployment:
     kv_tokens: int | None = None
     max_batch_tokens: int | None = None
     replicas: int = 1
+    max_request_mib: int | None = None
     generation_defaults: bool = False
     log_level: str = "info"
     grace_s: float = 8.0
@@ -199,6 +201,8 @@ def _ties(
 
 def _defaults(service: str, deployment: Deployment) -> dict[str, str]:
     """What holds where neither the operator nor the command line says otherwise."""
+    if service == ROUTER and deployment.max_request_mib is not None:
+        return {"MAX_REQUEST_MIB": str(deployment.max_request_mib)}
     if service != MODEL:
         return {}
     return {"NAME": deployment.checkpoint.name, "MODELS_HERE": str(deployment.replicas)}

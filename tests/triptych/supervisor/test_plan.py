@@ -208,3 +208,12 @@ def test_the_grace_of_an_operator_is_known(said, grace_s):
     router, tokenizer, *_ = plan(DEPLOYMENT, FOLDER, parent_pid=42, environment=environment)
 
     assert (router.grace_s, tokenizer.grace_s) == (grace_s, None)
+
+
+def test_the_router_takes_no_larger_requests_than_the_checkpoint_needs_or_the_operator_says():
+    limited = replace(DEPLOYMENT, max_request_mib=10)
+
+    assert told("router", limited)["MAX_REQUEST_MIB"] == "10"
+    assert told("router", limited, TRIPTYCH_ROUTER_MAX_REQUEST_MIB="3")["MAX_REQUEST_MIB"] == "3"
+    assert not any("MAX_REQUEST_MIB" in told(name, limited) for name in ("tokenizer", "model"))
+    assert "MAX_REQUEST_MIB" not in told("router")
