@@ -11,7 +11,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -38,6 +38,9 @@ Check = Callable[[bytes], None]
 
 _UNKNOWN = "unknown"  # method of calls to methods that are not there
 _METHOD_BYTES = 200
+
+_INCOMPLETE = "incomplete_request"  # outcome of calls that gRPC ends before their request is whole
+_CUT_OFF_S = 0.1  # it does so right after the request seems to be missing
 
 
 class CallInterceptor(aio.ServerInterceptor):
@@ -108,9 +111,7 @@ class CallInterceptor(aio.ServerInterceptor):
             counted = method in self.intake.methods
             if counted:
                 self.intake.check()
-            raw = await context.read()
-            if raw is aio.EOF:
-                raise InvalidRequest("request", "missing")
+            raw = await _read(context, record)
             hold = hold_request(self.intake, len(raw) if counted else 0)
             try:
                 response = respond(self._parse(method, handler, raw), context)
@@ -188,6 +189,21 @@ def _writing(behaviour: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
     return respond
 
 
+async def _read(context: Context, record: _Record) -> bytes:
+    """Read the only request of a call.
+
+    Raises:
+        InvalidRequest: the caller has sent none.
+    """
+    raw = await context.read()
+    if raw is aio.EOF:
+        record.incomplete = True
+        await asyncio.sleep(_CUT_OFF_S)
+        record.incomplete = False
+        raise InvalidRequest("request", "missing")
+    return cast(bytes, raw)
+
+
 async def _parsed(requests: AsyncIterator[bytes], parse: Callable[[bytes], Any]) -> Any:
     async for raw in requests:
         yield parse(raw)
@@ -214,10 +230,12 @@ class _Record:
 
     Attributes:
         begun: a servicer has been given it, and tells the log what is to be told.
+        incomplete: its request did not come whole.
     """
 
     def __init__(self, ended: Counter, method: str, context: Context) -> None:
         self.begun = False
+        self.incomplete = False
         self._ended = ended
         self._method = method
         self._context = context
@@ -231,9 +249,15 @@ class _Record:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._ended.labels(self._method, outcome_of(error, self._context)).inc()
-        if isinstance(error, ServiceError) and not self.begun:
-            log.info("call refused", extra={"method": self._method, "cause": str(error)})
+        outcome = _INCOMPLETE if self.incomplete else outcome_of(error, self._context)
+        self._ended.labels(self._method, outcome).inc()
+        if self.incomplete:
+            self._tell("the request is larger than the limit, or its caller went away")
+        elif isinstance(error, ServiceError) and not self.begun:
+            self._tell(str(error))
+
+    def _tell(self, cause: str) -> None:
+        log.info("call refused", extra={"method": self._method, "cause": cause})
 
 
 def outcome_of(error: BaseException | None, context: Context) -> str:

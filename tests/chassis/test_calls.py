@@ -157,6 +157,30 @@ async def test_a_call_without_a_request_is_told_so(tmp_path: Path) -> None:
     assert failed.value.details() == "request: missing"
 
 
+async def test_a_request_beyond_the_limit_is_logged_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "chassis.calls")
+
+    async def echo(request: bytes, context: Context) -> bytes:
+        return request
+
+    method = handle("unary_unary", echo)
+    async with (
+        opened(tmp_path, Take=method) as service,
+        open_channel(f"unix:{tmp_path / 'a.sock'}", max_message_mib=64) as channel,
+    ):
+        with pytest.raises(aio.AioRpcError) as failed:
+            await channel.unary_unary("/Test/Take")(bytes(33 << 20), timeout=WAIT_S)
+        assert failed.value.code() == StatusCode.RESOURCE_EXHAUSTED
+        async with asyncio.timeout(WAIT_S):
+            while not service.outcomes("/Test/Take"):  # the caller is answered before
+                await asyncio.sleep(0.01)
+        assert service.outcomes("/Test/Take") == {"incomplete_request": 1}
+    (line,) = [record for record in caplog.records if record.getMessage() == "call refused"]
+    assert "larger than the limit" in line.cause  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("kind", ["unary_unary", "stream_stream"])
 async def test_an_unknown_method_is_told_logged_and_counted(
     tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
