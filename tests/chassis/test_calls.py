@@ -161,11 +161,14 @@ async def test_a_request_beyond_the_limit_is_logged_and_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "chassis.calls")
+    told = asyncio.Event()
 
-    async def echo(request: bytes, context: Context) -> bytes:
-        return request
+    def tell(record: logging.LogRecord) -> bool:
+        told.set()
+        return True
 
-    method = handle("unary_unary", echo)
+    caplog.handler.addFilter(tell)
+    method = handle("unary_unary", take_all)
     async with (
         opened(tmp_path, Take=method) as service,
         open_channel(f"unix:{tmp_path / 'a.sock'}", max_message_mib=64) as channel,
@@ -173,9 +176,7 @@ async def test_a_request_beyond_the_limit_is_logged_and_counted(
         with pytest.raises(aio.AioRpcError) as failed:
             await channel.unary_unary("/Test/Take")(bytes(33 << 20), timeout=WAIT_S)
         assert failed.value.code() == StatusCode.RESOURCE_EXHAUSTED
-        async with asyncio.timeout(WAIT_S):
-            while not service.outcomes("/Test/Take"):  # the caller is answered before
-                await asyncio.sleep(0.01)
+        await asyncio.wait_for(told.wait(), WAIT_S)  # the caller is answered before
         assert service.outcomes("/Test/Take") == {"incomplete_request": 1}
     (line,) = [record for record in caplog.records if record.getMessage() == "call refused"]
     assert "larger than the limit" in line.cause  # type: ignore[attr-defined]
