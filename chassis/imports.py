@@ -34,7 +34,9 @@ def import_environment(environment: Mapping[str, str]) -> dict[str, str]:
         told["PYTHONNOUSERSITE"] = "1"
     told["PYTHONSAFEPATH"] = "1"  # not the working directory
     paths = [path for path in _listed(told, "PYTHONPATH") if refusal(path) is None]
-    _set_list(told, "PYTHONPATH", [str(ROOT), *paths] if _only_on_our_path() else paths)
+    if str(ROOT) not in map(os.path.realpath, paths) and _only_on_our_path():
+        paths.insert(0, str(ROOT))
+    _set_list(told, "PYTHONPATH", paths)
     libraries = [path for path in _listed(told, "LD_LIBRARY_PATH") if os.path.isabs(path)]
     _set_list(told, "LD_LIBRARY_PATH", libraries)
     return told
