@@ -102,7 +102,7 @@ define INSTALL_ALONE
 	@flock $(VENV).lock $(MAKE) --no-print-directory INSTALLING=1 $@
 endef
 
-$(SERVES): pyproject.toml constraints.txt setup.py $(wildcard kernels/cpu/native/source/*)
+$(SERVES): pyproject.toml constraints.txt setup.py $(wildcard kernels/c/source/*)
 ifndef INSTALLING
 	$(INSTALL_ALONE)
 else

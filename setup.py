@@ -13,7 +13,7 @@ from typing import Any
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-SOURCES = Path("kernels/cpu/native/source")
+SOURCES = Path("kernels/c/source")
 # Not -ffast-math: -inf and NaN have to stay what they are. And -fno-wrapv: Python is built with
 # -fwrapv, whose flags come first, and under which GCC keeps fewer sums in registers.
 FLAGS = "-std=gnu11 -O3 -g0 -fno-wrapv -fno-math-errno -fno-trapping-math -ffp-contract=fast"
@@ -39,7 +39,7 @@ setup(
     cmdclass={"build_ext": ParallelBuild},
     ext_modules=[
         Extension(
-            "kernels.cpu.native._library",
+            "kernels.c._library",
             sources=sorted(str(path) for path in SOURCES.glob("*.c")),
             depends=sorted(str(path) for path in SOURCES.glob("*.h")),
             extra_compile_args=[*FLAGS.split(), "-fvisibility=hidden", "-Wno-psabi"],

@@ -29,8 +29,8 @@ from torch.nn import functional
 
 from bench.machine import describe
 from kernels import cpu
-from kernels.cpu.native.library import chosen
-from kernels.cpu.native.operations import NativeOperations
+from kernels.c.library import chosen
+from kernels.c.operations import NativeOperations
 from kernels.ops import AttentionChunks, AttentionShape, Operations, Routing
 
 LAYERS = 24

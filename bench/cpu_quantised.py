@@ -30,16 +30,16 @@ import torch
 from bench.machine import describe
 from bench.peers.workloads import DENSE, MOE
 from bench.random_checkpoint import write_checkpoint
+from kernels.c.library import chosen
 from kernels.choice import UNQUANTISED, operations_for
-from kernels.cpu.native.library import chosen
 from kernels.cpu.quantised import QUANTISATIONS
 from kernels.ops import Operations
-from model_svc.captured_steps import CapturedSteps
-from model_svc.checkpoint import Checkpoint, read_checkpoint
-from model_svc.kv_cache import KvCache
+from model_svc.engine.graph_cache import GraphCache
 from model_svc.models.batch import Batch
 from model_svc.models.decoder import Decoder
-from model_svc.weights import load_weights
+from model_svc.models.kv_cache import KvCache
+from model_svc.weights.checkpoint import Checkpoint, read_checkpoint
+from model_svc.weights.loader import load_weights
 
 RESULTS = Path(__file__).resolve().parent / "results" / "cpu_quantised.md"
 DTYPE = torch.bfloat16
@@ -110,7 +110,7 @@ def step(decoder: Decoder, kv: KvCache, counts: Sequence[int], cached: int) -> T
     table = np.random.default_rng(0).permutation(len(counts) * longest).astype(np.int32)
     ids = np.arange(sum(counts)) % 1000
     batch = Batch.build(ids, rows, starts, np.array(counts), table.reshape(len(counts), longest))
-    steps = CapturedSteps(decoder, kv)
+    steps = GraphCache(decoder, kv)
     finals = None if batch.attention.num_decodes == len(counts) else batch.finals(rows.tolist())
     return lambda: steps.logits(batch, finals)
 

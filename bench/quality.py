@@ -21,14 +21,14 @@ from tokenizers import Tokenizer
 from torch.nn import functional
 
 from bench.machine import describe
+from kernels.c.library import chosen
 from kernels.choice import KV_AS_COMPUTED, UNQUANTISED, operations_for
-from kernels.cpu.native.library import chosen
 from kernels.cpu.quantised import QUANTISATIONS
-from model_svc.checkpoint import Checkpoint, open_checkpoint
-from model_svc.kv_cache import KvCache
 from model_svc.models.batch import Batch
 from model_svc.models.decoder import Decoder
-from model_svc.weights import load_weights
+from model_svc.models.kv_cache import KvCache
+from model_svc.weights.checkpoint import Checkpoint, open_checkpoint
+from model_svc.weights.loader import load_weights
 from tools.demo_model.corpus import build_corpus, standard_library
 from tools.demo_model.vocabulary import bytes_per_token, encode_documents
 from tools.demo_model.windows import validation_windows

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chassis.server import main
+from chassis.serving.server import main
 from detokenizer_svc.service import make_mount
 from detokenizer_svc.settings import DetokenizerSettings
 

@@ -11,9 +11,9 @@ import enum
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from detokenizer_svc.decoder import Decoder
+from detokenizer_svc.decoder import IncrementalDecoder
+from detokenizer_svc.pending_delta import Alternatives, PendingDelta
 from detokenizer_svc.stops import SpecialMatcher, StopMatcher
-from detokenizer_svc.unsent import Alternatives, Unsent
 from protos.generation_pb2 import FINISH_REASON_LENGTH, FINISH_REASON_STOP, FinishReason
 from protos.token_frame import FINISHED, NO_TOKEN, STOP
 
@@ -66,14 +66,14 @@ class Candidate:
     )
 
     def __init__(
-        self, index: int, rules: Rules, decoder: Decoder, matcher: StopMatcher | None
+        self, index: int, rules: Rules, decoder: IncrementalDecoder, matcher: StopMatcher | None
     ) -> None:
         """Begin an output; `matcher` is None where there are no stop strings."""
         self.index = index
         self.expected = 0
         self.awaiting = False
         self.finished = False
-        self.unsent = Unsent()
+        self.unsent = PendingDelta()
         self._rules = rules
         self._decoder = decoder
         self._matcher = matcher
@@ -90,7 +90,7 @@ class Candidate:
         text = "".join(self.unsent.text)[text_length:]
         if finished:
             self.finished = True
-            self.unsent = Unsent(self.expected)
+            self.unsent = PendingDelta(self.expected)
         else:
             self.unsent.position = self.expected
             self.unsent.text = [text] if text else []
@@ -174,7 +174,7 @@ class SpecialCandidate(Candidate):
         self,
         index: int,
         rules: Rules,
-        decoder: Decoder,
+        decoder: IncrementalDecoder,
         matcher: SpecialMatcher,
         named: Mapping[int, str],
     ) -> None:

@@ -15,12 +15,12 @@ from typing import Protocol
 from tokenizers import Tokenizer
 
 from detokenizer_svc.stops import SpecialNames
-from protos.byte_tokens import REPLACEMENT
-from protos.decoder_steps import DecoderSteps
-from protos.token_bytes import TokenBytes
+from protos.vocabulary.byte_tokens import REPLACEMENT
+from protos.vocabulary.decoder_steps import DecoderSteps
+from protos.vocabulary.token_bytes import TokenBytes
 
 
-class Decoder(Protocol):
+class IncrementalDecoder(Protocol):
     """The text of one sequence of ids."""
 
     def feed(self, token_id: int) -> str:
@@ -34,7 +34,7 @@ class Decoder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """Spelling by id.
+    """Tokens by id.
 
     Attributes:
         pieces: the bytes of each id.
@@ -56,8 +56,8 @@ def _whole_characters(piece: bytes) -> str | None:
         return None
 
 
-class Spelling:
-    """Spelling of a vocabulary; shared by all decoders.
+class Vocabulary:
+    """Bytes and names of the tokens; shared by all decoders.
 
     Attributes:
         pieces: the bytes of each id.
@@ -94,7 +94,7 @@ class Spelling:
         """The bytes of one id; a vocabulary's padding has none."""
         return self.pieces[token_id] if token_id < len(self.pieces) else b""
 
-    def decoder(self, context: Sequence[int], *, skip_special: bool) -> Decoder:
+    def decoder(self, context: Sequence[int], *, skip_special: bool) -> IncrementalDecoder:
         """Begin to decode the ids that follow `context`.
 
         Args:

@@ -16,10 +16,10 @@ from typing import NoReturn
 from grpc import aio
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from chassis.introspection import medium, transport
-from chassis.shared_file import PeerFiles
-from detokenizer_svc.hearing import hearing, listening
+from chassis.memory.shared_file import PeerFiles
+from chassis.serving.introspection import medium, transport
 from detokenizer_svc.registry import Registry, Replays
+from detokenizer_svc.ring_listener import hearing, listening
 from protos import memory_pb2, model_pb2, model_pb2_grpc, service_pb2
 from protos.announcement import Announcement
 from protos.token_frame import FrameError, read_frame

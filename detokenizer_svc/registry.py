@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from detokenizer_svc.candidate import Outcome
-from detokenizer_svc.decoder import Spelling
+from detokenizer_svc.decoder import Vocabulary
+from detokenizer_svc.pending_delta import Alternatives
 from detokenizer_svc.request import Audience, Request
-from detokenizer_svc.unsent import Alternatives
 from protos import detokenizer_pb2, model_pb2
 from protos.token_frame import PROMPT, TokenFrame
 
@@ -25,7 +25,7 @@ class Registry:
         fenced_rows: rows dropped so far because nobody wants them.
     """
 
-    def __init__(self, spelling: Spelling) -> None:
+    def __init__(self, spelling: Vocabulary) -> None:
         self._spelling = spelling
         self._requests: dict[int, Request] = {}
         self.fenced_rows = 0

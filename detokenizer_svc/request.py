@@ -9,9 +9,9 @@ from array import array
 from typing import Protocol
 
 from detokenizer_svc.candidate import Candidate, Outcome, Rules, SpecialCandidate
-from detokenizer_svc.decoder import Spelling
+from detokenizer_svc.decoder import Vocabulary
+from detokenizer_svc.pending_delta import Alternatives
 from detokenizer_svc.stops import SpecialMatcher, StopAutomaton, StopMatcher
-from detokenizer_svc.unsent import Alternatives
 from protos import detokenizer_pb2, model_pb2
 
 _BEYOND_ANY_PROMPT = 2**32 - 1
@@ -39,7 +39,7 @@ class Request:
     """
 
     def __init__(
-        self, register: detokenizer_pb2.Register, spelling: Spelling, audience: Audience
+        self, register: detokenizer_pb2.Register, spelling: Vocabulary, audience: Audience
     ) -> None:
         """Begin after what `register` says was delivered."""
         self.handle = register.handle
@@ -91,7 +91,7 @@ class Request:
         )
 
 
-def _candidates(register: detokenizer_pb2.Register, spelling: Spelling) -> list[Candidate]:
+def _candidates(register: detokenizer_pb2.Register, spelling: Vocabulary) -> list[Candidate]:
     stop, output = register.stop, register.output
     rules = Rules(
         min_tokens=stop.min_tokens,

@@ -11,16 +11,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from chassis.channels import open_channel
 from chassis.errors import StartError
-from chassis.server import Host, Mount
-from detokenizer_svc.decoder import Spelling
+from chassis.links.channels import open_channel
+from chassis.serving.server import Host, Mount
+from detokenizer_svc.decoder import Vocabulary
 from detokenizer_svc.model_link import LinkMetrics, LinkState, ModelLink
 from detokenizer_svc.registry import Registry
 from detokenizer_svc.servicer import DetokenizerServicer
 from detokenizer_svc.settings import DetokenizerSettings
 from protos import detokenizer_pb2_grpc
-from protos.tokenizer_files import VocabularyError, load_tokenizer
+from protos.vocabulary.tokenizer_files import VocabularyError, load_tokenizer
 
 _ANSWER_BYTES = 1024  # what an answer takes beside its text
 
@@ -63,7 +63,7 @@ def make_mount(settings: DetokenizerSettings) -> Mount:
     return mount
 
 
-def read_vocabulary(folder: Path) -> tuple[Spelling, int]:
+def read_vocabulary(folder: Path) -> tuple[Vocabulary, int]:
     """Read how ids are spelled, and below which number they are.
 
     A model's vocabulary may be padded beyond its tokenizer's.
@@ -72,7 +72,7 @@ def read_vocabulary(folder: Path) -> tuple[Spelling, int]:
         StartError: the checkpoint's tokenizer is missing or malformed.
     """
     try:
-        spelling = Spelling(load_tokenizer(folder))
+        spelling = Vocabulary(load_tokenizer(folder))
     except VocabularyError as error:
         raise StartError(str(error)) from error
     return spelling, max(len(spelling), _padded_size(folder / "config.json"))

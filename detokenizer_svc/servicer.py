@@ -14,12 +14,12 @@ from typing import Any
 from grpc import aio
 
 from chassis.errors import InvalidRequest
+from chassis.links.streams import converse, ended_by, first
 from chassis.logs import about
-from chassis.streams import converse, ended_by, first
-from detokenizer_svc.decoder import Spelling
+from detokenizer_svc.decoder import Vocabulary
 from detokenizer_svc.model_link import LinkState, ModelLink
-from detokenizer_svc.outbox import Outbox
 from detokenizer_svc.registry import Registry
+from detokenizer_svc.watch_stream import DeltaSender
 from protos import detokenizer_pb2, detokenizer_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class DetokenizerServicer(detokenizer_pb2_grpc.DetokenizerServiceServicer):
 
     def __init__(
         self,
-        spelling: Spelling,
+        spelling: Vocabulary,
         registry: Registry,
         vocab_size: int,
         stopping: asyncio.Event,
@@ -54,7 +54,7 @@ class DetokenizerServicer(detokenizer_pb2_grpc.DetokenizerServiceServicer):
         self._spelling = spelling
         self._registry = registry
         self._vocab_size = vocab_size
-        self._outboxes: set[Outbox] = set()
+        self._outboxes: set[DeltaSender] = set()
         self._link: ModelLink
 
     def attach(self, link: ModelLink) -> None:
@@ -79,7 +79,7 @@ class DetokenizerServicer(detokenizer_pb2_grpc.DetokenizerServiceServicer):
             raise InvalidRequest("listen", "a Watch stream begins with Listen")
         router = f"{request.listen.router:#010x}"
         listening = detokenizer_pb2.Listening(vocab_size=self._vocab_size)
-        outbox = Outbox(self._spelling.piece)
+        outbox = DeltaSender(self._spelling.piece)
         outbox.say(detokenizer_pb2.WatchResponse(listening=listening))
         outbox.say(_upstream(self._link.state))
         self._outboxes.add(outbox)
@@ -91,14 +91,14 @@ class DetokenizerServicer(detokenizer_pb2_grpc.DetokenizerServiceServicer):
             self._registry.forget_all(outbox)
             log.info("router disconnected", extra={"router": router})
 
-    def _obey(self, outbox: Outbox, request: detokenizer_pb2.WatchRequest) -> None:
+    def _obey(self, outbox: DeltaSender, request: detokenizer_pb2.WatchRequest) -> None:
         match request.WhichOneof("message"):
             case "register":
                 self._register(outbox, request.register)
             case "forget":
                 self._registry.forget(request.forget.handle, outbox)
 
-    def _register(self, outbox: Outbox, register: detokenizer_pb2.Register) -> None:
+    def _register(self, outbox: DeltaSender, register: detokenizer_pb2.Register) -> None:
         with about(register.request_id or "-"):
             replays = self._registry.register(register, outbox)
             log.debug("registered", extra={"attempt": register.attempt, "replays": len(replays)})

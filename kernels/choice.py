@@ -63,11 +63,11 @@ def operations_for(
 
 
 def _operations_of_cpu(dtype: torch.dtype, quantize: str, kv_dtype: str) -> Operations:
+    from kernels.c.int8_cache import serving_int8_caches
+    from kernels.c.library import chosen
+    from kernels.c.operations import serving
+    from kernels.c.quantised import quantised
     from kernels.cpu import exact
-    from kernels.cpu.native.int8_cache import serving_int8_caches
-    from kernels.cpu.native.library import chosen
-    from kernels.cpu.native.operations import serving
-    from kernels.cpu.native.quantised import quantised
     from kernels.cpu.quantised import QUANTISATIONS
 
     base: Operations = exact if dtype == torch.float32 else serving()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from chassis.server import main
+from chassis.serving.server import main
 
 # Read by torch's OpenMP when it is loaded. Threads that spin while they wait for the next product
 # take the cores from the other processes; on a busy machine that made steps five times slower. They
@@ -16,7 +16,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "300")
 # sequences took 0.7 times as long, since memory is then read ahead across more than 4 KiB.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
-from model_svc.mount import mount
+from model_svc.service import mount
 from model_svc.settings import ModelSettings
 
 main("model", ModelSettings, mount)

@@ -10,11 +10,11 @@ import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from model_svc.engine import Runner
-from model_svc.request import Candidate
-from model_svc.runner import StepResult
-from model_svc.scheduler import Plan
-from model_svc.scheduler import Sequence as Scheduled
+from model_svc.engine.loop import Runner
+from model_svc.engine.request import Candidate
+from model_svc.engine.runner import StepResult
+from model_svc.scheduling.scheduler import Plan
+from model_svc.scheduling.scheduler import Sequence as Scheduled
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chassis.server import main
+from chassis.serving.server import main
 from router.service import mount
 from router.settings import RouterSettings
 

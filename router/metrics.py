@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from chassis.introspection import ListLinks
+from chassis.serving.introspection import ListLinks
 from protos import service_pb2
 
 _FIRST_TOKEN_S = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
@@ -96,7 +96,7 @@ class RecoveryMetrics:
             "Deltas dropped because nobody wants them: their request has moved on, or ended.",
             registry=registry,
         )
-        self.implications = Counter(
+        self.quarantine = Counter(
             f"{_PREFIX}_crash_implications",
             "Requests that were running when an engine crashed.",
             registry=registry,

@@ -9,10 +9,10 @@ import array
 from collections.abc import Callable, Sequence
 
 from protos import generation_pb2, tokenizer_pb2
-from router import validation
-from router.message_limits import Sizes
-from router.prompt_arena import Prompt, PromptArena
-from router.tokenizer_link import TokenizerLink
+from router.api.message_limits import Sizes
+from router.links.tokenizer_link import TokenizerLink
+from router.requests import validation
+from router.requests.prompt_arena import Prompt, PromptArena
 
 # Ids that special tokens, or a template's own words, may add to the bytes of a text or a chat.
 _MARGIN_IDS = 64

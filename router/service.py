@@ -7,21 +7,21 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from chassis.channels import open_channel
-from chassis.introspection import transport
-from chassis.server import Host, Mount
-from chassis.shared_file import sweep
+from chassis.links.channels import open_channel
+from chassis.memory.shared_file import sweep
+from chassis.serving.introspection import transport
+from chassis.serving.server import Host, Mount
 from protos import generation_pb2_grpc, service_pb2
-from router.dispatcher import Dispatcher
-from router.journey import Journeys
-from router.message_limits import HELD_METHODS, Sizes, request_checks
+from router.api.message_limits import HELD_METHODS, Sizes, request_checks
+from router.api.triptych_v1 import GenerationServicer
+from router.links.tokenizer_link import TokenizerLink
 from router.metrics import LinkCollector, RecoveryMetrics, RouterMetrics
-from router.prompt_arena import PromptArena
+from router.placement.dispatcher import Dispatcher
+from router.placement.replica import Channels, Replica
 from router.prompts import PromptReader
-from router.replica import Channels, Replica
-from router.servicer import GenerationServicer
+from router.request_runner import RequestRunner
+from router.requests.prompt_arena import PromptArena
 from router.settings import RouterSettings, check_ranges, replica_addresses
-from router.tokenizer_link import TokenizerLink
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class Router:
             for address, channels in zip(replica_addresses(settings), self._channels, strict=True)
         )
         self._settings = settings
-        self.journeys = Journeys(
+        self.runner = RequestRunner(
             PromptReader(self.tokenizer, arena, self.sizes),
             self.dispatcher,
             self.sizes,
@@ -167,7 +167,7 @@ def _add_service(host: Host, router: Router) -> None:
         lambda: dispatcher.rate,
     )
     servicer = GenerationServicer(
-        router.journeys, router.tokenizer, dispatcher, router.sizes, metrics
+        router.runner, router.tokenizer, dispatcher, router.sizes, metrics
     )
     generation_pb2_grpc.add_GenerationServiceServicer_to_server(servicer, host.server)
     host.registry.register(LinkCollector(router.list_links))

@@ -19,7 +19,7 @@ class ReplicaAddress:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Patience:
+class RecoveryTimeouts:
     """How long to wait for services that are away, in seconds.
 
     Attributes:
@@ -63,9 +63,9 @@ class RouterSettings(ServiceSettings):
     rejoin_s: float = 2.0
 
     @property
-    def patience(self) -> Patience:
+    def patience(self) -> RecoveryTimeouts:
         """How long to wait for services that are away."""
-        return Patience(self.recovery_s, self.rejoin_s)
+        return RecoveryTimeouts(self.recovery_s, self.rejoin_s)
 
 
 def replica_addresses(settings: RouterSettings) -> tuple[ReplicaAddress, ...]:

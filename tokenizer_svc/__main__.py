@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chassis.server import main
+from chassis.serving.server import main
 from tokenizer_svc.service import make_mount
 from tokenizer_svc.settings import TokenizerSettings
 

@@ -15,7 +15,7 @@ import jinja2
 
 from chassis.errors import InvalidRequest, StartError, refuse_failures
 from protos import generation_pb2
-from protos.tokenizer_files import TokenizerConfig, VocabularyError, read_object
+from protos.vocabulary.tokenizer_files import TokenizerConfig, VocabularyError, read_object
 from tokenizer_svc.chat_variables import mark_end, read_arguments, read_messages, read_tools
 from tokenizer_svc.message_form import MessageForm
 from tokenizer_svc.sandbox import Refusal, Sandbox, TookTooLong, bounded

@@ -12,10 +12,10 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from chassis.errors import InvalidRequest, StartError, refuse_failures
-from chassis.shared_file import FOLDER, PeerFiles
+from chassis.memory.shared_file import FOLDER, PeerFiles
 from protos import generation_pb2, memory_pb2, tokenizer_pb2
-from protos.token_bytes import TokenBytes
-from protos.tokenizer_files import VocabularyError, load_tokenizer
+from protos.vocabulary.token_bytes import TokenBytes
+from protos.vocabulary.tokenizer_files import VocabularyError, load_tokenizer
 from tokenizer_svc.chat_template import ChatTemplates
 from tokenizer_svc.text.bad_words import spellings
 from tokenizer_svc.text.text_encoder import PIECE_CHARACTERS, TextEncoder, Wanted

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from chassis.errors import StartError
-from chassis.server import Host, Mount
+from chassis.serving.server import Host, Mount
 from protos import tokenizer_pb2_grpc
 from tokenizer_svc.pool import Pool
 from tokenizer_svc.servicer import TokenizerMetrics, TokenizerServicer

@@ -18,7 +18,7 @@ from google.rpc import error_details_pb2
 
 from chassis.errors import InvalidRequest, StartError
 from chassis.logs import unblock
-from chassis.process import die_with_parent
+from chassis.serving.process import die_with_parent
 from protos import memory_pb2, tokenizer_pb2
 from tokenizer_svc import wire
 from tokenizer_svc.encoder import Encoder, Slabs

@@ -55,7 +55,7 @@ app.command("status")(status.status)
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from chassis.introspection import triptych_version
+        from chassis.serving.introspection import triptych_version
 
         typer.echo(triptych_version())
         raise typer.Exit

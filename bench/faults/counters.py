@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import grpc
 from prometheus_client.parser import text_string_to_metric_families
 
-from chassis.channels import open_channel
+from chassis.links.channels import open_channel
 from protos import service_pb2, service_pb2_grpc
-from triptych import survey
+from triptych import deployment_status
 
 RESUBMITTED = "resubmitted"
 FENCED_DELTAS = "fenced deltas"
@@ -33,7 +33,7 @@ Counters = dict[str, dict[str, float]]
 async def read(address: str) -> Counters:
     """The counters of all services of the deployment at `address`."""
     found = {}
-    for service in (await survey.take(address)).services:
+    for service in (await deployment_status.take(address)).services:
         found[service.address] = await _scrape(service.address)
     return found
 

@@ -22,7 +22,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from bench.faults.proxy import Proxy
 from bench.faults.roster import MODEL, Place, Roster
-from chassis.channels import open_channel
+from chassis.links.channels import open_channel
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "models" / "demo"

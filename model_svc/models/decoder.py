@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from kernels.ops import Captured, Linear, Operations
-from model_svc.kv_cache import KvCache
 from model_svc.models.batch import Batch, Finals
+from model_svc.models.kv_cache import KvCache
 from model_svc.models.rotary import rope_table
 from model_svc.models.spec import DecoderSpec
 

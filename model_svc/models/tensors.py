@@ -1,7 +1,7 @@
-"""Which tensors a decoder needs from a checkpoint, by name and shape.
+"""Names and shapes of the tensors that a decoder needs from a checkpoint.
 
-Invariant: what `model_svc.weights` reads is listed here, so that a checkpoint is refused before
-anything is read from it.
+Invariant: every tensor that `model_svc.weights.loader` reads is listed here, so that a checkpoint
+is refused before anything is read from it.
 """
 
 from __future__ import annotations

@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from checkpoints import write_checkpoint
+from support.checkpoints import write_checkpoint
 
 from bench.quality import Form, Score, Text, score, table
 from kernels.choice import operations_for
-from model_svc.checkpoint import read_checkpoint
-from model_svc.kv_cache import KvCache
 from model_svc.models.batch import Batch
 from model_svc.models.decoder import Decoder
-from model_svc.weights import load_weights
+from model_svc.models.kv_cache import KvCache
+from model_svc.weights.checkpoint import read_checkpoint
+from model_svc.weights.loader import load_weights
 
 WHOLE = Form(torch.float32, "none")
 

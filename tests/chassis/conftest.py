@@ -11,9 +11,9 @@ import grpc
 import pytest
 from grpc import aio
 
-from chassis.channels import open_channel
 from chassis.config import ServiceSettings
-from chassis.server import Host, serving
+from chassis.links.channels import open_channel
+from chassis.serving.server import Host, serving
 
 WAIT_S = 20.0
 

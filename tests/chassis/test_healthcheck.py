@@ -10,8 +10,8 @@ import pytest
 
 from chassis import healthcheck
 from chassis.config import ServiceSettings
-from chassis.health import Health
-from chassis.server import Host, Mount, serving
+from chassis.serving.health import Health
+from chassis.serving.server import Host, Mount, serving
 
 
 def mounting(*, ready: bool) -> Mount:

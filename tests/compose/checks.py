@@ -28,7 +28,7 @@ with grpc.insecure_channel("unix:/run/triptych/detokenizer.sock") as channel:
     print(service_pb2.Transport.Name(link.transport))
 """
 _LEVEL = """
-from kernels.cpu.native.library import chosen
+from kernels.c.library import chosen
 library = chosen().library
 print(library.level if library else "none")
 """

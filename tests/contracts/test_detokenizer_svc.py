@@ -7,7 +7,9 @@ from pathlib import Path
 
 import grpc
 import pytest
-from detokenizer_fakes import (
+from grpc import aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from support.fakes.detokenizer import (
     HANDLE,
     TEXT,
     TOKENIZER,
@@ -23,9 +25,7 @@ from detokenizer_fakes import (
     served,
     text_of,
 )
-from grpc import aio
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from tiny_tokenizers import write_checkpoint
+from support.tiny_tokenizers import write_checkpoint
 
 from protos import (
     detokenizer_pb2,

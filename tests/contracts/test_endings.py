@@ -10,16 +10,16 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import checkpoints
 import grpc
 import pytest
-from detokenizer_fakes import TOKENIZER, FakeRouter
 from grpc import aio
-from model_peers import Detokenizer, Router
-from tiny_tokenizers import write_checkpoint
+from support import checkpoints
+from support.fakes.detokenizer import TOKENIZER, FakeRouter
+from support.fakes.model_peers import Detokenizer, Router
+from support.tiny_tokenizers import write_checkpoint
 
-from chassis.channels import open_channel
 from chassis.errors import error_info
+from chassis.links.channels import open_channel
 from protos import model_pb2_grpc
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +27,7 @@ WAIT_S = 60.0
 GRACE_S = 10 * WAIT_S  # whoever waits for it fails
 DEADLY = 7
 FAILING_MODEL = """
-from model_svc.runner import Runner
+from model_svc.engine.runner import Runner
 
 def fail(runner, plan, candidates):
     raise ArithmeticError("the device is gone")

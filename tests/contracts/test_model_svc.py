@@ -2,16 +2,16 @@
 
 import asyncio
 
-import checkpoints
 import grpc
 import numpy as np
 import pytest
 from grpc import aio
-from model_peers import Detokenizer, Router, metrics, model, model_channel
+from support import checkpoints
+from support.fakes.model_peers import Detokenizer, Router, metrics, model, model_channel
 
-from chassis.arena import Arena
-from chassis.bell import Listener
-from chassis.shared_file import SharedFile
+from chassis.memory.arena import Arena
+from chassis.memory.doorbell import Listener
+from chassis.memory.shared_file import SharedFile
 from protos import memory_pb2, model_pb2, model_pb2_grpc
 from protos.announcement import ANNOUNCEMENT_BYTES, read_announcements
 from protos.token_frame import FINISHED, read_frame

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import grpc
 import pytest
-from router_deployments import (
+from support.deployments.routers import (
     collect,
     deployed,
     details_of,
@@ -14,7 +14,7 @@ from router_deployments import (
     load_until,
     texts,
 )
-from router_fakes import CONTEXT, LENGTH
+from support.fakes.router import CONTEXT, LENGTH
 
 from protos import generation_pb2, service_pb2
 

@@ -8,14 +8,14 @@ import math
 import grpc
 import pytest
 from grpc import aio
-from router_deployments import (
+from support.deployments.routers import (
     deployed,
     details_of,
     failure,
     generate_request,
     held_back,
 )
-from router_fakes import CONTEXT, LENGTH, FakeReplica, FakeTokenizer
+from support.fakes.router import CONTEXT, LENGTH, FakeReplica, FakeTokenizer
 
 from protos import generation_pb2, model_pb2, service_pb2
 

@@ -20,14 +20,14 @@ from google.rpc import error_details_pb2
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
-from tiny_tokenizers import byte_level, write_checkpoint
+from support.tiny_tokenizers import byte_level, write_checkpoint
 from tokenizers import models
 
-from chassis.arena import Arena
-from chassis.channels import open_channel
 from chassis.errors import StartError
-from chassis.server import serving
-from chassis.shared_file import SharedFile
+from chassis.links.channels import open_channel
+from chassis.memory.arena import Arena
+from chassis.memory.shared_file import SharedFile
+from chassis.serving.server import serving
 from protos import (
     generation_pb2,
     memory_pb2,

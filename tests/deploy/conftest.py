@@ -20,7 +20,7 @@ from protos import service_pb2
 from router.metrics import LinkCollector, RecoveryMetrics, RouterMetrics
 from tokenizer_svc.servicer import TokenizerMetrics
 from triptych.supervisor.child import Child
-from triptych.supervisor.exposition import DeploymentCollector
+from triptych.supervisor.metrics_proxy import DeploymentCollector
 
 Values = Mapping[str, set[str]]
 """Labels of a metric, and the values that each was seen with."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from manifests import KUBERNETES, ROOT
+from support.deployments.manifests import KUBERNETES, ROOT
 
 FOLDER = KUBERNETES / "checkpoint"
 OBJECTS: dict[str, Any] = {

@@ -16,17 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import proxies
 import pytest
 import pytest_asyncio
 import yaml
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from support.deployments import proxies
 
-from chassis.channels import open_channel
 from chassis.config import ServiceSettings
 from chassis.errors import Unavailable
-from chassis.server import Host, serving
+from chassis.links.channels import open_channel
+from chassis.serving.server import Host, serving
 from protos import generation_pb2, generation_pb2_grpc, service_pb2, service_pb2_grpc
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from manifests import (
+from support.deployments.manifests import (
     BASE,
     RENDERED,
     ROOT,
@@ -24,7 +24,7 @@ from manifests import (
     settings_of,
 )
 
-from chassis.health import SELF
+from chassis.serving.health import SELF
 from router.settings import check_ranges, replica_addresses
 
 OLDEST, WITH_IMAGE_VOLUMES, NEWEST = "1.30", "1.33", "1.37"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import yaml
-from manifests import (
+from support.deployments.manifests import (
     ENVOY,
     KUBERNETES,
     RENDERED,

@@ -9,13 +9,12 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import pods
-import proxies
 import pytest
 import pytest_asyncio
 from grpc import aio
+from support.deployments import pods, proxies
 
-from chassis.channels import open_channel
+from chassis.links.channels import open_channel
 from protos import generation_pb2, generation_pb2_grpc, service_pb2, service_pb2_grpc
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import queries
 import yaml
+from support import queries
 
 ROOT = Path(__file__).parent.parent.parent
 FOLDER = ROOT / "deploy" / "prometheus"

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_tokenizers import byte_level
+from support.tiny_tokenizers import byte_level
 
 from detokenizer_svc.candidate import Candidate, Outcome, Rules
-from detokenizer_svc.decoder import Spelling
+from detokenizer_svc.decoder import Vocabulary
 from detokenizer_svc.stops import StopAutomaton, StopMatcher
 from protos.generation_pb2 import (
     FINISH_REASON_LENGTH,
@@ -20,7 +20,7 @@ from protos.generation_pb2 import (
 from protos.token_frame import LENGTH, NO_TOKEN, STOP
 
 TOKENIZER = byte_level()
-SPELLING = Spelling(TOKENIZER)
+SPELLING = Vocabulary(TOKENIZER)
 EOS = TOKENIZER.token_to_id("</s>")
 TEXT = "the dog sleeps"
 

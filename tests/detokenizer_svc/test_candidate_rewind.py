@@ -7,22 +7,22 @@ from unittest.mock import patch
 
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_tokenizers import byte_fallback, byte_level, word_piece
+from support.tiny_tokenizers import byte_fallback, byte_level, word_piece
 
 from detokenizer_svc.candidate import Candidate, Outcome, Rules, SpecialCandidate
-from detokenizer_svc.decoder import Spelling
+from detokenizer_svc.decoder import Vocabulary
 from detokenizer_svc.stops import SpecialMatcher, StopAutomaton, StopMatcher
 from protos.detokenizer_pb2 import TextDelta
 from protos.token_frame import LENGTH, NO_TOKEN, STOP
 
 SPELLINGS = {
-    "bytes": Spelling(byte_level()),
-    "words and bytes": Spelling(byte_fallback()),
-    "words": Spelling(word_piece()),
+    "bytes": Vocabulary(byte_level()),
+    "words and bytes": Vocabulary(byte_fallback()),
+    "words": Vocabulary(word_piece()),
 }
 
 
-def interesting_ids(spelling: Spelling) -> list[int]:
+def interesting_ids(spelling: Vocabulary) -> list[int]:
     """Parts of characters, a few letters, what has no text, what is no id of the tokenizer."""
     pieces = [bytes([byte]) for byte in "🌍世é".encode() + b"aab\xff"]
     pieces += [b"do", b"dog", b" the", b"the", b"s", b"</s>", b"<s>"]
@@ -151,7 +151,7 @@ def interrupted(case: Case, rows: int, deltas: int, pace: int) -> Told:
 
 @given(cases(), st.integers(1, 5))
 def test_every_cut_is_made_good(case: Case, pace: int) -> None:
-    with patch("detokenizer_svc.unsent.MOST_POSITIONS", 2):
+    with patch("detokenizer_svc.pending_delta.MOST_POSITIONS", 2):
         whole = undisturbed(case)
         for rows in range(len(case.ids) + 1):
             for deltas in range(rows + 1):

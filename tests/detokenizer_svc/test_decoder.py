@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_tokenizers import byte_fallback, byte_level, end_of_word, unigram, word_piece
+from support.tiny_tokenizers import byte_fallback, byte_level, end_of_word, unigram, word_piece
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models
 
-from detokenizer_svc.decoder import Spelling
+from detokenizer_svc.decoder import Vocabulary
 
 BYTE_LEVEL = byte_level()
 BYTE_FALLBACK = byte_fallback()
@@ -23,7 +23,7 @@ JOINED_BY_SPACES = word_piece()
 JOINED_BY_SPACES.decoder = None
 
 
-def marked(decoder: decoders.Decoder) -> Tokenizer:
+def marked(decoder: decoders.IncrementalDecoder) -> Tokenizer:
     """Words that begin with U+2581 and bytes, some of them added, under another decoder."""
     tokenizer = byte_fallback()
     tokenizer.add_tokens([AddedToken(token, normalized=False) for token in ("▁▁▁", "a▁b", "##y")])
@@ -32,7 +32,7 @@ def marked(decoder: decoders.Decoder) -> Tokenizer:
     return tokenizer
 
 
-def in_steps(*steps: decoders.Decoder) -> Tokenizer:
+def in_steps(*steps: decoders.IncrementalDecoder) -> Tokenizer:
     return marked(decoders.Sequence(list(steps)))
 
 
@@ -54,14 +54,14 @@ OTHERS = {
     "word piece": marked(decoders.WordPiece(cleanup=False)),
     "end of word": marked(decoders.BPEDecoder(suffix="g")),
 }
-OTHER_SPELLINGS = {name: Spelling(tokenizer) for name, tokenizer in OTHERS.items()}
+OTHER_SPELLINGS = {name: Vocabulary(tokenizer) for name, tokenizer in OTHERS.items()}
 SPELLINGS = {
-    "byte level": (BYTE_LEVEL, Spelling(BYTE_LEVEL)),
-    "byte fallback": (BYTE_FALLBACK, Spelling(BYTE_FALLBACK)),
-    "metaspace": (UNIGRAM, Spelling(UNIGRAM)),
-    "word piece": (WORD_PIECE, Spelling(WORD_PIECE)),
-    "joined by spaces": (JOINED_BY_SPACES, Spelling(JOINED_BY_SPACES)),
-    "end of word": (END_OF_WORD, Spelling(END_OF_WORD)),
+    "byte level": (BYTE_LEVEL, Vocabulary(BYTE_LEVEL)),
+    "byte fallback": (BYTE_FALLBACK, Vocabulary(BYTE_FALLBACK)),
+    "metaspace": (UNIGRAM, Vocabulary(UNIGRAM)),
+    "word piece": (WORD_PIECE, Vocabulary(WORD_PIECE)),
+    "joined by spaces": (JOINED_BY_SPACES, Vocabulary(JOINED_BY_SPACES)),
+    "end of word": (END_OF_WORD, Vocabulary(END_OF_WORD)),
 }
 WRITTEN = st.text(
     st.one_of(
@@ -74,13 +74,13 @@ FLAGS = st.booleans()
 
 
 def step_by_step(
-    spelling: Spelling, ids: Sequence[int], *, context: Sequence[int] = (), skip: bool = True
+    spelling: Vocabulary, ids: Sequence[int], *, context: Sequence[int] = (), skip: bool = True
 ) -> str:
     decoder = spelling.decoder(context, skip_special=skip)
     return "".join(map(decoder.feed, ids)) + decoder.held()
 
 
-def pieces_of(spelling: Spelling, ids: Sequence[int], special: frozenset[int]) -> bytes:
+def pieces_of(spelling: Vocabulary, ids: Sequence[int], special: frozenset[int]) -> bytes:
     return b"".join(spelling.piece(id_) for id_ in ids if id_ not in special)
 
 
@@ -209,7 +209,7 @@ def test_added_tokens_take_the_decoders_steps(name: str) -> None:
     tokenizer = byte_fallback() if name == "byte fallback" else unigram()
     tokenizer.add_tokens([AddedToken("▁▁▁", normalized=False)])
     tokenizer.add_special_tokens(["▁<PRE>"])
-    spelling = Spelling(tokenizer)
+    spelling = Vocabulary(tokenizer)
     ids = [tokenizer.token_to_id(token) for token in ("d", "▁▁▁", "d", "▁<PRE>", "d")]
     assert step_by_step(spelling, ids, skip=False) == "d   d <PRE>d"
     assert step_by_step(spelling, ids) == "d   dd"
@@ -249,10 +249,10 @@ def test_padding_of_the_vocabulary_has_no_text(name: str) -> None:
 
 
 @pytest.mark.parametrize("decoder", [None, decoders.ByteLevel(), decoders.WordPiece(), FUSE])
-def test_a_hole_in_the_vocabulary_has_no_text(decoder: decoders.Decoder | None) -> None:
+def test_a_hole_in_the_vocabulary_has_no_text(decoder: decoders.IncrementalDecoder | None) -> None:
     tokenizer = Tokenizer(models.BPE({"a": 0, "b": 5}, []))
     tokenizer.decoder = decoder
-    spelling = Spelling(tokenizer)
+    spelling = Vocabulary(tokenizer)
     assert step_by_step(spelling, [0, 3, 5, 6]) == tokenizer.decode([0, 5])
     assert (len(spelling), spelling.piece(3)) == (6, b"")
 

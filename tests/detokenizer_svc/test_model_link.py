@@ -11,9 +11,9 @@ import grpc
 import pytest
 from grpc import aio
 from prometheus_client import CollectorRegistry
-from tiny_tokenizers import byte_level
+from support.tiny_tokenizers import byte_level
 
-from detokenizer_svc.decoder import Spelling
+from detokenizer_svc.decoder import Vocabulary
 from detokenizer_svc.model_link import LinkMetrics, LinkState, ModelLink
 from detokenizer_svc.registry import Registry
 from protos import detokenizer_pb2, memory_pb2, model_pb2
@@ -63,7 +63,7 @@ class Link:
 
     def __init__(self, *calls: Call) -> None:
         self.counted = CollectorRegistry()
-        self.registry = Registry(Spelling(byte_level()))
+        self.registry = Registry(Vocabulary(byte_level()))
         self.states: asyncio.Queue[LinkState] = asyncio.Queue()
         metrics = LinkMetrics(self.counted, lambda: len(self.registry))
         channel: Any = Channel(calls)

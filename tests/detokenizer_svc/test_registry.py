@@ -6,10 +6,10 @@ from array import array
 from collections.abc import Sequence
 
 import numpy as np
-from tiny_tokenizers import byte_level
+from support.tiny_tokenizers import byte_level
 
 from detokenizer_svc.candidate import Candidate
-from detokenizer_svc.decoder import Spelling
+from detokenizer_svc.decoder import Vocabulary
 from detokenizer_svc.registry import Registry
 from detokenizer_svc.request import Request
 from protos import generation_pb2, model_pb2
@@ -17,7 +17,7 @@ from protos.detokenizer_pb2 import Delivered, Register
 from protos.token_frame import ALTERNATIVE, LENGTH, PROMPT, ROW, TokenFrame
 
 TOKENIZER = byte_level()
-SPELLING = Spelling(TOKENIZER)
+SPELLING = Vocabulary(TOKENIZER)
 HANDLE = 2**64 - 1
 NO_PROMPT = 2**32 - 1
 

@@ -6,11 +6,11 @@ from array import array
 from collections.abc import Sequence
 
 import pytest
-from tiny_tokenizers import byte_fallback, byte_level, end_of_word, word_piece
+from support.tiny_tokenizers import byte_fallback, byte_level, end_of_word, word_piece
 from tokenizers import AddedToken
 
 from detokenizer_svc.candidate import Candidate, SpecialCandidate
-from detokenizer_svc.decoder import Spelling
+from detokenizer_svc.decoder import Vocabulary
 from detokenizer_svc.request import Request
 from protos.detokenizer_pb2 import Delivered, Register
 from protos.generation_pb2 import (
@@ -22,7 +22,7 @@ from protos.generation_pb2 import (
 from protos.token_frame import LENGTH, STOP
 
 TOKENIZER = byte_level()
-SPELLING = Spelling(TOKENIZER)
+SPELLING = Vocabulary(TOKENIZER)
 USER = TOKENIZER.token_to_id("<|user|>")
 
 
@@ -40,7 +40,7 @@ def ids_of(text: str) -> list[int]:
 
 def candidate(
     *strings: str,
-    spelling: Spelling = SPELLING,
+    spelling: Vocabulary = SPELLING,
     shown: bool = False,
     delivered: Sequence[Delivered] = (),
     **stop: int,
@@ -141,6 +141,6 @@ def test_a_special_token_is_named_by_its_content_or_its_text(make, name: str) ->
     tokenizer.add_special_tokens([AddedToken("▁<PRE>", normalized=False)])
     special = tokenizer.token_to_id("</s>" if name == "</s>" else "▁<PRE>")
     word = tokenizer.token_to_id("do") or tokenizer.token_to_id("dog")
-    subject = candidate(name, spelling=Spelling(tokenizer))
+    subject = candidate(name, spelling=Vocabulary(tokenizer))
     feed(subject, [word, special, word])
     assert told(subject) == (tokenizer.decode([word]), FINISH_REASON_STOP, name)

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_tokenizers import byte_level, write_checkpoint
+from support.tiny_tokenizers import byte_level, write_checkpoint
 
 from detokenizer_svc.service import read_vocabulary
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer
 
-from protos.tokenizer_files import load_tokenizer
+from protos.vocabulary.tokenizer_files import load_tokenizer
 
 VERSION = "3.7.2"
 PACKAGES = ["llama2", "llama3_1", "qwen3", "deepseek_v3", "claude", "gpt35turbo", "gemma3"]

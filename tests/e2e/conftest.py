@@ -1,8 +1,8 @@
 """Deployments that several end-to-end tests share: one in shared memory, one inline."""
 
-import checkpoints
-import deployments
 import pytest
+from support import checkpoints
+from support.deployments import local
 
 INLINE = {
     "TRIPTYCH_ROUTER_SHARED_MEMORY": "false",
@@ -20,14 +20,14 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def shared_deployment(tiny):
-    with deployments.deployed(tiny, "--dtype", "float32", "--name", "tiny") as deployment:
+    with local.deployed(tiny, "--dtype", "float32", "--name", "tiny") as deployment:
         yield deployment
 
 
 @pytest.fixture(scope="session")
 def inline_deployment(tiny):
     options = ("--dtype", "float32", "--name", "tiny")
-    with deployments.deployed(tiny, *options, env=INLINE) as deployment:
+    with local.deployed(tiny, *options, env=INLINE) as deployment:
         yield deployment
 
 

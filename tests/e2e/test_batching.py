@@ -4,10 +4,10 @@ import asyncio
 import random
 from pathlib import Path
 
-import checkpoints
-import deployments
 import pytest
 from grpc import aio
+from support import checkpoints
+from support.deployments import local
 
 from protos import generation_pb2 as g
 from protos import generation_pb2_grpc
@@ -73,7 +73,7 @@ def test_concurrent_requests_equal_their_lone_runs(tmp_path, family):
     model = checkpoints.write_checkpoint(tmp_path, family, max_position_embeddings=2048)
     messages = list(make_requests(seed=7))
     options = ("--dtype", "float32", "--kv-tokens", str(KV_TOKENS))
-    with deployments.deployed(model, *options) as deployment:
+    with local.deployed(model, *options) as deployment:
         lone = [outcome(deployment.api.Generate(m, timeout=60)) for m in messages]
 
         async def together():
@@ -110,7 +110,7 @@ def test_a_ring_too_small_for_the_load_loses_nothing(tmp_path):
     # The prompt's last chunk, and with it the ending, fits the ring; those before it do not.
     messages += [scored(prompt_tokens) for prompt_tokens in (513, 1026)]
     options = ("--dtype", "float32")
-    with deployments.deployed(model, *options, env={"TRIPTYCH_MODEL_RING_KIB": "4"}) as deployment:
+    with local.deployed(model, *options, env={"TRIPTYCH_MODEL_RING_KIB": "4"}) as deployment:
         lone = [outcome(deployment.api.Generate(m, timeout=60)) for m in messages]
 
         async def together():
@@ -131,7 +131,7 @@ def test_a_ring_too_small_for_the_load_loses_nothing(tmp_path):
 def test_nothing_stays_in_shared_memory_after_the_end(tmp_path):
     before = set(Path("/dev/shm").glob("triptych-*"))
     model = checkpoints.write_checkpoint(tmp_path, "llama", max_position_embeddings=2048)
-    with deployments.deployed(model) as deployment:
+    with local.deployed(model) as deployment:
         during = set(Path("/dev/shm").glob("triptych-*")) - before
         pids = deployment.pids()
 

@@ -5,8 +5,8 @@ import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
 
-import deployments
 import pytest
+from support.deployments import local
 
 from protos import service_pb2, service_pb2_grpc
 from triptych import AsyncClient, Client, Options
@@ -18,7 +18,7 @@ OPTIONS = Options(max_tokens=8, seed=1, ignore_eos=True, retry_s=60)
 @pytest.fixture
 def own_deployment(tiny):
     """A deployment whose router may be killed."""
-    with deployments.deployed(tiny, "--dtype", "float32") as deployment:
+    with local.deployed(tiny, "--dtype", "float32") as deployment:
         yield deployment
 
 

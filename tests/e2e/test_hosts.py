@@ -5,9 +5,9 @@ import time
 from contextlib import ExitStack, contextmanager
 
 import grpc
-import hosts
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from support.deployments import hosts
 
 from protos import generation_pb2 as g
 from protos import generation_pb2_grpc, service_pb2, service_pb2_grpc

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import deployments
 import pytest
+from support.deployments import local
 
 from protos import generation_pb2 as g
 
@@ -21,15 +21,15 @@ OPTIONS = ("--dtype", "float32", "--name", "tiny", "--max-batch-tokens", "24")
 
 
 @pytest.fixture(scope="module")
-def pair(tiny) -> Iterator[tuple[deployments.Deployment, deployments.Deployment]]:
+def pair(tiny) -> Iterator[tuple[local.Deployment, local.Deployment]]:
     with (
-        deployments.deployed(tiny, *OPTIONS, "--device", "cpu") as cpu,
-        deployments.deployed(tiny, *OPTIONS, "--device", "interpret") as interpreted,
+        local.deployed(tiny, *OPTIONS, "--device", "cpu") as cpu,
+        local.deployed(tiny, *OPTIONS, "--device", "interpret") as interpreted,
     ):
         yield cpu, interpreted
 
 
-def answers(deployment: deployments.Deployment, requests: list[g.GenerateRequest]) -> list:
+def answers(deployment: local.Deployment, requests: list[g.GenerateRequest]) -> list:
     """All requests at once, so that they share steps."""
     calls = [deployment.api.Generate.future(request, timeout=240) for request in requests]
     return [call.result() for call in calls]

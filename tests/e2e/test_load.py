@@ -5,10 +5,10 @@ import threading
 import time
 from pathlib import Path
 
-import checkpoints
-import deployments
 import grpc
 from google.rpc import error_details_pb2, status_pb2
+from support import checkpoints
+from support.deployments import local
 
 from protos import generation_pb2 as g
 
@@ -28,9 +28,7 @@ def message(max_tokens, text="hello"):
 def test_a_full_queue_refuses_with_a_time_to_retry(tmp_path):
     model = checkpoints.write_checkpoint(tmp_path, "llama", max_position_embeddings=2048)
     options = ("--kv-tokens", "300")
-    with deployments.deployed(
-        model, *options, env={"TRIPTYCH_ROUTER_MAX_QUEUE": "2"}
-    ) as deployment:
+    with local.deployed(model, *options, env={"TRIPTYCH_ROUTER_MAX_QUEUE": "2"}) as deployment:
         calls = [deployment.api.GenerateStream(message(250), timeout=60) for _ in range(12)]
         outcomes = []
         for call in calls:

@@ -5,8 +5,8 @@ import queue
 import signal
 from concurrent.futures import ThreadPoolExecutor
 
-import deployments
 import pytest
+from support.deployments import local
 
 from bench.faults.answers import Joiner, differences, of_completion
 from triptych import Client, Options
@@ -35,7 +35,7 @@ UNARY = {
 
 @pytest.fixture(scope="module")
 def deployment(tiny):
-    with deployments.deployed(tiny, "--dtype", "float32") as running:
+    with local.deployed(tiny, "--dtype", "float32") as running:
         yield running
 
 

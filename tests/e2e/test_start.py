@@ -7,18 +7,18 @@ import subprocess
 from contextlib import contextmanager
 from pathlib import Path
 
-import checkpoints
-import deployments
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from support import checkpoints
+from support.deployments import local
 
 
 def fails(model, *options, env=None):
     """Run `triptych serve`; return what it said. It must fail, in one line, with no traceback."""
     ended = subprocess.run(
-        deployments.command(model, *options),
-        cwd=deployments.ROOT,
+        local.command(model, *options),
+        cwd=local.ROOT,
         env={**os.environ, **(env or {})},
         capture_output=True,
         text=True,
@@ -125,8 +125,8 @@ def small_shared_memory(tmp_path):
 
 def test_too_little_shared_memory(model, tmp_path, monkeypatch):
     with small_shared_memory(tmp_path) as prefix:
-        plain = deployments.command
-        monkeypatch.setattr(deployments, "command", lambda *a: [*prefix, *plain(*a)])
+        plain = local.command
+        monkeypatch.setattr(local, "command", lambda *a: [*prefix, *plain(*a)])
         reason = fails(model)
 
     assert "shared memory" in reason

@@ -6,9 +6,9 @@ import signal
 import time
 from pathlib import Path
 
-import deployments
 import grpc
 import pytest
+from support.deployments import local
 
 from protos import generation_pb2 as pb
 from triptych import TriptychError
@@ -42,7 +42,7 @@ def text_of(deployment):
 
 @pytest.fixture(scope="module")
 def replicated(tiny):
-    with deployments.deployed(tiny, *OPTIONS, "--replicas", "2") as deployment:
+    with local.deployed(tiny, *OPTIONS, "--replicas", "2") as deployment:
         yield deployment
 
 
@@ -106,7 +106,7 @@ def alive(pid):
 
 def test_a_killed_supervisor_takes_all_along_and_the_next_start_cleans_up(tiny, replicated):
     until("all are ready", lambda: whole(replicated))
-    with deployments.deployed(tiny, *OPTIONS) as one:
+    with local.deployed(tiny, *OPTIONS) as one:
         expected = text_of(replicated)
         assert text_of(one) == expected, "two on one machine do not meet"
         neighbours = replicated.pids()
@@ -120,7 +120,7 @@ def test_a_killed_supervisor_takes_all_along_and_the_next_start_cleans_up(tiny, 
         until("all have ended with it", lambda: not any(map(alive, pids)))
 
     assert replicated.pids() == neighbours
-    with deployments.deployed(tiny, *OPTIONS) as after:
+    with local.deployed(tiny, *OPTIONS) as after:
         assert text_of(after) == text_of(replicated) == expected
         assert not folder.exists()
         assert not [path for path in left if path.exists()]

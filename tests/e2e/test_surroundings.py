@@ -9,11 +9,11 @@ import sys
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import deployments
 import pytest
+from support.deployments import local
 
 import triptych
-from triptych import survey
+from triptych import deployment_status
 
 WAIT_S = 60
 OPTIONS = ("--dtype", "float32", "--name", "tiny", "--kv-tokens", "4096", "--metrics-listen", "off")
@@ -43,7 +43,7 @@ def answers(address, max_tokens=4):
 
 
 def descendants(pid):
-    return list(deployments._descendants(pid))
+    return list(local._descendants(pid))
 
 
 def state_of(pid):
@@ -66,7 +66,7 @@ def test_it_serves_at_a_socket_from_a_folder_that_shadows_every_module(tiny, tmp
     ):
         assert address == f"unix:{socket}"
         expected = answers(address)
-        seen = asyncio.run(survey.take(address)).services
+        seen = asyncio.run(deployment_status.take(address)).services
         assert all(service.ready for service in seen)
         router = next(service.pid for service in seen if service.name == "router")
         os.kill(router, signal.SIGKILL)

@@ -7,9 +7,9 @@ import subprocess
 import sys
 from contextlib import ExitStack, contextmanager
 
-import deployments
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from support.deployments import local
 
 from protos import generation_pb2 as g
 from protos import generation_pb2_grpc, service_pb2, service_pb2_grpc
@@ -32,7 +32,7 @@ def service(module, **settings):
     env = {f"TRIPTYCH_{name}_{key.upper()}": value for key, value in settings.items()}
     process = subprocess.Popen(
         [sys.executable, "-m", module],
-        cwd=deployments.ROOT,
+        cwd=local.ROOT,
         env={**os.environ, **env},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

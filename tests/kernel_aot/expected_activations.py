@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from ahead_of_time import Expected, Needs, meta
+from support.kernels.ahead_of_time import Expected, Needs, meta
 
 from kernels.triton.activations import gelu_mul, silu_mul
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from ahead_of_time import Expected, Needs, meta
+from support.kernels.ahead_of_time import Expected, Needs, meta
 
 from kernels.attention_options import AttentionOptions, KvScales
 from kernels.ops import AttentionChunks, AttentionShape

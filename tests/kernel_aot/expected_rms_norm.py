@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from ahead_of_time import Expected, Needs, meta
+from support.kernels.ahead_of_time import Expected, Needs, meta
 
 from kernels.triton.rms_norm import norm_heads, rms_norm
 

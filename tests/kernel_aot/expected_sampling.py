@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from ahead_of_time import Expected, Needs, meta
+from support.kernels.ahead_of_time import Expected, Needs, meta
 
 from kernels.triton.logits import note_tokens
 from kernels.triton.logits_probabilities import LogProbabilities, Partials, log_probabilities

@@ -11,7 +11,7 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from ahead_of_time import GFX_942, Expected, Needs, compiling, complaints, meta
+from support.kernels.ahead_of_time import GFX_942, Expected, Needs, compiling, complaints, meta
 
 from kernels.triton.configs import Config, forced
 from kernels.triton.rms_norm import rms_norm

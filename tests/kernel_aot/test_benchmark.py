@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from ahead_of_time import Needs, compiling, measure
+from support.kernels.ahead_of_time import Needs, compiling, measure
 
 from bench.kernels.roster import CASES
 from bench.kernels.trial import OURS, Case, Place

@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from ahead_of_time import GFX_942, SM_80, SM_100, Expected, compiling, complaints
+from support.kernels.ahead_of_time import GFX_942, SM_80, SM_100, Expected, compiling, complaints
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from ahead_of_time import SM_80, SM_90, SM_100, Launch, compiling, meta
 from kernel_aot.expected_sampling import EXPECTED
+from support.kernels.ahead_of_time import SM_80, SM_90, SM_100, Launch, compiling, meta
 from triton.backends.compiler import GPUTarget
 
 from kernels.triton.philox import gumbel

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from attention_scenes import options_of, scene
+from support.kernels.attention_scenes import options_of, scene
 from torch.nn import functional
 
 from kernels import reference, reference_attention

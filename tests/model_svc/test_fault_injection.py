@@ -4,9 +4,9 @@ import os
 import signal
 
 import pytest
-from engine_harness import Arithmetic, Harness, earlier, expected, spec
+from support.engine_harness import Arithmetic, Harness, earlier, expected, spec
 
-from model_svc.commands import Start
+from model_svc.engine.messages import Start
 from model_svc.fault_injection import crash_on
 
 DEADLY = 666

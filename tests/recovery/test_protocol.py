@@ -10,9 +10,9 @@ import os
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
-from simulated_deployment import deployed
-from simulated_requests import KINDS
-from simulated_schedules import (
+from support.simulation.deployment import deployed
+from support.simulation.requests import KINDS
+from support.simulation.schedules import (
     Cut,
     Flow,
     Kill,

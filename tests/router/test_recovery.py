@@ -4,7 +4,7 @@ import asyncio
 
 import grpc
 import pytest
-from router_deployments import (
+from support.deployments.routers import (
     collect,
     deployed,
     details_of,
@@ -14,10 +14,10 @@ from router_deployments import (
     load_until,
     texts,
 )
-from router_fakes import LENGTH, STOP, FakeReplica
+from support.fakes.router import LENGTH, STOP, FakeReplica
 
 from protos import detokenizer_pb2, generation_pb2, service_pb2
-from router.live_request import UNSEEN_TOKENS
+from router.requests.request import UNSEEN_TOKENS
 
 LONG = {"max_tokens": 60}
 

@@ -11,14 +11,14 @@ from typing import Any
 import grpc
 import pytest
 from grpc import aio
-from router_deployments import served, severable
-from simulated_calls import MemoryChannel
-from simulated_links import Network
-from simulated_loop import Process, SimulatedLoop
-from simulated_streams import MemoryServer
+from support.deployments.routers import served, severable
+from support.simulation.calls import MemoryChannel
+from support.simulation.links import Network
+from support.simulation.loop import Process, SimulatedLoop
+from support.simulation.streams import MemoryServer
 
-from chassis.channels import open_channel
 from chassis.errors import InvalidRequest, Unavailable, error_info
+from chassis.links.channels import open_channel
 from protos import detokenizer_pb2, detokenizer_pb2_grpc, model_pb2, model_pb2_grpc
 
 HELLO = model_pb2.RunRequest(hello=model_pb2.Hello(router=7))

@@ -8,10 +8,10 @@ from typing import Any
 import grpc
 import pytest
 from grpc import aio
-from simulated_calls import MemoryCall, MemoryChannel
-from simulated_links import Network
-from simulated_loop import Process, SimulatedLoop
-from simulated_streams import CLIENT_NOTICES_S, SERVER_NOTICES_S, MemoryServer, UnderWay
+from support.simulation.calls import MemoryCall, MemoryChannel
+from support.simulation.links import Network
+from support.simulation.loop import Process, SimulatedLoop
+from support.simulation.streams import CLIENT_NOTICES_S, SERVER_NOTICES_S, MemoryServer, UnderWay
 
 from protos import model_pb2, model_pb2_grpc
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from simulated_loop import Process, SimulatedLoop
+from support.simulation.loop import Process, SimulatedLoop
 
-from chassis.bell import Bell, Listener
+from chassis.memory.doorbell import Doorbell, Listener
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def test_what_a_callback_raises_is_kept(loop: SimulatedLoop) -> None:
 
 
 def test_a_pipe_is_read_where_its_process_runs(loop: SimulatedLoop, tmp_path: Path) -> None:
-    bell = Bell.create(tmp_path)
+    bell = Doorbell.create(tmp_path)
     listener = Listener(bell.name, 1, tmp_path)
     process, heard = Process("p"), list[bytes | None]()
     loop.call(process, loop.add_reader, listener, lambda: heard.append(listener.hear()))

@@ -6,11 +6,11 @@ import random
 from collections.abc import Callable
 
 import pytest
-from simulated_overload import MOST_ROWS, Call, World, capacity, on_two_cores
+from support.simulation.overload import MOST_ROWS, Call, World, capacity, on_two_cores
 
-from router.demand import Demand, Ticket
-from router.ledger import Ledger
-from router.pace import Pace
+from router.admission.demand import Demand, Ticket
+from router.admission.ledger import Ledger
+from router.admission.pace import Pace
 
 
 def twice_as_slow_after_two_seconds(now: float, rows: int) -> float:
@@ -76,7 +76,7 @@ def test_five_times_too_much_work_leaves_the_goodput_near_capacity(replicas):
 
 def test_without_a_forecast_hardly_anything_ends_in_time(monkeypatch):
     monkeypatch.setattr(Pace, "known", property(lambda _: False))
-    monkeypatch.setattr("router.forecast._BLIND_ROWS", MOST_ROWS)
+    monkeypatch.setattr("router.admission.forecast._BLIND_ROWS", MOST_ROWS)
     world = World()
     arrivals(world, lambda _: Call(100, 8.0), 5 * capacity() / 100, end=30.0)
     world.play()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from google.protobuf import struct_pb2
-from tiny_tokenizers import TEMPLATE
+from support.tiny_tokenizers import TEMPLATE
 
 from chassis.errors import InvalidRequest, StartError
 from protos import generation_pb2

@@ -9,11 +9,11 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-from tiny_tokenizers import byte_level, write_checkpoint
+from support.tiny_tokenizers import byte_level, write_checkpoint
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 from chassis.errors import InvalidRequest, StartError
-from chassis.shared_file import HEADER_BYTES, SharedFile
+from chassis.memory.shared_file import HEADER_BYTES, SharedFile
 from protos import generation_pb2, memory_pb2, tokenizer_pb2
 from tokenizer_svc.chat_template import ChatTemplates
 from tokenizer_svc.encoder import Encoder, Slabs

@@ -11,11 +11,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from tiny_tokenizers import byte_level, write_checkpoint
+from support.tiny_tokenizers import byte_level, write_checkpoint
 from tokenizers import Tokenizer, models
 
 from chassis.errors import RequestFailed, StartError
-from chassis.shared_file import HEADER_BYTES, SharedFile
+from chassis.memory.shared_file import HEADER_BYTES, SharedFile
 from protos import memory_pb2, tokenizer_pb2
 from tokenizer_svc import pool as pool_module
 from tokenizer_svc.pool import Cause, Pool

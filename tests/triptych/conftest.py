@@ -11,7 +11,7 @@ import pytest
 
 from chassis.config import ServiceSettings
 from chassis.errors import InvalidRequest, NotFound, Overloaded, RequestFailed, Unavailable
-from chassis.server import Host, serving
+from chassis.serving.server import Host, serving
 from protos import generation_pb2 as pb
 from protos import generation_pb2_grpc, service_pb2
 

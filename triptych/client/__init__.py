@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from triptych.client.asynchronous import AsyncClient
 from triptych.client.blocking import Client
-from triptych.client.failures import (
+from triptych.client.errors import (
     Cancelled,
     DeadlineExceeded,
     FieldViolation,

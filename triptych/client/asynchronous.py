@@ -18,9 +18,9 @@ from grpc import aio
 from protos import generation_pb2 as pb
 from protos import generation_pb2_grpc
 from triptych import addresses
-from triptych.client import pauses, replies, requests, results
+from triptych.client import pauses, requests, responses, results
 from triptych.client.connection import CHANNEL_OPTIONS, checked
-from triptych.client.failures import Cancelled, Unavailable, decoded, typed_errors
+from triptych.client.errors import Cancelled, Unavailable, decoded, typed_errors
 from triptych.client.options import OptionChanges, Options, Prompt, choose
 from triptych.client.tries import RETRY_S, Tries
 
@@ -68,7 +68,7 @@ class AsyncClient:
         """Continue `prompt` and wait for all of it."""
         chosen = choose(options, **changes)
         request = requests.generate_request(prompt, chosen)
-        return replies.completion(await self._answer(self._stub.Generate, request, chosen))
+        return responses.completion(await self._answer(self._stub.Generate, request, chosen))
 
     def stream(
         self, prompt: Prompt, options: Options | None = None, **changes: Unpack[OptionChanges]
@@ -91,7 +91,7 @@ class AsyncClient:
         requests.check_names(changes, requests.TOKENIZE)
         chosen = choose(options, **changes)
         request = requests.tokenize_request(prompt, chosen)
-        return replies.tokens(await self._answer(self._stub.Tokenize, request, chosen))
+        return responses.tokens(await self._answer(self._stub.Tokenize, request, chosen))
 
     async def detokenize(
         self, ids: Iterable[int], options: Options | None = None, **changes: Unpack[OptionChanges]
@@ -110,12 +110,12 @@ class AsyncClient:
         """The models served; `timeout` and `retry_s` as in `Options`."""
         chosen = Options(timeout=timeout, retry_s=retry_s)
         method = self._stub.ListModels
-        return replies.models(await self._answer(method, pb.ListModelsRequest(), chosen))
+        return responses.models(await self._answer(method, pb.ListModelsRequest(), chosen))
 
     async def load(self, *, timeout: float | None = None, retry_s: float = RETRY_S) -> results.Load:
         """Ask how busy the server is; `timeout` and `retry_s` as in `Options`."""
         chosen = Options(timeout=timeout, retry_s=retry_s)
-        return replies.load(await self._answer(self._stub.GetLoad, pb.GetLoadRequest(), chosen))
+        return responses.load(await self._answer(self._stub.GetLoad, pb.GetLoadRequest(), chosen))
 
     async def _answer(self, method: Any, request: Any, chosen: Options) -> Any:
         tries = Tries(chosen.timeout, chosen.retry_s)
@@ -129,9 +129,9 @@ class AsyncClient:
         try:
             with typed_errors(self.address, tries.made, begun=True):
                 for message in first:
-                    yield replies.delta(message)
+                    yield responses.delta(message)
                 async for message in call:
-                    yield replies.delta(decoded(message))
+                    yield responses.delta(decoded(message))
         finally:
             call.cancel()
 

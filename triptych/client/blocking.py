@@ -18,9 +18,9 @@ import grpc
 from protos import generation_pb2 as pb
 from protos import generation_pb2_grpc
 from triptych import addresses
-from triptych.client import pauses, replies, requests, results
+from triptych.client import pauses, requests, responses, results
 from triptych.client.connection import CHANNEL_OPTIONS, checked
-from triptych.client.failures import Cancelled, Unavailable, typed_errors
+from triptych.client.errors import Cancelled, Unavailable, typed_errors
 from triptych.client.options import OptionChanges, Options, Prompt, choose
 from triptych.client.tries import RETRY_S, Tries
 
@@ -66,7 +66,7 @@ class Client:
         """Continue `prompt` and wait for all of it."""
         chosen = choose(options, **changes)
         request = requests.generate_request(prompt, chosen)
-        return replies.completion(self._answer(self._stub.Generate, request, chosen))
+        return responses.completion(self._answer(self._stub.Generate, request, chosen))
 
     def stream(
         self, prompt: Prompt, options: Options | None = None, **changes: Unpack[OptionChanges]
@@ -88,7 +88,7 @@ class Client:
         requests.check_names(changes, requests.TOKENIZE)
         chosen = choose(options, **changes)
         request = requests.tokenize_request(prompt, chosen)
-        return replies.tokens(self._answer(self._stub.Tokenize, request, chosen))
+        return responses.tokens(self._answer(self._stub.Tokenize, request, chosen))
 
     def detokenize(
         self, ids: Iterable[int], options: Options | None = None, **changes: Unpack[OptionChanges]
@@ -105,12 +105,12 @@ class Client:
     ) -> tuple[results.Model, ...]:
         """The models served; `timeout` and `retry_s` as in `Options`."""
         chosen = Options(timeout=timeout, retry_s=retry_s)
-        return replies.models(self._answer(self._stub.ListModels, pb.ListModelsRequest(), chosen))
+        return responses.models(self._answer(self._stub.ListModels, pb.ListModelsRequest(), chosen))
 
     def load(self, *, timeout: float | None = None, retry_s: float = RETRY_S) -> results.Load:
         """Ask how busy the server is; `timeout` and `retry_s` as in `Options`."""
         chosen = Options(timeout=timeout, retry_s=retry_s)
-        return replies.load(self._answer(self._stub.GetLoad, pb.GetLoadRequest(), chosen))
+        return responses.load(self._answer(self._stub.GetLoad, pb.GetLoadRequest(), chosen))
 
     def _answer(self, method: Any, request: Any, chosen: Options) -> Any:
         tries = Tries(chosen.timeout, chosen.retry_s)
@@ -124,7 +124,7 @@ class Client:
         try:
             with typed_errors(self.address, tries.made, begun=True):
                 for message in itertools.chain(first, call):
-                    yield replies.delta(message)
+                    yield responses.delta(message)
         finally:
             call.cancel()
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import grpc
 
-from triptych.client.failures import Cancelled, DeadlineExceeded, Unavailable
+from triptych.client.errors import Cancelled, DeadlineExceeded, Unavailable
 from triptych.client.tries import Tries
 
 OnRetry = Callable[[Unavailable, float], None]

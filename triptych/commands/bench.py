@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from triptych import addresses
-from triptych.commands import arguments, waiting
+from triptych.commands import arguments, retry_notice
 
 if TYPE_CHECKING:
     from triptych.load.bench import BenchPlan, Report
@@ -102,12 +102,12 @@ def bench(  # noqa: PLR0913  (one parameter an option)
     with --trace, requests are sent at the recorded times (open loop). Every answer has exactly the
     requested length.
     """
-    from triptych.commands.endings import one_line_errors
+    from triptych.commands.cli_errors import one_line_errors
     from triptych.load.bench import BenchPlan
     from triptych.load.plot import draw, require_format
 
     with one_line_errors():
-        waiting.look_up(address)
+        retry_notice.look_up(address)
         if plot_file is not None:
             require_format(plot_file)
         plan = BenchPlan(

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from triptych import addresses, stdio
-from triptych.commands import arguments, waiting
+from triptych.commands import arguments, retry_notice
 
 if TYPE_CHECKING:
     from triptych.client import Client, Message, Model, Options
-    from triptych.commands.tally import Tally
+    from triptych.commands.stream_stats import StreamStats
 
 _ANSWER_S = 10.0
 _PROMPT = "you> "
@@ -43,7 +43,7 @@ def chat(  # noqa: PLR0913  (one parameter an option)
     seed: arguments.Seed = None,
     checkpoint_defaults: arguments.CheckpointDefaults = True,
     stop: arguments.Stop = None,
-    retry_s: arguments.RetryS = waiting.RETRY_S,
+    retry_s: arguments.RetryS = retry_notice.RETRY_S,
 ) -> None:
     """Chat with the model in the terminal.
 
@@ -52,7 +52,7 @@ def chat(  # noqa: PLR0913  (one parameter an option)
     If stdin is not a terminal, each of its lines is a message.
     """
     from triptych.client import Client, Options
-    from triptych.commands.endings import one_line_errors
+    from triptych.commands.cli_errors import one_line_errors
     from triptych.commands.entries import as_utf8
 
     with one_line_errors():
@@ -66,8 +66,8 @@ def chat(  # noqa: PLR0913  (one parameter an option)
             stop=[as_utf8(one) for one in stop or ()],
             retry_s=retry_s,
         )
-        waiting.look_up(address)
-        with Client(address, on_retry=waiting.tell) as client:
+        retry_notice.look_up(address)
+        with Client(address, on_retry=retry_notice.tell) as client:
             _Chat(client, options, as_utf8(system or ""), checkpoint_defaults).run()
 
 
@@ -159,7 +159,7 @@ class _Chat:
             TriptychError: it failed, and nobody is there to ask again.
         """
         from triptych.client import OptionError, TriptychError
-        from triptych.commands.endings import describe
+        from triptych.commands.cli_errors import describe
 
         try:
             if self._model is None:
@@ -176,9 +176,9 @@ class _Chat:
             stdio.complain(describe(error) if isinstance(error, TriptychError) else str(error))
 
     def _answer(self, asked: list[Message]) -> None:
-        from triptych.commands.tally import Tally
+        from triptych.commands.stream_stats import StreamStats
 
-        tally = Tally()
+        tally = StreamStats()
         try:
             for delta in self._client.stream(asked, self._options):
                 tally.see(delta)
@@ -193,7 +193,7 @@ class _Chat:
             self._conversation.remember(asked, tally.text, tally.usage)
             self._tell_end(tally)
 
-    def _tell_end(self, tally: Tally) -> None:
+    def _tell_end(self, tally: StreamStats) -> None:
         """Say why an answer is not whole, where that can be changed."""
         from triptych.client import FinishReason
 

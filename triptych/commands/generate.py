@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from triptych import addresses, stdio
-from triptych.commands import arguments, waiting
+from triptych.commands import arguments, retry_notice
 
 if TYPE_CHECKING:
     from triptych.client import Client, Options
-    from triptych.commands.tally import Tally
+    from triptych.commands.stream_stats import StreamStats
 
 
 _Prompt = Annotated[
@@ -50,7 +50,7 @@ def generate(  # noqa: PLR0913  (one parameter an option)
     checkpoint_defaults: arguments.CheckpointDefaults = True,
     stop: arguments.Stop = None,
     timeout: _Timeout = None,
-    retry_s: arguments.RetryS = waiting.RETRY_S,
+    retry_s: arguments.RetryS = retry_notice.RETRY_S,
     as_json: _AsJson = False,
     stats: _Stats = False,
 ) -> None:
@@ -60,7 +60,7 @@ def generate(  # noqa: PLR0913  (one parameter an option)
     the last.
     """
     from triptych.client import Client, Options
-    from triptych.commands.endings import one_line_errors
+    from triptych.commands.cli_errors import one_line_errors
     from triptych.commands.entries import as_utf8, read_stdin
 
     with one_line_errors():
@@ -76,9 +76,9 @@ def generate(  # noqa: PLR0913  (one parameter an option)
             retry_s=retry_s,
             token_ids=as_json,
         )
-        waiting.look_up(address)
+        retry_notice.look_up(address)
         text = read_stdin() if prompt == "-" else as_utf8(prompt)
-        with Client(address, on_retry=waiting.tell) as client:
+        with Client(address, on_retry=retry_notice.tell) as client:
             if checkpoint_defaults:
                 options = _with_defaults(client, options)
             tally = _stream(client, text, options, quiet=as_json)
@@ -102,11 +102,11 @@ def _with_defaults(client: Client, options: Options) -> Options:
     return replace(options, timeout=max(left_s, 0.0))
 
 
-def _stream(client: Client, prompt: str, options: Options, *, quiet: bool) -> Tally:
+def _stream(client: Client, prompt: str, options: Options, *, quiet: bool) -> StreamStats:
     """Write the text as it comes; end it with a newline where it has none."""
-    from triptych.commands.tally import Tally
+    from triptych.commands.stream_stats import StreamStats
 
-    tally = Tally()
+    tally = StreamStats()
     try:
         for delta in client.stream(prompt, options):
             tally.see(delta)

@@ -151,7 +151,7 @@ def serve(  # noqa: PLR0913  (one parameter an option)
     answered. Logs go to stderr. If a service ends, it is restarted.
     """
     _prepare_process()
-    from triptych.commands.endings import one_line_errors
+    from triptych.commands.cli_errors import one_line_errors
     from triptych.supervisor.checkpoint import find_checkpoint
     from triptych.supervisor.plan import Deployment
     from triptych.supervisor.request_limit import find_request_limit
@@ -192,7 +192,7 @@ def _prepare_process() -> None:
     # is for its developers.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from chassis.logs import unblock
-    from chassis.process import open_standard_streams, reap_orphans
+    from chassis.serving.process import open_standard_streams, reap_orphans
 
     open_standard_streams()
     if unblock():
@@ -240,7 +240,7 @@ def _public(listen: str) -> str:
         StartError: nothing can listen there.
     """
     from chassis.errors import StartError
-    from chassis.sockets import refuse_unusable
+    from chassis.links.sockets import refuse_unusable
 
     if listen.startswith(_UNIX):
         path = listen.removeprefix(_UNIX)

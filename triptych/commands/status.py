@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from triptych import addresses
-from triptych.commands import arguments, waiting
+from triptych.commands import arguments, retry_notice
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from triptych.client import Load
-    from triptych.survey import ServiceState, Survey
+    from triptych.deployment_status import DeploymentStatus, ServiceState
 
 _ANY_WIDTH = 10_000
 _PLAIN: dict[str, Any] = {"box": None, "pad_edge": False, "padding": (0, 2, 0, 0)}
@@ -38,12 +38,12 @@ def status(
     import asyncio
     import json
 
-    from triptych import survey
-    from triptych.commands.endings import one_line_errors
+    from triptych import deployment_status
+    from triptych.commands.cli_errors import one_line_errors
 
     with one_line_errors():
-        waiting.look_up(address)
-        seen = asyncio.run(survey.take(address))
+        retry_notice.look_up(address)
+        seen = asyncio.run(deployment_status.take(address))
         if as_json:
             typer.echo(json.dumps(seen.as_json()))
         else:
@@ -52,7 +52,7 @@ def status(
         raise typer.Exit(1)
 
 
-def _print(seen: Survey) -> None:
+def _print(seen: DeploymentStatus) -> None:
     from triptych.commands.output import console
 
     out = console()
@@ -67,7 +67,7 @@ def _print(seen: Survey) -> None:
         out.print(line)
 
 
-def _models(seen: Survey) -> Iterator[str]:
+def _models(seen: DeploymentStatus) -> Iterator[str]:
     from rich.markup import escape
 
     for model in seen.models:
@@ -95,7 +95,7 @@ def _counted(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
 
 
-def _notes(seen: Survey) -> Iterator[str]:
+def _notes(seen: DeploymentStatus) -> Iterator[str]:
     """Recoveries, and what is not as it seems."""
     done = seen.recovery
     recovered = {
@@ -121,7 +121,7 @@ def _notes(seen: Survey) -> Iterator[str]:
         yield f"[red]loading[/]{what}: requests wait until the deployment is ready"
 
 
-def _services(seen: Survey, *, addresses: bool = True) -> Table:
+def _services(seen: DeploymentStatus, *, addresses: bool = True) -> Table:
     from rich.table import Table
 
     restarted = any(service.restarts for service in seen.services)
@@ -136,7 +136,7 @@ def _services(seen: Survey, *, addresses: bool = True) -> Table:
     return table
 
 
-def _addresses(seen: Survey) -> Table:
+def _addresses(seen: DeploymentStatus) -> Table:
     """A table apart, where a terminal has no room for both."""
     from rich.table import Table
 
@@ -147,7 +147,7 @@ def _addresses(seen: Survey) -> Table:
     return table
 
 
-def _names(seen: Survey) -> list[str]:
+def _names(seen: DeploymentStatus) -> list[str]:
     """Names of the services, with their replica where there are several."""
     several = any(service.replica for service in seen.services)
     return [

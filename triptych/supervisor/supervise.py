@@ -17,20 +17,20 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client import CollectorRegistry
 
-from chassis.channels import open_channel
 from chassis.config import ServiceSettings
 from chassis.errors import StartError
 from chassis.imports import import_environment, refused_folders
+from chassis.links.channels import open_channel
+from chassis.links.sockets import release_dead
+from chassis.memory.shared_file import sweep
 from chassis.metrics import served_over_http
-from chassis.process import unless_ignored
-from chassis.shared_file import sweep
-from chassis.sockets import release_dead
+from chassis.serving.process import unless_ignored
 from triptych import addresses
 from triptych.supervisor.backoff import Backoff
 from triptych.supervisor.child import Child, Ended
 from triptych.supervisor.display import Display
-from triptych.supervisor.exposition import DeploymentCollector
 from triptych.supervisor.log_lines import parse, write
+from triptych.supervisor.metrics_proxy import DeploymentCollector
 from triptych.supervisor.plan import (
     DETOKENIZER,
     MODEL,

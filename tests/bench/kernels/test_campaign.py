@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from bench_fakes import Asked
+from support.fakes.bench import Asked
 
 from bench.kernels import campaign
 from bench.kernels.campaign import ABSENT, Settings, run

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from bench_fakes import Asked
+from support.fakes.bench import Asked
 
 from bench.kernels import __main__ as command
 from bench.kernels import errand, results

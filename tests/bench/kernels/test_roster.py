@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from bench_fakes import Cpu
+from support.fakes.bench import Cpu
 
 from bench.kernels.roster import CASES
 from bench.kernels.timing import Pace

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench_fakes import Cpu
+from support.fakes.bench import Cpu
 
 from bench.kernels.timing import Pace, sets_needed, time_calls
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench_fakes import Asked
+from support.fakes.bench import Asked
 
 from bench.kernels import tune
 from bench.kernels.candidates import candidates

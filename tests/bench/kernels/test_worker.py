@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from bench_fakes import Cpu
+from support.fakes.bench import Cpu
 from triton.runtime.errors import OutOfResources
 
 from bench.kernels import worker

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from kernels import cpu
-from kernels.cpu.native.library import LEVELS, Library, installed, supported
-from kernels.cpu.native.operations import NativeOperations
+from kernels.c.library import LEVELS, Library, installed, supported
+from kernels.c.operations import NativeOperations
 from kernels.ops import Operations
 
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import checkpoints
 import numpy as np
 import pytest
 import torch
+from support import checkpoints
 
 from kernels import reference
 from kernels.choice import operations_for
 from kernels.cpu import exact
 from kernels.ops import AttentionChunks, AttentionShape, Routing
-from model_svc.checkpoint import read_checkpoint
-from model_svc.kv_cache import KvCache
 from model_svc.models.batch import Batch
 from model_svc.models.decoder import Decoder
-from model_svc.weights import load_weights
+from model_svc.models.kv_cache import KvCache
+from model_svc.weights.checkpoint import read_checkpoint
+from model_svc.weights.loader import load_weights
 
 ROWS = 70
 COUNTS = [1, 2, 3, 5, 16, 17, 33, 64, 65]

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from kernels import cpu, reference
-from kernels.cpu.native.quantised import quantised
+from kernels.c.quantised import quantised
 from kernels.cpu.quantised import (
     QUANTISATIONS,
     round_activations,

@@ -7,7 +7,7 @@ import torch
 
 from kernels import reference
 from kernels.attention_options import KvScales
-from kernels.cpu.native.operations import NativeOperations
+from kernels.c.operations import NativeOperations
 from kernels.cpu.rows import FEW_ROWS
 from kernels.ops import Operations
 from kernels.reference_attention import store_kv_int8

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 import torch
-from kernel_checks import DTYPES, assert_near
+from support.kernels.checks import DTYPES, assert_near
 
 from kernels import reference, reference_rows
 from kernels.triton.activations import gelu_mul, silu_mul

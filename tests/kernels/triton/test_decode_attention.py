@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from attention_scenes import (
+from support.kernels.attention_scenes import (
     INT8_TOLERANCE,
     PLAIN,
     Scene,

@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from sampling_rows import ragged_of, to_device
+from support.kernels.sampling_rows import ragged_of, to_device
 
 from kernels.cpu.logits import add_bias, penalise
 from kernels.triton.configs import Config, forced

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from sampling_rows import to_device
+from support.kernels.sampling_rows import to_device
 
 from kernels.cpu.logits import log_probabilities as cpu_log_probabilities
 from kernels.triton.configs import Config, forced

@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from checkpoints import write_checkpoint
-from kernel_checks import assert_near
+from support.checkpoints import write_checkpoint
+from support.kernels.checks import assert_near
 
 from kernels.choice import operations_for
 from kernels.triton import operations
-from model_svc.checkpoint import read_checkpoint
-from model_svc.kv_cache import KvCache
 from model_svc.models.batch import Batch
 from model_svc.models.decoder import Decoder
-from model_svc.weights import load_weights
+from model_svc.models.kv_cache import KvCache
+from model_svc.weights.checkpoint import read_checkpoint
+from model_svc.weights.loader import load_weights
 
 FAMILIES = ["llama", "qwen2", "qwen3", "mixtral"]
 CONTEXT = 64
@@ -69,7 +69,7 @@ def test_bfloat16_is_as_near_as_its_precision_allows(device: str, tmp_path: Path
 def test_a_plan_asks_the_device_for_the_tokens_where_the_host_does_not_know_them(
     device: str,
 ) -> None:
-    from attention_scenes import TOLERANCE, scene
+    from support.kernels.attention_scenes import TOLERANCE, scene
 
     one = scene(device, [(1, 9), (1, 33), (5, 20), (17, 17)], num_decodes=2, dtype=torch.float32)
     assert one.chunks.num_tokens is None

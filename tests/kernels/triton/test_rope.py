@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from kernel_checks import DTYPES, assert_near
+from support.kernels.checks import DTYPES, assert_near
 
 from kernels import reference, reference_rows
 from kernels.triton.configs import Config, forced

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sampling_rows import choices_of, draw_all, ragged_of, to_device, uses_of
+from support.kernels.sampling_rows import choices_of, draw_all, ragged_of, to_device, uses_of
 
 from kernels import sampling_reference
 from kernels.cpu import sampling

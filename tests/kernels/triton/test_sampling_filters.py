@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from sampling_rows import choices_of
+from support.kernels.sampling_rows import choices_of
 
 from kernels.sampling_reference import Choice
 from kernels.triton.configs import Config, forced

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from checkpoints import write_checkpoint
+from support.checkpoints import write_checkpoint
 
 from kernels.choice import operations_for
-from model_svc.checkpoint import read_checkpoint
-from model_svc.kv_cache import KvCache
 from model_svc.models.batch import Batch
 from model_svc.models.decoder import Decoder
-from model_svc.weights import load_weights
+from model_svc.models.kv_cache import KvCache
+from model_svc.weights.checkpoint import read_checkpoint
+from model_svc.weights.loader import load_weights
 
 CONTEXT = 512
 LLAMA3 = {

@@ -9,19 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from checkpoints import write_checkpoint
+from support.checkpoints import write_checkpoint
 
 from kernels import cpu, reference
+from kernels.c import quantised as native
+from kernels.c.library import chosen
 from kernels.choice import operations_for
-from kernels.cpu.native import quantised as native
-from kernels.cpu.native.library import chosen
 from kernels.cpu.quantised import QUANTISATIONS, QuantisedOperations, pack_rounded
 from kernels.ops import Operations
-from model_svc.checkpoint import read_checkpoint
-from model_svc.kv_cache import KvCache
 from model_svc.models.batch import Batch
 from model_svc.models.decoder import Decoder
-from model_svc.weights import load_weights
+from model_svc.models.kv_cache import KvCache
+from model_svc.weights.checkpoint import read_checkpoint
+from model_svc.weights.loader import load_weights
 
 PROMPT = np.random.default_rng(0).integers(3, 250, 24)
 TOKENS = 12

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from checkpoints import ARCHITECTURES, OF_FAMILY, SIZES
+from support.checkpoints import ARCHITECTURES, OF_FAMILY, SIZES
 
 from kernels.ops import Routing
 from model_svc.models.config import CheckpointError, Config

@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Callable
 
 import pytest
-from tiny_tokenizers import byte_fallback, byte_level, prepending, unigram, word_piece
+from support.tiny_tokenizers import byte_fallback, byte_level, prepending, unigram, word_piece
 from tokenizers import Tokenizer
 
 from tokenizer_svc.text.bad_words import spellings

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_tokenizers import byte_fallback, byte_level, prepending, unigram, word_piece
+from support.tiny_tokenizers import byte_fallback, byte_level, prepending, unigram, word_piece
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from tokenizer_svc.text import bound

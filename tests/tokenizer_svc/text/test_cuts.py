@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tiny_tokenizers import (
+from support.tiny_tokenizers import (
     SENTENCES,
     byte_fallback,
     byte_level,

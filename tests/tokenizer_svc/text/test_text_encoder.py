@@ -7,7 +7,7 @@ from collections.abc import Callable
 from unittest import mock
 
 import pytest
-from tiny_tokenizers import byte_level, end_of_word, prepending, unigram, word_piece
+from support.tiny_tokenizers import byte_level, end_of_word, prepending, unigram, word_piece
 from tokenizers import Tokenizer, models, normalizers, processors
 
 from chassis.errors import InvalidRequest

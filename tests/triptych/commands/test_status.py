@@ -6,12 +6,12 @@ import os
 from rich.console import Console
 from typer.testing import CliRunner
 
-from triptych import survey
+from triptych import deployment_status
 from triptych.cli import app
 from triptych.client import Load
 from triptych.commands import output
+from triptych.deployment_status import DeploymentStatus, ServiceState
 from triptych.recovery import Recovery
-from triptych.survey import ServiceState, Survey
 
 
 def status(*arguments):
@@ -93,12 +93,12 @@ def state(name, *, ready=True, reached=True, restarts=0):
 
 def shown(monkeypatch, *services, load=None, **recovery):
     """Print the status of a deployment; return the text and the exit code."""
-    seen = Survey(services, (), load or Load(0, 0, 0, 64, ()), Recovery(**recovery))
+    seen = DeploymentStatus(services, (), load or Load(0, 0, 0, 64, ()), Recovery(**recovery))
 
     async def take(_address):
         return seen
 
-    monkeypatch.setattr(survey, "take", take)
+    monkeypatch.setattr(deployment_status, "take", take)
     ended = status()
     return ended.stdout.splitlines(), ended.exit_code
 

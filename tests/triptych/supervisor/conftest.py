@@ -4,8 +4,8 @@ import os
 import sys
 from dataclasses import replace
 
-import fake_deployments
 import pytest
+from support.fakes import deployments
 
 from triptych.supervisor import supervise as module
 from triptych.supervisor.plan import Deployment, plan
@@ -19,7 +19,7 @@ def fakes(monkeypatch):
     def plan_fakes(*args, **options):
         plans = plan(*args, **options)
         planned[:] = plans
-        command = (sys.executable, fake_deployments.FAKE)
+        command = (sys.executable, deployments.FAKE)
         return [replace(one, command=(*command, one.service)) for one in plans]
 
     monkeypatch.setattr(module, "plan", plan_fakes)

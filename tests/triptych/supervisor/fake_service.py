@@ -16,11 +16,11 @@ from dataclasses import dataclass
 
 from prometheus_client import Gauge
 
-from chassis import server
 from chassis.config import ServiceSettings
 from chassis.errors import StartError
-from chassis.server import Host
-from chassis.shared_file import SharedFile
+from chassis.memory.shared_file import SharedFile
+from chassis.serving import server
+from chassis.serving.server import Host
 
 SERVICE = sys.argv[1]
 ROLE = os.environ.get(f"FAKE_{SERVICE.upper()}", "serve")

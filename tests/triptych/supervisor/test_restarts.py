@@ -7,7 +7,7 @@ import sys
 from dataclasses import replace
 
 import pytest
-from fake_deployments import SERVICES, Running, children, run
+from support.fakes.deployments import SERVICES, Running, children, run
 
 from triptych.supervisor import supervise as module
 

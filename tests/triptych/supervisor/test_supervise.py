@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fake_deployments import SERVICES, Running, children, run
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from support.fakes.deployments import SERVICES, Running, children, run
 
-from chassis.channels import open_channel
 from chassis.errors import StartError
+from chassis.links.channels import open_channel
 from triptych.supervisor import supervise as module
 
 

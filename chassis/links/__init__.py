@@ -1,0 +1,1 @@
+"""Addresses, sockets and channels between services."""

@@ -1,0 +1,1 @@
+"""The server side of a service: calls, checks, health, shutdown."""

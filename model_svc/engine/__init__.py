@@ -1,0 +1,1 @@
+"""The engine thread: plans steps, runs them, keeps their results."""

@@ -1,0 +1,1 @@
+"""Reading of a checkpoint's tokenizer files."""

@@ -1,0 +1,1 @@
+"""The admission queue, and forecasts of when a request can run."""

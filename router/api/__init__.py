@@ -1,0 +1,1 @@
+"""Public protocols of the router."""

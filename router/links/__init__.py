@@ -1,0 +1,1 @@
+"""Connections from the router to the other services."""

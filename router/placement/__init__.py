@@ -1,0 +1,1 @@
+"""Placement of requests on replicas, and recovery from their failures."""

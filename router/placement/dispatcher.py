@@ -1,0 +1,294 @@
+"""Brings waiting requests and replicas together: the queue's side of the event loop.
+
+Whoever waits is granted a place by the queue's rules, gives its place up when it stops waiting, and
+is told UNAVAILABLE once no replica has been there for the recovery limit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from chassis.errors import DeadlineUnmeetable, Overloaded, Unavailable
+from protos import generation_pb2
+from router.admission.deadlines import Deadlines
+from router.admission.demand import Demand, Ticket
+from router.admission.forecast import Late
+from router.admission.ledger import Ledger
+from router.admission.queue import AdmissionQueue, QueueFull
+from router.placement.attempt import Placement
+from router.placement.replica import Replica
+from router.requests.validation import Limits
+
+log = logging.getLogger(__name__)
+
+_AWAY = "no replica is there"
+_RETRY_LEAST_S, _RETRY_MOST_S = 1.0, 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiter:
+    """A request in line: what it is granted, and how long it waits while no replica is there."""
+
+    ask: Callable[[], Demand]
+    grant: asyncio.Future[Placement]
+    patience: asyncio.Timeout
+
+
+class Dispatcher:
+    """The admission queue over the replicas of one model."""
+
+    def __init__(
+        self, max_queue: int, recovery_s: float, ready_changed: Callable[[], None]
+    ) -> None:
+        """Begin with no replica.
+
+        Args:
+            max_queue: requests that may wait.
+            recovery_s: how long one waits while no replica is there, in seconds.
+            ready_changed: called when a replica comes up or goes down.
+        """
+        self.replicas: Sequence[Replica] = ()
+        self._queue = AdmissionQueue(max_queue)
+        self._recovery_s = recovery_s
+        self._ready_changed = ready_changed
+        self._waiters: dict[Ticket, _Waiter] = {}
+        self._known = asyncio.Event()  # a replica has said what its model is
+        self._change = asyncio.Event()  # set for a moment at each change of a replica
+        self._serving: list[bool] = []
+        self._limits: Limits | None = None
+        self._hurried = 0  # waiters that have a deadline
+        self._deadlines: Deadlines[Replica] = Deadlines()
+        self._look_again: asyncio.TimerHandle | None = None
+
+    @property
+    def queued(self) -> int:
+        """Requests that wait, for the tokenizer or for a place."""
+        return len(self._queue)
+
+    @property
+    def running(self) -> int:
+        """Requests that have a place and have not ended."""
+        return sum(replica.running for replica in self.replicas)
+
+    @property
+    def rate(self) -> float:
+        """Tokens a second that the replicas have been seen to make at most."""
+        return sum(replica.run.pace.rate for replica in self.replicas if self.serves(replica))
+
+    @property
+    def ready(self) -> bool:
+        """Whether a replica takes requests."""
+        return any(self.serves(replica) for replica in self.replicas)
+
+    def serves(self, replica: Replica) -> bool:
+        """Whether `replica` takes requests for this deployment's model."""
+        model = replica.run.model
+        known = self._limits.model if self._limits else None
+        return replica.ready and model is not None and model.name == known
+
+    def serves_beside(self, replica: Replica) -> bool:
+        """Whether another replica takes requests."""
+        return any(self.serves(other) for other in self.replicas if other is not replica)
+
+    @property
+    def prompt_ids(self) -> int:
+        """Ids that a prompt may have; 0: no replica has told."""
+        return self._limits.most_tokens if self._limits else 0
+
+    async def limits(self) -> Limits:
+        """What the model allows, once a replica has told it.
+
+        Raises:
+            Unavailable: none did within the recovery limit.
+        """
+        if self._limits is None:
+            try:
+                async with asyncio.timeout(self._recovery_s):
+                    await self._known.wait()
+            except TimeoutError:
+                raise Unavailable(_AWAY) from None
+        assert self._limits is not None
+        return self._limits
+
+    def model(self) -> generation_pb2.Model | None:
+        """The deployment's model, once a replica has told it."""
+        models = (replica.run.model for replica in self.replicas)
+        known = self._limits.model if self._limits else None
+        return next((model for model in models if model and model.name == known), None)
+
+    async def any_replica(self) -> Replica:
+        """A replica for what any can do, once there is one whose detokenizer is there."""
+        while True:
+            for replica in sorted(self.replicas, key=self.serves, reverse=True):
+                if replica.watch.up:
+                    return replica
+            await self._change.wait()
+
+    @contextmanager
+    def arrival(self, priority: int, deadline: float | None = None) -> Iterator[Ticket]:
+        """Take a ticket for the block.
+
+        Args:
+            priority: lower goes first.
+            deadline: when the answer must have ended, by the loop's clock; None: whenever.
+
+        Raises:
+            Overloaded: the queue is full.
+        """
+        try:
+            ticket = self._queue.arrive(priority, deadline)
+        except QueueFull as error:
+            raise Overloaded(str(error)) from error
+        try:
+            yield ticket
+        finally:
+            self._queue.leave(ticket)
+
+    def expect(self, ticket: Ticket, demand: Demand) -> None:
+        """Refuse a request that needs `demand` at least, where it is clear that it is too late.
+
+        Raises:
+            DeadlineUnmeetable: it would not end in time.
+        """
+        late = self._deadlines.refuses(ticket, demand, asyncio.get_running_loop().time())
+        if late is not None:
+            raise _unmeetable(late)
+
+    async def place(self, ticket: Ticket, ask: Callable[[], Demand]) -> Placement:
+        """Wait in line for a place for what `ask` answers; the caller frees it.
+
+        Raises:
+            DeadlineUnmeetable: it would not end in time.
+            Unavailable: no replica has been there for the recovery limit.
+        """
+        self._queue.line_up(ticket, ask())
+        grant: asyncio.Future[Placement] = asyncio.get_running_loop().create_future()
+        taken = False
+        try:
+            async with asyncio.timeout(None) as patience:
+                self._waiters[ticket] = _Waiter(ask, grant, patience)
+                self._hurried += ticket.deadline is not None
+                self._set_patience(patience)
+                self._admit()
+                placement = await grant
+                taken = True
+                return placement
+        except TimeoutError:
+            raise Unavailable(_AWAY) from None
+        finally:
+            if self._waiters.pop(ticket, None) is not None:
+                self._hurried -= ticket.deadline is not None
+            if not taken:
+                self._give_up(ticket, grant)
+
+    def changed(self) -> None:
+        """Take note that a replica's readiness or room may have changed."""
+        self._change.set()
+        self._change.clear()
+        serving = [self.serves(replica) for replica in self.replicas]
+        if serving != self._serving:
+            self._serving = serving
+            for waiter in self._waiters.values():
+                self._set_patience(waiter.patience)
+            self._ready_changed()
+            for replica in self.replicas:
+                replica.move()
+        ledgers = (replica.run.ledger for replica in self.replicas)
+        if self._waiters or any(ledger is not None and ledger.hurried for ledger in ledgers):
+            self._admit()
+
+    def ask_again(self) -> None:
+        """Take note that what requests in line ask for may have changed."""
+        for ticket, waiter in self._waiters.items():
+            ticket.demand = waiter.ask()
+        self._admit()
+
+    def welcomed(self) -> None:
+        """Take note of what a replica runs; the first names the deployment's model."""
+        welcomes = [replica.run.welcome for replica in self.replicas if replica.run.welcome]
+        name = self._limits.model if self._limits else welcomes[0].model.name
+        fitting = [welcome for welcome in welcomes if welcome.model.name == name]
+        if len(fitting) < len(welcomes):
+            log.error("a replica runs another model and is left out", extra={"model": name})
+        if fitting:
+            self._limits = Limits(
+                model=name,
+                context_length=min(welcome.model.context_length for welcome in fitting),
+                vocab_size=min(welcome.model.vocab_size for welcome in fitting),
+                kv_slots=min(welcome.kv_slots for welcome in fitting),
+                defaults=fitting[0].model.generation_defaults,
+            )
+            self._known.set()
+        self.ask_again()
+        self.changed()
+
+    def _give_up(self, ticket: Ticket, grant: asyncio.Future[Placement]) -> None:
+        self._queue.leave(ticket)
+        if not grant.done() or grant.cancelled():
+            self._admit()  # the head may have been this one
+        elif grant.exception() is None:
+            grant.result().free()  # it came while the request was being cancelled
+
+    def _admit(self) -> None:
+        ledgers = {
+            replica: replica.run.ledger
+            for replica in self.replicas
+            if replica.run.ledger is not None and self.serves(replica)
+        }
+        loop = asyncio.get_running_loop()
+        now, deadlines = loop.time(), self._deadlines
+        hurried = self._hurried > 0 or any(ledger.hurried for ledger in ledgers.values())
+        if hurried and now >= deadlines.due_at:
+            self._look(ledgers, now)
+        elif hurried and self._look_again is None:
+            self._look_again = loop.call_at(deadlines.due_at, self._look_is_due)
+
+        def allows(ticket: Ticket, replica: Replica) -> bool:
+            return deadlines.allows(ticket, replica, ledgers[replica], now)
+
+        for ticket, replica in self._queue.admit(ledgers, allows if hurried else None):
+            if hurried:
+                deadlines.start(ticket, replica)
+            grant = self._waiters[ticket].grant
+            if grant.done():  # cancelled, and not yet out of the line
+                ledgers[replica].leave(ticket)
+            else:
+                grant.set_result(Placement(replica, ledgers[replica], ticket))
+
+    def _look(self, ledgers: Mapping[Replica, Ledger], now: float) -> None:
+        """Refuse, or end, what will miss its deadline."""
+        refused, ended = self._deadlines.look(ledgers, self._queue.line(), now)
+        for late in refused:
+            self._queue.leave(late.ticket)
+            grant = self._waiters[late.ticket].grant
+            if not grant.done():
+                grant.set_exception(_unmeetable(late))
+        for replica, late in ended:
+            replica.fail(late.ticket, _unmeetable(late))
+
+    def _look_is_due(self) -> None:
+        self._look_again = None
+        self.changed()
+
+    def _set_patience(self, patience: asyncio.Timeout) -> None:
+        """Let a waiter's recovery limit run while no replica is there, and only then."""
+        if patience.expired():
+            return  # its waiter is on its way out
+        if self.ready:
+            patience.reschedule(None)
+        elif patience.when() is None:
+            patience.reschedule(asyncio.get_running_loop().time() + self._recovery_s)
+
+
+def _unmeetable(late: Late) -> DeadlineUnmeetable:
+    """The answer to a client whose deadline cannot be met."""
+    wait_s = late.needed_s if late.wait_s is None else late.wait_s
+    return DeadlineUnmeetable(
+        f"the deadline cannot be met: {late.left_s:.1f} s are left, "
+        f"about {late.needed_s:.1f} s are needed",
+        retry_after_s=min(max(wait_s, _RETRY_LEAST_S), _RETRY_MOST_S),
+    )

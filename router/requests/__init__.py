@@ -1,0 +1,1 @@
+"""State of one request: its checks, its prompt, its progress."""

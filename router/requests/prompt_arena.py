@@ -1,0 +1,187 @@
+"""The prompt arena: shared memory in which a prompt's ids stay for as long as its request.
+
+A slab is lent again only when its request has ended and nobody can still write to it. When a
+writer dies, nobody can tell what it may still write: the whole file is retired, and goes when its
+last slab has come back.
+"""
+
+from __future__ import annotations
+
+import array
+import logging
+from collections.abc import Callable, Sequence
+
+from chassis.memory.arena import Arena
+from chassis.memory.shared_file import SharedFile
+from protos import generation_pb2, memory_pb2
+
+log = logging.getLogger(__name__)
+
+ID_BYTES = 4
+
+
+class Slab:
+    """A slab on loan, given back when the last of its holders lets go."""
+
+    def __init__(
+        self, slab: memory_pb2.Span, arena: Arena, settle: Callable[[Arena], None]
+    ) -> None:
+        self.slab = slab
+        self._arena = arena
+        self._settle = settle
+        self._holders = 1
+
+    def hold(self) -> None:
+        """Count one holder more."""
+        self._holders += 1
+
+    def let_go(self) -> None:
+        """Count one holder less."""
+        self._holders -= 1
+        if self._holders == 0:
+            self._arena.give_back(self.slab)
+            self._settle(self._arena)
+
+    def view(self, ids: int) -> memoryview:
+        """The bytes of the first `ids` ids."""
+        start = self.slab.offset
+        return self._arena.file.view[start : start + ids * ID_BYTES]
+
+
+class PromptArena:
+    """Lends slabs of the current arena file; without one it lends none."""
+
+    def __init__(self, payload_bytes: int) -> None:
+        """Make the first file, of `payload_bytes`; 0: never share.
+
+        Raises:
+            StartError: there is too little shared memory.
+        """
+        self._payload_bytes = payload_bytes
+        self._retired: list[Arena] = []
+        self._current: Arena | None = None
+        if payload_bytes:
+            self.renew()
+
+    @property
+    def held_slabs(self) -> int:
+        """Slabs on loan, of all files."""
+        arenas = [*self._retired, *([self._current] if self._current else [])]
+        return sum(arena.held_slabs for arena in arenas)
+
+    @property
+    def file(self) -> SharedFile | None:
+        """The current file."""
+        return self._current.file if self._current else None
+
+    def describe(self) -> memory_pb2.SharedFile:
+        """What a peer is asked to prove; empty where nothing is shared."""
+        return self._current.file.describe() if self._current else memory_pb2.SharedFile()
+
+    def proven_by(self, name: str, proof: memory_pb2.SharedProof) -> bool:
+        """Whether a peer has shown that it sees the file `name`, and that is the current one."""
+        file = self.file
+        return file is not None and file.name == name and file.proven_by(proof)
+
+    def lend(self, ids: int) -> Slab | None:
+        """Lend a slab for `ids` ids, or None where there is no room."""
+        slab = self._current.take(ids * ID_BYTES) if self._current else None
+        if slab is None or self._current is None:
+            return None
+        return Slab(slab, self._current, self._settle)
+
+    def store(self, ids: bytes) -> Slab | None:
+        """Lend a slab that holds `ids`, or None where there is no room."""
+        lease = self.lend(len(ids) // ID_BYTES)
+        if lease is not None:
+            lease.view(len(ids) // ID_BYTES)[:] = ids
+        return lease
+
+    def retire(self, name: str) -> bool:
+        """Lend no more of the file `name`; answer whether it was the current one."""
+        current = self._current
+        if current is None or current.file.name != name:
+            return False
+        self._current = None
+        self._retired.append(current)
+        self._settle(current)
+        return True
+
+    def renew(self) -> None:
+        """Begin a new file.
+
+        Raises:
+            StartError: there is too little shared memory.
+        """
+        self._current = Arena(SharedFile.create("arena", self._payload_bytes))
+
+    def close(self) -> None:
+        """Remove all files."""
+        for arena in self._retired:
+            arena.file.close()
+        self._retired.clear()
+        if self._current is not None:
+            self._current.file.close()
+            self._current = None
+
+    def _settle(self, arena: Arena) -> None:
+        """Close a retired file whose last slab has come back."""
+        if arena in self._retired and arena.held_slabs == 0:
+            self._retired.remove(arena)
+            arena.file.close()
+
+
+class Prompt:
+    """The ids of a prompt, in a slab or here, until the request ends.
+
+    Attributes:
+        count: how many there are.
+        text: what they spell, where it is to be echoed.
+        bad_words: sequences of ids that its output may not have.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        lease: Slab | None,
+        ids: bytes = b"",
+        *,
+        text: str = "",
+        bad_words: Sequence[generation_pb2.TokenIds] = (),
+    ) -> None:
+        """Hold `count` ids, which are int32 in `lease`, or in `ids` where there is none."""
+        self.count = count
+        self.text = text
+        self.bad_words = tuple(bad_words)
+        self._lease = lease
+        self._ids = ids
+
+    @property
+    def span(self) -> memory_pb2.Span | None:
+        """Where the ids are in shared memory."""
+        if self._lease is None:
+            return None
+        slab = self._lease.slab
+        return memory_pb2.Span(name=slab.name, offset=slab.offset, length=self.count * ID_BYTES)
+
+    def to_bytes(self) -> bytes:
+        """The ids as int32, little-endian."""
+        return self._ids if self._lease is None else bytes(self._lease.view(self.count))
+
+    def ids(self) -> array.array[int]:
+        """The ids."""
+        return array.array("i", self.to_bytes())
+
+    def tail(self, count: int) -> array.array[int]:
+        """The last `count` ids, or all where there are fewer."""
+        start = max(0, self.count - count) * ID_BYTES
+        if self._lease is None:
+            return array.array("i", self._ids[start:])
+        return array.array("i", bytes(self._lease.view(self.count)[start:]))
+
+    def close(self) -> None:
+        """Let the slab go."""
+        if self._lease is not None:
+            self._lease.let_go()
+            self._lease = None
+            self._ids = b""

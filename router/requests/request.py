@@ -1,0 +1,204 @@
+"""What the router knows of one request on its way: all that it takes to start it again.
+
+Each output position of each candidate is taken in exactly once, from the current attempt only.
+"""
+
+from __future__ import annotations
+
+import array
+import time
+
+from protos import detokenizer_pb2, generation_pb2
+from router.admission.demand import Demand, Standing
+from router.requests.delta_buffer import DeltaBuffer
+from router.requests.prompt_arena import Prompt
+from router.requests.validation import Plan
+
+_NO_FINISH = generation_pb2.FINISH_REASON_UNSPECIFIED
+FIRST_ATTEMPT = 1
+SUSPECT_AFTER = 2
+"""Engine crashes after which a request is kept from those that have not been in as many."""
+UNSEEN_TOKENS = 8
+"""Tokens that an engine may have drawn of a candidate before it crashed, and the router not had."""
+
+
+class CandidateProgress:
+    """What one candidate's client has been given, or will be by the outbox."""
+
+    __slots__ = ("finish", "ids", "text_length")
+
+    def __init__(self) -> None:
+        self.ids = array.array("i")
+        self.text_length = 0
+        self.finish: generation_pb2.FinishReason.ValueType = _NO_FINISH
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has ended."""
+        return self.finish != _NO_FINISH
+
+
+class Crash:
+    """An engine's crash, or what is taken for one.
+
+    Attributes:
+        running: the requests that it ran.
+        known: it was a crash; until then it may have been a link that was lost.
+    """
+
+    def __init__(self, running: tuple[RouterRequest, ...]) -> None:
+        self.running = running
+        self.known = False
+
+    def take_back(self) -> None:
+        """Lay it to none of them any more."""
+        for live in self.running:
+            if self in live.crashes:
+                live.crashes.remove(self)
+
+
+class RouterRequest:
+    """One request from the moment its prompt is known.
+
+    Attributes:
+        number: lower half of its handles, its own for as long as the router lives.
+        handle: what the replica that has it calls it, or the last that had.
+        attempt: which one this is; what bears another is not heard.
+        submits: how often a model was told to run it.
+        crashes: engine crashes in which it was running, and that were not laid to one of those.
+        convicted_of: how many of them were laid to it; it is refused then.
+    """
+
+    def __init__(
+        self, number: int, request_id: str, plan: Plan, prompt: Prompt, steps_apart: int
+    ) -> None:
+        """Begin the first attempt; `steps_apart` is the outbox's."""
+        self.number = number
+        self.request_id = request_id
+        self.plan = plan
+        self.prompt = prompt
+        self.handle = number
+        self.attempt = FIRST_ATTEMPT
+        self.submits = 0
+        self.crashes: list[Crash] = []
+        self.convicted_of = 0
+        self._prime = False
+        self.candidates = [CandidateProgress() for _ in range(plan.candidates)]
+        self._open = plan.candidates
+        self._at_crash = [0] * plan.candidates  # output tokens of each
+        self.outbox = DeltaBuffer(plan.output, steps_apart)
+        self.prompt_logprobs: list[generation_pb2.TokenLogprob] = []
+        self.outbox.withhold(self.awaits_prompt)
+        self.first_output: float | None = None  # when, by `time.monotonic`
+        self.last_output: float | None = None
+
+    def demand(self) -> Demand:
+        """What it will hold of a replica."""
+        outputs = {
+            index: len(candidate.ids)
+            for index, candidate in enumerate(self.candidates)
+            if not candidate.finished
+        }
+        standing = Standing.UNTRIED
+        if len(self.crashes) >= SUSPECT_AFTER:
+            standing = Standing.PRIME if self._prime else Standing.SUSPECT
+            standing = Standing.PROVEN if self.proven else standing
+        stops = _may_stop(self.plan.stop)
+        return Demand(self.plan.prompt_tokens, self.plan.max_tokens, outputs, standing, stops)
+
+    @property
+    def proven(self) -> bool:
+        """Whether all of it is beyond where it can have been when the engine crashed last."""
+        return all(
+            candidate.finished or len(candidate.ids) > before + UNSEEN_TOKENS
+            for candidate, before in zip(self.candidates, self._at_crash, strict=True)
+        )
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing more is to come."""
+        return self.all_ended and not self.awaits_prompt
+
+    @property
+    def all_ended(self) -> bool:
+        """Whether all candidates have; rows of the prompt may still be missing."""
+        return not self._open
+
+    @property
+    def resumed(self) -> bool:
+        """Whether a detokenizer may have told something of it before."""
+        return self.submits > 0
+
+    @property
+    def completion_tokens(self) -> int:
+        """Output tokens of all candidates so far."""
+        return sum(len(candidate.ids) for candidate in self.candidates)
+
+    def implicate(self, crash: Crash, *, prime: bool) -> None:
+        """Note an engine crash in which it was running, `prime` where as the only suspect."""
+        self.crashes.append(crash)
+        self._prime = prime
+        self._at_crash = [len(candidate.ids) for candidate in self.candidates]
+
+    def take(self, delta: detokenizer_pb2.TextDelta, step: int) -> bool:
+        """Take in a delta of `step`; answer whether it was the next of its candidate.
+
+        What bears another attempt, another position than the next, or comes after an ending is
+        dropped.
+        """
+        if delta.attempt != self.attempt or delta.candidate >= len(self.candidates):
+            return False
+        if delta.prompt_logprobs:
+            self._take_prompt(delta)
+        taken = self._take_output(delta, step)
+        if self.finished:
+            self.outbox.close()
+        return taken
+
+    def _take_output(self, delta: detokenizer_pb2.TextDelta, step: int) -> bool:
+        candidate = self.candidates[delta.candidate]
+        if candidate.finished or delta.position != len(candidate.ids):
+            return False
+        before, finish = len(candidate.ids), delta.finish_reason
+        candidate.ids.extend(delta.token_ids)
+        candidate.text_length += len(delta.text)
+        if finish:
+            candidate.finish = finish
+            self._open -= 1
+        if finish or len(candidate.ids) > before:  # and not scores of the prompt alone
+            self.last_output = time.monotonic()
+            self.first_output = self.first_output or self.last_output
+        self.outbox.add(delta, step)
+        return True
+
+    def fail(self, error: BaseException) -> None:
+        """End it with `error`."""
+        self.outbox.fail(error)
+
+    def _take_prompt(self, delta: detokenizer_pb2.TextDelta) -> None:
+        start = delta.prompt_position
+        for position, logprob in enumerate(delta.prompt_logprobs, start):
+            if position == len(self.prompt_logprobs):
+                kept = generation_pb2.TokenLogprob()
+                kept.CopyFrom(logprob)  # so as not to keep the whole frame
+                self.prompt_logprobs.append(kept)
+        self.outbox.withhold(self.awaits_prompt)
+
+    @property
+    def awaits_prompt(self) -> bool:
+        """Whether log-probabilities of the prompt, which the first message carries, are missing."""
+        return self.plan.output.prompt_logprobs and (
+            len(self.prompt_logprobs) < self.plan.prompt_tokens
+        )
+
+
+def least_demand(request: generation_pb2.GenerateRequest) -> Demand:
+    """Least needs of `request`, as far as they are known before its prompt is read."""
+    stop = request.stop
+    max_tokens = stop.max_tokens if stop.HasField("max_tokens") else 0
+    return Demand(0, max_tokens, {0: 0}, may_stop=_may_stop(stop))
+
+
+def _may_stop(stop: generation_pb2.StopConditions) -> bool:
+    """Tell whether an output may end before it has `max_tokens`."""
+    return bool(not stop.ignore_eos or stop.strings or stop.token_ids)

@@ -1,0 +1,109 @@
+"""The C code under AddressSanitizer: it reads and writes nothing that is not its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+SOURCES = ROOT / "kernels" / "c" / "source"
+COMPILER = os.environ.get("CC", "cc")
+# Unoptimised: optimising what the sanitiser adds takes minutes.
+FLAGS = [
+    *("-std=gnu11", "-g", "-O0", "-fPIC", "-Wno-psabi", "-fvisibility=hidden"),
+    *("-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"),
+]
+TESTS = [
+    "tests/kernels/c/test_attention.py",
+    "tests/kernels/c/test_calls.py",
+    "tests/kernels/c/test_linear.py",
+    "tests/kernels/c/test_quantised.py",
+    "tests/kernels/c/test_quantised_experts.py",
+    "tests/kernels/c/test_teams.py",
+    "tests/kernels/cpu/test_rows.py",
+]
+
+
+def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def runtimes() -> str:
+    """What has to be loaded before Python: the sanitiser, and what torch throws with; or skip."""
+    names = ("libasan.so", "libstdc++.so.6")
+    try:
+        found = [run(COMPILER, f"-print-file-name={name}").stdout.strip() for name in names]
+    except FileNotFoundError:
+        pytest.skip(f"no C compiler called {COMPILER!r}: set CC")
+    if not all(Path(path).is_absolute() for path in found):
+        pytest.skip(f"{COMPILER} has no libasan.so, with which GCC sanitises addresses")
+    return " ".join(found)
+
+
+@pytest.fixture(scope="module")
+def sanitised(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    runtimes()
+    folder = tmp_path_factory.mktemp("sanitised")
+
+    def compile_source(source: Path) -> subprocess.CompletedProcess[str]:
+        made = str(folder / f"{source.stem}.o")
+        return run(COMPILER, *FLAGS, "-c", str(source), "-o", made)
+
+    with ThreadPoolExecutor() as pool:
+        for done in pool.map(compile_source, sorted(SOURCES.glob("*.c"))):
+            assert done.returncode == 0, done.stderr
+    library = folder / "sanitised.so"
+    objects = sorted(str(path) for path in folder.glob("*.o"))
+    linked = run(COMPILER, *FLAGS, "-shared", *objects, "-o", str(library))
+    assert linked.returncode == 0, linked.stderr
+    return library
+
+
+def run_tests(library: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return run(
+        *(sys.executable, "-m", "pytest", "--quiet", "-s", "-x", "-p", "no:faulthandler"),
+        *("-p", "no:cacheprovider", "-o", "timeout=600", *arguments),
+        LD_PRELOAD=runtimes(),
+        # Python and torch keep much until they end, and allocate without the sanitiser's leave.
+        ASAN_OPTIONS="detect_leaks=0:abort_on_error=0:exitcode=99",
+        TRIPTYCH_TEST_LIBRARY=str(library),
+    )
+
+
+@pytest.mark.timeout(900)
+def test_the_tests_of_operations_pass_sanitised(sanitised: Path) -> None:
+    done = run_tests(sanitised, *TESTS)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " passed" in done.stdout
+
+
+def test_reading_past_a_row_is_found(sanitised: Path, tmp_path: Path) -> None:
+    wrong = tmp_path / "test_wrong.py"
+    wrong.write_text(
+        "import os, pathlib, torch\n"
+        "from kernels.c.arguments import SILU_MUL\n"
+        "from kernels.c.library import Library\n"
+        "def test_wrong():\n"
+        "    library = Library(pathlib.Path(os.environ['TRIPTYCH_TEST_LIBRARY']), 'portable')\n"
+        "    x, out = torch.zeros(6), torch.zeros(4)\n"
+        "    where = x.data_ptr(), out.data_ptr()\n"
+        "    library.function('silu_mul')(SILU_MUL.pack(0, 1, *where, 1, 4))\n"
+    )
+
+    done = run_tests(sanitised, str(wrong))
+
+    assert done.returncode == 99
+    assert "AddressSanitizer: heap-buffer-overflow" in done.stderr + done.stdout
