@@ -96,7 +96,7 @@ class RecoveryMetrics:
             "Deltas dropped because nobody wants them: their request has moved on, or ended.",
             registry=registry,
         )
-        self.quarantine = Counter(
+        self.crash_implications = Counter(
             f"{_PREFIX}_crash_implications",
             "Requests that were running when an engine crashed.",
             registry=registry,

@@ -46,7 +46,7 @@ class Quarantine:
         if self._last is not None and incarnation == self._incarnation:
             self._last.take_back()
         elif self._last is not None:
-            self._metrics.quarantine.inc(len(self._last.running))
+            self._metrics.crash_implications.inc(len(self._last.running))
             self._last.known = True
             for live in self._last.running:
                 _convict(live)

@@ -86,8 +86,8 @@ class Replica:
         self._attempts: dict[int, Attempt] = {}  # by handle
         self._steps = itertools.count()
         self._absence = DetokenizerTimeout(self, patience)
-        self._implications = Quarantine(metrics, patience.recovery_s)
-        self.judge = self._implications.judge
+        self._quarantine = Quarantine(metrics, patience.recovery_s)
+        self.judge = self._quarantine.judge
         self.detokenizer = detokenizer_pb2_grpc.DetokenizerServiceStub(channels.detokenizer)
         self.run = ModelLink(channels.model, arena, self)
         self.watch = DetokenizerLink(channels.detokenizer, self)
@@ -199,7 +199,7 @@ class Replica:
     def welcomed(self) -> None:
         """The model is there; what a crash was laid to stands or falls with which one it is."""
         assert self.run.welcome is not None
-        self._implications.back(self.run.welcome.incarnation)
+        self._quarantine.back(self.run.welcome.incarnation)
         self._owner.welcomed()
         self.changed()
 
@@ -215,7 +215,7 @@ class Replica:
         if was_up and not ending.orderly:
             submitted = [a for a in self._attempts.values() if a.submitted]
             suspects = (a.live for a in submitted if a.suspected)
-            self._implications.lost((a.live for a in submitted), next(suspects, None))
+            self._quarantine.lost((a.live for a in submitted), next(suspects, None))
         self._renumber(ending, self.watch.again)
         self._lose(list(self._attempts.values()))
         self.changed()

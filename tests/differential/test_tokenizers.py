@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from detokenizer_svc.decoder import Spelling
+from detokenizer_svc.decoder import Vocabulary
 
 # Ours differ from transformers', for a reason.
 REASONS = {
@@ -39,7 +39,7 @@ def test_texts_have_transformers_ids(checkpoint: Any) -> None:
 
 
 def test_ids_have_transformers_text(checkpoint: Any) -> None:
-    spelling = Spelling(checkpoint.ours)
+    spelling = Vocabulary(checkpoint.ours)
     for ids in _sequences(checkpoint.ours):
         for skip in (True, False):
             text = checkpoint.theirs.decode(ids, skip_special_tokens=skip)
@@ -47,7 +47,7 @@ def test_ids_have_transformers_text(checkpoint: Any) -> None:
 
 
 def test_streamed_text_is_the_whole_text(checkpoint: Any) -> None:
-    spelling = Spelling(checkpoint.ours)
+    spelling = Vocabulary(checkpoint.ours)
     for ids in _sequences(checkpoint.ours):
         for skip in (True, False):
             decoder = spelling.decoder((), skip_special=skip)

@@ -93,7 +93,7 @@ def write_checkpoint(
 def random_weights(
     config: dict[str, Any], dtype: torch.dtype, seed: int
 ) -> dict[str, torch.Tensor]:
-    """Sample every tensor that a model of this config has, sized so that activations stay near 1."""
+    """Sample every tensor of a model of this config; activations stay near 1."""
     family = family_of(Config(config))
     spec = family.read_spec(Config(config))
     unscaled = None if spec.tied_embeddings else family.names.embedding

@@ -26,7 +26,7 @@ def test_the_services_count_under_the_names_that_are_read():
     detokenizer.replays.inc(3)
     router.fenced_deltas.inc(4)
     detokenizer.fenced.inc(5)
-    router.implications.inc(6)
+    router.crash_implications.inc(6)
 
     assert read_from(generate_latest(registry).decode()) == Recovery(1, 2, 3, 4, 5, 6)
 

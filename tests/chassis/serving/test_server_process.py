@@ -238,7 +238,7 @@ def test_what_a_client_makes_a_service_end_with_cannot_forge_a_line_of_its_log()
 NOISY = """
 import asyncio
 from contextlib import suppress
-from chassis import server
+from chassis.serving import server
 
 async def fail_in_the_c_library():
     with suppress(RuntimeError):

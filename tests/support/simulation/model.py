@@ -20,7 +20,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from support.tiny_tokenizers import byte_level
 
-from detokenizer_svc.decoder import Spelling
+from detokenizer_svc.decoder import Vocabulary
 from model_svc.engine.request import NO_ALTERNATIVES, Candidate, OutputRow, Request
 from model_svc.engine.runner import StepResult
 from model_svc.sampling.cpu_sampler import Drawn
@@ -38,9 +38,9 @@ _CHARACTERS = ("é", "世", "🌍")
 
 
 @cache
-def spelling() -> Spelling:
+def spelling() -> Vocabulary:
     """How ids are spelled."""
-    return Spelling(byte_level())
+    return Vocabulary(byte_level())
 
 
 @cache
