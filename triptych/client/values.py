@@ -17,7 +17,7 @@ from google.protobuf.message import Message as ProtoMessage
 
 from triptych.client.options import OptionError
 
-_DEPTH = 100  # nesting that protobuf takes, too
+_DEPTH = 100  # levels of nesting; a router takes fewer and says how many
 
 
 def put(message: ProtoMessage, name: str, value: Any) -> None:
