@@ -6,7 +6,6 @@ Ids are written only inside the slab that the request names, and before it is an
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -18,6 +17,7 @@ from protos.vocabulary.token_bytes import TokenBytes
 from protos.vocabulary.tokenizer_files import VocabularyError, load_tokenizer
 from tokenizer_svc.chat_template import ChatTemplates
 from tokenizer_svc.text.bad_words import spellings
+from tokenizer_svc.text.fork import Between
 from tokenizer_svc.text.text_encoder import PIECE_CHARACTERS, TextEncoder, Wanted
 
 
@@ -48,6 +48,10 @@ class Slabs:
         self._files.close()
 
 
+def _go_on(until: int | None = None) -> None:
+    """Do nothing between pieces."""
+
+
 class Encoder:
     """A checkpoint's tokenizer and templates."""
 
@@ -76,13 +80,13 @@ class Encoder:
         return tokenizer_pb2.GetVocabularyResponse(most_bytes_per_id=self._text.most_bytes_per_id)
 
     def encode(
-        self, request: tokenizer_pb2.EncodeRequest, between: Callable[[], None] = lambda: None
+        self, request: tokenizer_pb2.EncodeRequest, between: Between = _go_on
     ) -> tokenizer_pb2.EncodeResponse:
         """Answer `EncodeRequest`.
 
         Args:
             request: what to encode.
-            between: called between pieces of a long text; what it raises ends the work.
+            between: called where long work can be interrupted; what it raises ends the work.
 
         Raises:
             InvalidRequest: there is no prompt, or it cannot be rendered or encoded, or it is too
@@ -110,7 +114,7 @@ class Encoder:
                 bad_words=bad_words,
             )
 
-    def _spell(self, ids: array[int], between: Callable[[], None]) -> list[bytes]:
+    def _spell(self, ids: array[int], between: Between) -> list[bytes]:
         """The bytes of each token."""
         tokens: list[bytes] = []
         for begin in range(0, len(ids), PIECE_CHARACTERS):

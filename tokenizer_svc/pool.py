@@ -2,7 +2,7 @@
 
 Each job is answered once, by one worker at a time: a job whose worker died is given to another
 only after the first has ended, so two never write to one slab. A worker pauses a large job between
-two pieces of its text while smaller ones wait.
+two pieces of its text, or while its fork encodes one, as long as smaller ones wait.
 """
 
 from __future__ import annotations

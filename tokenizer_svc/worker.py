@@ -63,19 +63,30 @@ class Worker:
         except InvalidRequest as error:
             return Kind.REFUSAL, _violation(error).SerializeToString()
 
-    def _look(self) -> None:
+    def _look(self, until: int | None = None) -> None:
         """Do one thing that the service has asked for since the request came, if any.
 
-        One at a time, so that work goes on between two pauses.
+        One at a time, so that work goes on between two pauses; any number until descriptor `until`
+        is readable, as that work goes on by itself.
 
         Raises:
             Recalled: nobody waits for the answer.
         """
-        if select.select([self._link], [], [], 0)[0]:
-            message = wire.read(self._link)
-            if message is None or message[0] == Kind.RECALL:
-                raise Recalled
-            self._pause()
+        link = self._link.fileno()
+        awaited = [link] if until is None else [link, until]
+        while True:
+            ready, _, _ = select.select(awaited, [], [], 0 if until is None else None)
+            if link in ready:
+                self._obey()
+            if until is None or until in ready:
+                return
+
+    def _obey(self) -> None:
+        """Do what the service asks for next."""
+        message = wire.read(self._link)
+        if message is None or message[0] == Kind.RECALL:
+            raise Recalled
+        self._pause()
 
     def _pause(self) -> None:
         """Answer other requests until told to go on."""

@@ -6,60 +6,26 @@ import asyncio
 import os
 import signal
 from array import array
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from support.tiny_tokenizers import byte_level, write_checkpoint
+from support.tiny_tokenizers import write_checkpoint
+from support.tokenizer_pools import TOKENIZER, encode, pool_on, workers_of_mine
 from tokenizers import Tokenizer, models
 
 from chassis.errors import RequestFailed, StartError
 from chassis.memory.shared_file import HEADER_BYTES, SharedFile
-from protos import memory_pb2, tokenizer_pb2
+from protos import generation_pb2, memory_pb2, tokenizer_pb2
 from tokenizer_svc import pool as pool_module
 from tokenizer_svc.pool import Cause, Pool
 from tokenizer_svc.wire import Kind
 
-TOKENIZER = byte_level()
 LONG = "the quick brown fox " * 40_000
-
-
-@asynccontextmanager
-async def pool_on(
-    folder: Path, tokenizer: Tokenizer = TOKENIZER, workers: int = 2
-) -> AsyncIterator[tuple[Pool, list[Cause]]]:
-    """A running pool, and a list that grows with each worker replaced."""
-    write_checkpoint(folder, tokenizer)
-    pool = Pool(folder, workers)
-    restarts: list[Cause] = []
-    async with asyncio.timeout(60), pool.running(restarts.append):
-        yield pool, restarts
-
-
-async def encode(
-    pool: Pool, text: str, slab: memory_pb2.Span | None = None
-) -> tokenizer_pb2.EncodeResponse:
-    request = tokenizer_pb2.EncodeRequest(text=text, slab=slab, add_special_tokens=False)
-    kind, payload = await pool.ask(Kind.ENCODE, request.SerializeToString(), "test")
-    assert kind == Kind.ANSWER
-    return tokenizer_pb2.EncodeResponse.FromString(payload)
 
 
 def ids(text: str) -> list[int]:
     found: list[int] = TOKENIZER.encode(text, add_special_tokens=False).ids
     return found
-
-
-def children() -> list[int]:
-    me = os.getpid()
-    listings = Path(f"/proc/{me}/task").glob("*/children")
-    pids = [int(pid) for listing in listings for pid in listing.read_text().split()]
-    return [pid for pid in pids if b"tokenizer_svc.worker" in command_of(pid)]
-
-
-def command_of(pid: int) -> bytes:
-    return Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 async def test_answers_many_at_once(tmp_path: Path) -> None:
@@ -96,13 +62,15 @@ async def test_a_cancelled_job_is_called_back_and_writes_nothing(tmp_path: Path)
     arena.close()
 
 
-async def test_a_job_without_pieces_is_ended_with_its_worker(
+async def test_a_job_that_cannot_be_left_is_ended_with_its_worker(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pool_module, "RECALL_GRACE_S", 0)
-    # One word, to this tokenizer: it cannot be left.
-    async with pool_on(tmp_path, workers=1) as (pool, restarts):
-        task = asyncio.create_task(encode(pool, "ab" * (4 << 20)))
+    hours = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    chat = generation_pb2.Chat(messages=[generation_pb2.ChatMessage(role="user", content="a")])
+    request = tokenizer_pb2.EncodeRequest(chat=chat).SerializeToString()
+    async with pool_on(tmp_path, workers=1, template=hours) as (pool, restarts):
+        task = asyncio.create_task(pool.ask(Kind.ENCODE, request, "test"))
         await asyncio.sleep(0)
         task.cancel()
         await asyncio.wait([task])
@@ -144,11 +112,11 @@ async def test_a_worker_that_has_grown_is_replaced_when_its_work_is_done(
     monkeypatch.setattr(pool_module, "_GROWTH_BYTES", 0)
     tiny = Tokenizer(models.WordLevel({"the": 0}, unk_token="the"))
     async with pool_on(tmp_path, tiny, workers=1) as (pool, restarts):
-        (worker,) = children()
+        (worker,) = workers_of_mine()
         assert (await encode(pool, "the" * (4 << 20))).count == 1  # read, and so held, in one go
         assert (await encode(pool, "the")).count == 1
         assert restarts == [Cause.MEMORY]
-        assert worker not in children()
+        assert worker not in workers_of_mine()
 
 
 async def test_a_cancelled_job_that_still_waits_ends_at_once(tmp_path: Path) -> None:
@@ -166,7 +134,7 @@ async def test_a_worker_that_dies_at_work_is_replaced_and_its_job_done(tmp_path:
     async with pool_on(tmp_path, workers=1) as (pool, restarts):
         task = asyncio.create_task(encode(pool, LONG))
         await asyncio.sleep(0)
-        (worker,) = children()
+        (worker,) = workers_of_mine()
         os.kill(worker, signal.SIGKILL)
         answer = await task
         assert answer.count == len(TOKENIZER.encode(LONG, add_special_tokens=False).ids)
@@ -176,11 +144,11 @@ async def test_a_worker_that_dies_at_work_is_replaced_and_its_job_done(tmp_path:
 async def test_a_worker_that_dies_idle_is_replaced(tmp_path: Path) -> None:
     async with pool_on(tmp_path, workers=1) as (pool, restarts):
         await encode(pool, "the dog")
-        (worker,) = children()
+        (worker,) = workers_of_mine()
         os.kill(worker, signal.SIGKILL)
         assert (await encode(pool, "the dog")).count
         assert len(restarts) == 1
-        assert worker not in children()
+        assert worker not in workers_of_mine()
 
 
 async def test_a_job_that_kills_two_workers_fails_alone(tmp_path: Path) -> None:
@@ -190,9 +158,9 @@ async def test_a_job_that_kills_two_workers_fails_alone(tmp_path: Path) -> None:
     async with asyncio.timeout(60), pool.running(causes.put_nowait):
         task = asyncio.create_task(encode(pool, LONG))
         await asyncio.sleep(0)
-        os.kill(children()[0], signal.SIGKILL)
+        os.kill(workers_of_mine()[0], signal.SIGKILL)
         assert await causes.get() == Cause.CRASH
-        os.kill(children()[0], signal.SIGKILL)
+        os.kill(workers_of_mine()[0], signal.SIGKILL)
         with pytest.raises(RequestFailed, match="workers died of this prompt") as error:
             await task
         assert error.value.reason == "TOKENIZER_CRASHED"
@@ -201,8 +169,8 @@ async def test_a_job_that_kills_two_workers_fails_alone(tmp_path: Path) -> None:
 
 async def test_no_process_is_left_behind(tmp_path: Path) -> None:
     async with pool_on(tmp_path):
-        assert len(children()) == 2
-    assert children() == []
+        assert len(workers_of_mine()) == 2
+    assert workers_of_mine() == []
 
 
 async def test_a_checkpoint_that_cannot_be_loaded_stops_the_start(tmp_path: Path) -> None:
@@ -210,11 +178,11 @@ async def test_a_checkpoint_that_cannot_be_loaded_stops_the_start(tmp_path: Path
     with pytest.raises(StartError, match=r"folder .* does not exist"):
         async with pool.running(on_replaced=lambda cause: None):
             raise AssertionError
-    assert children() == []
+    assert workers_of_mine() == []
 
 
 async def test_an_error_inside_the_block_is_raised_as_it_is(tmp_path: Path) -> None:
     with pytest.raises(StartError, match="port in use"):
         async with pool_on(tmp_path):
             raise StartError("port in use")
-    assert children() == []
+    assert workers_of_mine() == []

@@ -6,7 +6,6 @@ The ids are those of the whole text, however it is cut.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from tokenizers import Tokenizer
@@ -14,9 +13,13 @@ from tokenizers import Tokenizer
 from chassis.errors import InvalidRequest, refuse_failures
 from tokenizer_svc.text.bound import most_bytes_per_id
 from tokenizer_svc.text.cuts import Cuts, find_cuts
+from tokenizer_svc.text.fork import Between, compute_in_fork
 
 PIECE_CHARACTERS = 16 << 10
 """About so much is encoded at once where a text can be cut; it takes tens of milliseconds."""
+
+_MOST_CHARACTERS = 2 * PIECE_CHARACTERS
+"""What has more, and cannot be cut, is encoded in a fork."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +57,14 @@ class TextEncoder:
             self._cuts = find_cuts(tokenizer, tokens)
             self.most_bytes_per_id = most_bytes_per_id(tokenizer, tokens)
 
-    def encode(self, text: str, wanted: Wanted, between: Callable[[], None]) -> array[int]:
+    def encode(self, text: str, wanted: Wanted, between: Between) -> array[int]:
         """Encode `text`.
 
         Args:
             text: the text.
             wanted: what is wanted of it.
-            between: called between pieces; what it raises ends the work.
+            between: called between pieces, and while one is encoded that takes long; what it raises
+                ends the work.
 
         Raises:
             InvalidRequest: it has more ids than are wanted.
@@ -68,7 +72,7 @@ class TextEncoder:
         if wanted.most and not wanted.last:
             self._refuse_by_bytes(text, wanted)
         if self._cuts is None or len(text) <= PIECE_CHARACTERS:
-            ids = self.whole(text, special=wanted.special)
+            ids = self._piece(text, between, special=wanted.special)
             ids = ids[-wanted.last :] if wanted.last else ids
         elif wanted.last:
             ids = self._encode_end(text, wanted, between)
@@ -84,18 +88,24 @@ class TextEncoder:
         (encoding,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=special)
         return array("i", encoding.ids)
 
-    def _encode_pieces(self, text: str, wanted: Wanted, between: Callable[[], None]) -> array[int]:
+    def _piece(self, text: str, between: Between, *, special: bool = False) -> array[int]:
+        """Encode `text` in one call, which cannot be interrupted: a long one in a fork."""
+        if len(text) <= _MOST_CHARACTERS:
+            return self.whole(text, special=special)
+        return compute_in_fork(lambda: self.whole(text, special=special), between)
+
+    def _encode_pieces(self, text: str, wanted: Wanted, between: Between) -> array[int]:
         """Encode from the start, until there is more than is wanted."""
         before, after = self._around if wanted.special else (array("i"), array("i"))
         ids = array("i", before)
         for begin, end in self._spans(text):
             between()
-            ids += self.whole(text[begin:end])
+            ids += self._piece(text[begin:end], between)
             if wanted.most and len(ids) + len(after) > wanted.most and end < len(text):
                 raise _too_long(f"at least {len(ids) + len(after)}", wanted)
         return ids + after
 
-    def _encode_end(self, text: str, wanted: Wanted, between: Callable[[], None]) -> array[int]:
+    def _encode_end(self, text: str, wanted: Wanted, between: Between) -> array[int]:
         """Encode from the end, until there is all that is kept."""
         before, after = self._around if wanted.special else (array("i"), array("i"))
         parts = [after]
@@ -104,7 +114,7 @@ class TextEncoder:
             if missing <= 0:
                 break
             between()
-            parts.append(self.whole(text[begin:end]))
+            parts.append(self._piece(text[begin:end], between))
             missing -= len(parts[-1])
         ids = array("i", before)
         for part in reversed(parts):
