@@ -35,7 +35,7 @@ class ComputationFailed(Exception):
 def compute_in_fork(compute: Callable[[], array[int]], between: Between) -> array[int]:
     """Give the result of `compute`.
 
-    This process ends where the fork is killed, for instance for want of memory.
+    This process ends where the fork is killed or cannot start, for instance for want of memory.
 
     Args:
         compute: called in the fork.
@@ -46,7 +46,10 @@ def compute_in_fork(compute: Callable[[], array[int]], between: Between) -> arra
     """
     ours, theirs = _CONTEXT.Pipe(duplex=False)
     child = _CONTEXT.Process(target=_answer, args=(compute, theirs, os.getpid()))
-    child.start()
+    try:
+        child.start()
+    except OSError as error:
+        sys.exit(f"triptych tokenizer: no process for a long text: {error}")
     theirs.close()
     try:
         between(ours.fileno())

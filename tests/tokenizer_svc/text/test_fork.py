@@ -11,13 +11,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
+import pytest
 from google.rpc import error_details_pb2
 from support.tokenizer_pools import TOKENIZER, children_of, encode, pool_on, workers_of_mine
 from tokenizers import Tokenizer, models
 
 from protos import tokenizer_pb2
 from tokenizer_svc.pool import Cause, Pool
+from tokenizer_svc.text.fork import compute_in_fork
 from tokenizer_svc.wire import Kind
 
 WORD = "ab" * (256 << 10)  # one word to the tokenizer, so it has no cuts
@@ -108,6 +111,12 @@ async def test_a_fork_ends_with_its_worker() -> None:
         await ended.wait()
     asyncio.get_running_loop().remove_reader(descriptor)
     os.close(descriptor)
+
+
+def test_a_process_that_cannot_fork_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fork", mock.Mock(side_effect=OSError("no more processes")))
+    with pytest.raises(SystemExit, match="no more processes"):
+        compute_in_fork(lambda: array("i"), mock.Mock())
 
 
 async def test_a_failure_of_the_tokenizer_is_told_as_that_of_a_short_text(tmp_path: Path) -> None:
