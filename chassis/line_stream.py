@@ -1,7 +1,8 @@
 """A text stream that never keeps its writer waiting and never fails.
 
-A thread of its own writes to the descriptor. What a pipe that nobody reads, a full disk or a reader
-that has gone leaves no room for is dropped and counted; a line says how much, once there is room.
+A line goes into a pipe at once where the kernel can take it without waiting. Everything else is
+written by a thread of its own. What a pipe that nobody reads, a full disk or a reader that has gone
+leaves no room for is dropped and counted; a line says how much, once there is room.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import atexit
 import io
 import os
 import select
+import stat
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -33,6 +35,7 @@ class LineStream(io.TextIOBase):
         self.dropped = 0
         self.tell_dropped = tell_dropped or "{} lines were dropped: they were not read\n".format
         self._descriptor = descriptor
+        self._at_once = _is_pipe(descriptor)
         self._thread: threading.Thread | None = None
         self._pending: deque[bytes] = deque()
         self._pending_bytes = 0
@@ -47,6 +50,8 @@ class LineStream(io.TextIOBase):
         """Have `text`, one or more lines or a part of one, written, or drop it."""
         raw = text.encode(errors=self.errors)
         with self._changed:
+            if self._idle and self._write_at_once(raw):
+                return len(text)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="lines", daemon=True)
                 self._thread.start()
@@ -66,9 +71,7 @@ class LineStream(io.TextIOBase):
     def drain(self, within_s: float = LAST_WORDS_S) -> None:
         """Wait until all is written, for `within_s` seconds at most."""
         with self._changed:
-            self._changed.wait_for(
-                lambda: not (self._pending or self._may_tell or self._writing), within_s
-            )
+            self._changed.wait_for(lambda: self._idle, within_s)
 
     def writable(self) -> bool:
         return True
@@ -81,6 +84,25 @@ class LineStream(io.TextIOBase):
             return os.isatty(self._descriptor)
         except OSError:
             return False
+
+    @property
+    def _idle(self) -> bool:
+        """Whether the thread has nothing to write."""
+        return not (self._pending or self._may_tell or self._writing)
+
+    def _write_at_once(self, raw: bytes) -> bool:
+        """Write `raw` where nothing has to wait for that; answer whether it is written."""
+        # A pipe takes so many bytes whole or not at all.
+        if not self._at_once or self._untold or len(raw) > select.PIPE_BUF:
+            return False
+        try:
+            os.pwritev(self._descriptor, [raw], -1, os.RWF_NOWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:  # an older kernel, or a failure that the thread meets as well
+            self._at_once = False
+            return False
+        return True
 
     def _drop(self, lines: int) -> None:
         self.dropped += lines
@@ -126,3 +148,10 @@ class LineStream(io.TextIOBase):
         except OSError:
             return False
         return True
+
+
+def _is_pipe(descriptor: int) -> bool:
+    try:
+        return stat.S_ISFIFO(os.fstat(descriptor).st_mode)
+    except OSError:
+        return False

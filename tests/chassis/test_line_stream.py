@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -43,6 +44,27 @@ def test_lines_come_in_their_order_and_in_utf_8() -> None:
         stream.write("first\n")
         stream.write("модель \ud800\n")
         assert read_lines(reading, "модель") == ["first", "модель \\ud800"]
+        assert stream.dropped == 0
+
+
+def test_a_pipe_with_room_takes_a_line_without_a_thread() -> None:
+    with pipe() as (reading, writing):
+        try:
+            os.pwritev(writing, [b"first\n"], -1, os.RWF_NOWAIT)
+        except OSError:
+            pytest.skip("this kernel cannot write to a pipe without waiting")
+        before = threading.enumerate()
+        LineStream(writing).write("second\n")
+        assert threading.enumerate() == before
+        assert read_lines(reading, "second") == ["first", "second"]
+
+
+def test_a_line_that_waits_is_not_overtaken_by_one_that_needs_no_waiting() -> None:
+    with pipe() as (reading, writing):
+        stream = LineStream(writing)
+        stream.write("x" * (1 << 18) + "\n")
+        stream.write("last\n")
+        assert read_lines(reading, "last") == ["x" * (1 << 18), "last"]
         assert stream.dropped == 0
 
 
