@@ -10,6 +10,7 @@ import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
+from functools import cache
 from types import TracebackType
 from typing import Any, Self, cast
 
@@ -55,13 +56,15 @@ class CallInterceptor(aio.ServerInterceptor):
         """Count the calls of `service` in `registry`."""
         self.checks: dict[str, Check] = {}
         self.intake = Intake()
-        self._ended = Counter(
+        ended = Counter(
             f"triptych_{service}_calls",
             "Calls ended, by method and outcome.",
             ["method", "outcome"],
             registry=registry,
         )
+        self._count_of = cache(ended.labels)
         self._running: set[asyncio.Task[Any]] = set()
+        self._handlers: dict[str, Any] = {}  # by full name of each method that was called
 
     async def intercept_service(
         self,
@@ -69,9 +72,16 @@ class CallInterceptor(aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
         method = handler_call_details.method
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return grpc.stream_stream_rpc_method_handler(self._refuse(method))
+        known = self._handlers.get(method)
+        if known is None:
+            handler = await continuation(handler_call_details)
+            if handler is None:
+                return grpc.stream_stream_rpc_method_handler(self._refuse(method))
+            known = self._handlers[method] = self._handling(method, handler)
+        return known
+
+    def _handling(self, method: str, handler: Any) -> Any:
+        """The handler of all calls of `method`, which `handler` answers."""
         converse = self._stream if handler.request_streaming else self._single
         behaviour = self._carry(method, converse(method, handler))
         if handler.response_streaming:
@@ -98,7 +108,7 @@ class CallInterceptor(aio.ServerInterceptor):
                 self._running.discard(task)
 
         async def recorded(requests: Any, context: Context) -> Any:
-            with _Record(self._ended, method, context) as record:
+            with _Record(self._count_of, method, context) as record:
                 return await converse(requests, context, record)
 
         return call
@@ -233,10 +243,12 @@ class _Record:
         incomplete: its request did not come whole.
     """
 
-    def __init__(self, ended: Counter, method: str, context: Context) -> None:
+    def __init__(
+        self, count_of: Callable[[str, str], Counter], method: str, context: Context
+    ) -> None:
         self.begun = False
         self.incomplete = False
-        self._ended = ended
+        self._count_of = count_of
         self._method = method
         self._context = context
 
@@ -250,7 +262,7 @@ class _Record:
         traceback: TracebackType | None,
     ) -> None:
         outcome = _INCOMPLETE if self.incomplete else outcome_of(error, self._context)
-        self._ended.labels(self._method, outcome).inc()
+        self._count_of(self._method, outcome).inc()
         if self.incomplete:
             self._tell("the request is larger than the limit, or its caller went away")
         elif isinstance(error, ServiceError) and not self.begun:
