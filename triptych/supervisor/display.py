@@ -38,10 +38,9 @@ class Display:
         self._stream = stream
         self._raw = log_format == "json"
         self._console = Console(file=stream, highlight=False, soft_wrap=True)
-        self._coloured = self._console.is_terminal and not self._console.no_color
-        self._loading: _Loading = (
-            _Bars(self._console) if self._console.is_terminal else _Quarters(self)
-        )
+        self._terminal = self._console.is_terminal  # asked once: it looks at the environment
+        self._coloured = self._terminal and not self._console.no_color
+        self._loading: _Loading = _Bars(self._console) if self._terminal else _Quarters(self)
         self._name_width = 0
 
     def align(self, plans: Iterable[ServicePlan]) -> None:
@@ -72,7 +71,7 @@ class Display:
 
     def say(self, line: str) -> None:
         """Write one line above the progress."""
-        if self._console.is_terminal:
+        if self._terminal:
             self._console.print(Text.from_ansi(line))
         else:
             self._stream.write(f"{line}\n")

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from chassis.logs import DROPPED, JsonFormatter, printable, show_fields
@@ -98,7 +99,16 @@ def render(service: str, record: LogRecord, *, coloured: bool) -> str:
 
 def _clock(time: object) -> str:
     """Local time of day of an ISO timestamp."""
+    second, _, rest = str(time).partition(".")
+    thousandths = rest[:3]
     try:
-        return datetime.fromisoformat(str(time)).astimezone().strftime("%H:%M:%S.%f")[:-3]
+        if rest.isascii() and thousandths.isdecimal() and len(rest) == 4 and rest[3] == "Z":
+            return f"{_time_of_day(second + 'Z')}.{thousandths}"
+        return f"{datetime.fromisoformat(str(time)).astimezone():%H:%M:%S.%f}"[:-3]
     except ValueError:
         return "--:--:--.---"
+
+
+@lru_cache(maxsize=4)  # lines come many a second, and conversion to local time is slow
+def _time_of_day(second: str) -> str:
+    return f"{datetime.fromisoformat(second).astimezone():%H:%M:%S}"

@@ -1,11 +1,12 @@
 """Log lines as the services write them, read and shown."""
 
 import logging
+import time as clock
 
 import pytest
 
 from chassis.logs import JsonFormatter, about
-from triptych.supervisor.log_lines import parse, render, tell_dropped, write
+from triptych.supervisor.log_lines import LogRecord, parse, render, tell_dropped, write
 
 
 def written(level=logging.INFO, message="listening", exc_info=None, **extra):
@@ -14,6 +15,16 @@ def written(level=logging.INFO, message="listening", exc_info=None, **extra):
         "router.x", level, "f", 1, message, (), exc_info, extra=extra
     )
     return JsonFormatter("router").format(record)
+
+
+@pytest.fixture
+def utc(monkeypatch):
+    """Local time is UTC."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "UTC")
+        clock.tzset()
+        yield
+    clock.tzset()
 
 
 def test_reads_what_the_chassis_writes():
@@ -35,6 +46,25 @@ def test_shows_what_belongs_to_the_event():
     shown = render("router", record, coloured=False)
 
     assert shown.endswith("info    router      listening address=127.0.0.1:1")
+
+
+@pytest.mark.parametrize(
+    ("time", "shown"),
+    [
+        ("2026-11-30T19:30:07.089Z", "19:30:07.089"),
+        ("2026-11-30T19:30:07.089999+00:00", "19:30:07.089"),
+        ("2026-11-30T19:30:07.08Z", "19:30:07.080"),
+        ("2026-11-30T20:30:07+01:00", "19:30:07.000"),
+        ("2026-11-30T19:30:07.x89Z", "--:--:--.---"),
+        ("2026-11-30T19:30:07.\u0660\u0660\u0660Z", "--:--:--.---"),
+        ("today.089Z", "--:--:--.---"),
+        (None, "--:--:--.---"),
+    ],
+)
+def test_the_local_time_of_day_begins_a_line(time, shown, utc):
+    record = LogRecord(logging.INFO, "listening", {"time": time})
+
+    assert render("router", record, coloured=False).startswith(f"{shown} info ")
 
 
 def test_the_supervisors_own_lines_read_like_a_services():
