@@ -7,7 +7,7 @@ length is passed over in one step, so that its own cost is bounded by `MOST_FIEL
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -147,8 +147,8 @@ class _Scan:
         self._raw = raw
         self._fields = 0
         self._unknown = 0
-        self._counts: Counter[str] = Counter()
-        self._bytes: Counter[str] = Counter()
+        self._counts: defaultdict[str, int] = defaultdict(int)
+        self._bytes: defaultdict[str, int] = defaultdict(int)
         self._left: list[tuple[int, int, Shape, int]] = []  # start, end, shape, depth
 
     def run(self, shape: Shape) -> None:
@@ -157,29 +157,30 @@ class _Scan:
             self._walk(*self._left.pop())
 
     def _walk(self, at: int, end: int, shape: Shape, depth: int) -> None:
+        raw, fields = self._raw, shape.fields
         groups = 0  # open ones; nothing that is known is in one
         while at < end:
             self._fields += 1
             if self._fields > MOST_FIELDS:
                 raise _too_much("request", "fields", f"at least {self._fields}", MOST_FIELDS)
-            tag, at = _varint(self._raw, at, end)
+            tag, at = (raw[at], at + 1) if raw[at] < 0x80 else _varint(raw, at, end)
             wire_type = tag & 7
             start = at
             if wire_type == _LENGTH:
-                size, start = _varint(self._raw, at, end)
+                size, start = _varint(raw, at, end)
                 at = start + size
             elif wire_type == _VARINT:
-                _, at = _varint(self._raw, at, end)
+                _, at = _varint(raw, at, end)
             elif wire_type in _FIXED_BYTES:
                 at += _FIXED_BYTES[wire_type]
             else:
                 groups += _opened(wire_type)
             if at > end:
                 raise DecodeError("a field is longer than its message")
-            known = None if groups else shape.fields.get(tag >> 3)
+            known = None if groups else fields.get(tag >> 3)
             if known is None or wire_type not in (known.wire_type, _LENGTH):
                 self._pass_unknown()
-            else:
+            elif known.bound is not None or known.inner is not None:
                 self._take(known, wire_type, (start, at), depth)
 
     def _pass_unknown(self) -> None:
