@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from contextvars import ContextVar, Token
-from functools import partial
+from functools import lru_cache, partial
 from traceback import TracebackException
 from types import TracebackType
 from typing import Any
@@ -175,19 +175,24 @@ class JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         extras = _extras(record)
         line: dict[str, Any] = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-            + f".{int(record.msecs):03d}Z",
+            "time": f"{_second(int(record.created))}.{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
             "service": self._service,
             "request_id": printable(_subject(record, extras)),
             "event": printable(record.getMessage()),
             "logger": record.name,
         }
-        told = {key: _json_value(value) for key, value in extras.items()}
-        line.update({f"extra_{key}" if key in line else key: told[key] for key in told})
+        for key, value in extras.items():
+            line[f"extra_{key}" if key in line else key] = _json_value(value)
         if record.exc_info and record.exc_info[1] is not None:
             line["exception"] = show_traceback(record.exc_info[1])
         return json.dumps(line, ensure_ascii=False)
+
+
+@lru_cache(maxsize=1)  # lines come many a second
+def _second(seconds: int) -> str:
+    """The time in UTC, `seconds` after the epoch."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
 class TextFormatter(logging.Formatter):
