@@ -6,6 +6,7 @@ Ids are written only inside the slab that the request names, and before it is an
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -95,11 +96,7 @@ class Encoder:
         kind = request.WhichOneof("prompt")
         if kind is None:
             raise InvalidRequest("prompt", "is missing")
-        with refuse_failures("sampling.bad_words", "the tokenizer"):
-            bad_words = [
-                generation_pb2.TokenIds(ids=ids)
-                for ids in spellings(self._text.whole, request.bad_words, between)
-            ]
+        bad_words = self._encode_bad_words(request.bad_words, between) if request.bad_words else ()
         with refuse_failures(kind, "the tokenizer"):
             text = request.text if kind == "text" else self._templates.render(request.chat)
             ids = self._text.encode(text, _wanted(request, kind), between)
@@ -113,6 +110,14 @@ class Encoder:
                 tokens=tokens,
                 bad_words=bad_words,
             )
+
+    def _encode_bad_words(
+        self, words: Sequence[str], between: Between
+    ) -> list[generation_pb2.TokenIds]:
+        """The sequences that words are written with."""
+        with refuse_failures("sampling.bad_words", "the tokenizer"):
+            found = spellings(self._text.whole, words, between)
+            return [generation_pb2.TokenIds(ids=ids) for ids in found]
 
     def _spell(self, ids: array[int], between: Between) -> list[bytes]:
         """The bytes of each token."""
