@@ -13,6 +13,7 @@ import socket
 import struct
 
 _HEADER = struct.Struct("<IB")  # payload bytes, kind
+_LEAST_READ, _MOST_READ = 4096, 1 << 18  # bytes
 
 
 class Kind(enum.IntEnum):
@@ -39,25 +40,39 @@ def pack(kind: Kind, payload: bytes = b"") -> bytes:
     return _HEADER.pack(len(payload), kind) + payload
 
 
-def read(link: socket.socket) -> Message | None:
-    """Read one message and no byte more, or None where the stream has ended."""
-    header = _read_exactly(link, _HEADER.size)
-    if header is None:
-        return None
-    length, kind = _HEADER.unpack(header)
-    payload = _read_exactly(link, length)
-    return None if payload is None else (Kind(kind), bytes(payload))
+class Reader:
+    """Reads messages from a blocking socket, as many bytes at once as there are."""
 
+    def __init__(self, link: socket.socket) -> None:
+        """Read from `link`, which nothing else reads."""
+        self._link = link
+        self._ahead = bytearray()
 
-def _read_exactly(link: socket.socket, size: int) -> bytearray | None:
-    received = bytearray(size)
-    view = memoryview(received)
-    while view:
-        count = link.recv_into(view)
-        if count == 0:
+    def read(self) -> Message | None:
+        """Wait for the next message; None where the stream has ended."""
+        if not self._fill(_HEADER.size):
             return None
-        view = view[count:]
-    return received
+        length, kind = _HEADER.unpack_from(self._ahead)
+        end = _HEADER.size + length
+        if not self._fill(end):
+            return None
+        payload = bytes(memoryview(self._ahead)[_HEADER.size : end])
+        del self._ahead[:end]
+        return Kind(kind), payload
+
+    @property
+    def ahead(self) -> bool:
+        """Whether bytes of the next message have been read."""
+        return bool(self._ahead)
+
+    def _fill(self, size: int) -> bool:
+        """Read until `size` bytes are there; answer whether they are."""
+        while (missing := size - len(self._ahead)) > 0:
+            received = self._link.recv(min(max(missing, _LEAST_READ), _MOST_READ))
+            if not received:
+                return False
+            self._ahead += received
+        return True
 
 
 async def read_async(stream: asyncio.StreamReader) -> Message:

@@ -38,12 +38,13 @@ class Worker:
 
     def __init__(self, link: socket.socket, encoder: Encoder, slabs: Slabs) -> None:
         self._link = link
+        self._reader = wire.Reader(link)
         self._encoder = encoder
         self._slabs = slabs
 
     def serve(self) -> None:
         """Answer what the link brings until it ends."""
-        while (message := wire.read(self._link)) is not None:
+        while (message := self._reader.read()) is not None:
             self._handle(message)
 
     def _handle(self, message: wire.Message) -> None:
@@ -72,18 +73,19 @@ class Worker:
         Raises:
             Recalled: nobody waits for the answer.
         """
-        link = self._link.fileno()
+        link, reader = self._link.fileno(), self._reader
         awaited = [link] if until is None else [link, until]
         while True:
-            ready, _, _ = select.select(awaited, [], [], 0 if until is None else None)
-            if link in ready:
+            at_once = until is None or reader.ahead
+            ready, _, _ = select.select(awaited, [], [], 0 if at_once else None)
+            if reader.ahead or link in ready:
                 self._obey()
             if until is None or until in ready:
                 return
 
     def _obey(self) -> None:
         """Do what the service asks for next."""
-        message = wire.read(self._link)
+        message = self._reader.read()
         if message is None or message[0] == Kind.RECALL:
             raise Recalled
         self._pause()
@@ -91,7 +93,7 @@ class Worker:
     def _pause(self) -> None:
         """Answer other requests until told to go on."""
         self._send(Kind.PAUSED)
-        while (message := wire.read(self._link)) is not None and message[0] != Kind.RESUME:
+        while (message := self._reader.read()) is not None and message[0] != Kind.RESUME:
             self._handle(message)
 
     def _send(self, kind: Kind, payload: bytes = b"") -> None:
