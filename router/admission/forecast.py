@@ -23,6 +23,7 @@ _BLIND_ROWS = 8  # may run before anything was measured
 _WORTH_WAITING = 0.05  # for others to end so that it runs faster: part of its time
 _DOUBT = 2.0  # an idle replica may be so much faster than it was
 _LATE_MARGIN = 0.05  # what runs is late where less of its time would be left over
+_MOST_MARGIN_S = 4.0  # of a forecast: what turns out late in a longer time can be ended for others
 _LAST_S = 0.3  # with no more left, it is not ended for the others
 _ENDED_AT_ONCE = 8  # one of so many that are late is ended at each look
 
@@ -32,7 +33,7 @@ class Late:
     """A request that cannot end in time.
 
     Attributes:
-        needed_s: seconds until it would have ended.
+        needed_s: seconds until it would surely have ended.
         left_s: seconds until it must have.
         wait_s: seconds until what was before it has ended; None: it was not in line.
     """
@@ -224,8 +225,12 @@ class Forecast:
     def _late(self, ticket: Ticket, work: Work) -> Late:
         assert work.deadline is not None
         wait_s = min(*(lane.next_end for lane in self._lanes), work.deadline) - self._now
-        needed_s = wait_s + min(lane.needed_s(work, lane.rows) for lane in self._lanes)
-        return Late(ticket, needed_s, work.deadline - self._now, wait_s)
+        left_s = work.deadline - self._now
+        needed_s = wait_s + min(
+            _with_margin(lane.needed_s(work, lane.rows), lane.pace) for lane in self._lanes
+        )
+        # With no room for a while it waits for more than the next end.
+        return Late(ticket, max(needed_s, left_s), left_s, wait_s)
 
 
 def _played(lanes: list[Lane], work: Work, *, surely: bool) -> tuple[list[Lane], Lane] | None:
@@ -268,7 +273,12 @@ def alone_in_time(work: Work, pace: Pace, now: float) -> bool:
 
 def in_time(needed_s: float, left_s: float, pace: Pace) -> bool:
     """Tell whether work that is forecast to take `needed_s` is likely to end within `left_s`."""
-    return needed_s * (1 + pace.margin) + SLACK_S <= left_s
+    return _with_margin(needed_s, pace) <= left_s
+
+
+def _with_margin(needed_s: float, pace: Pace) -> float:
+    """Seconds within which work that is forecast to take `needed_s` is likely to end."""
+    return needed_s + min(needed_s * pace.margin, _MOST_MARGIN_S) + SLACK_S
 
 
 def work_of(demand: Demand, deadline: float | None, pace: Pace) -> Work:

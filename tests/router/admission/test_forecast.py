@@ -70,6 +70,24 @@ def test_a_refusal_says_how_long_it_would_have_taken():
     assert late.needed_s >= 3.0 + 10 * STEP_S
 
 
+def test_a_refusal_never_says_that_there_is_time():
+    line, busy = Line(), ledger()
+    running(busy, 10, None)
+    line.add(100, 10.5)
+    (late,) = Forecast([busy], line.queue.line(), NOW).refused
+
+    assert late.needed_s > late.left_s
+
+
+def test_a_far_deadline_needs_no_more_than_seconds_to_spare():
+    line, busy = Line(), ledger()
+    running(busy, 10, None)
+    line.add(1_000, 105.0)
+    hopeless = line.add(1_000, 99.0)
+
+    assert line.refused(busy) == [hopeless]
+
+
 def test_what_runs_and_waits_before_it_counts():
     line, busy = Line(), ledger(most=1)
     running(busy, 20, None)
