@@ -10,6 +10,8 @@ enum { HALVES = 2 };
 
 /* As many tokens at once as registers hold sums of, by the digits of an activation. */
 enum { MOST_OF_ONE_DIGIT = 12, MOST_OF_TWO = 6 };
+/* Each digit is multiplied by itself. */
+#define DIGITS_OF(a) ((a)->digits)
 /* How far ahead of use weights are fetched, in bytes. */
 enum { AHEAD = 4096 };
 

@@ -133,13 +133,13 @@ static void merge_splits(float *state, int64_t splits, int64_t between,
 
 INLINE void attend_range(const struct attention_arguments *a, const int32_t *slots, int64_t count,
                          int64_t token, int64_t head, int64_t past_head, float *state,
-                         enum dtype q_type, enum dtype type, int pairs) {
+                         enum dtype type, int pairs) {
     struct decode_layout layout = decode_layout_of(a);
     int64_t group = layout.group, heads = past_head - head;
     int64_t bytes = layout.padded * (pairs ? 2 : 4);
     char *queries = ROOM(heads * group * bytes);
     struct tile tile = {ROOM(TILE * bytes), ROOM(4 * group * TILE), ROOM(2 * group * TILE)};
-    take_queries(a, token, head * group, heads * group, queries, q_type, pairs);
+    BY_TYPE(take_queries, a->dtype, a, token, head * group, heads * group, queries);
     clear_state(state, heads * group, layout);
     int64_t offsets[2][TILE], row_bytes = a->head_dim * bytes_of(type);
     find_rows(a, slots, smaller_of(count, TILE), offsets[0], type);
@@ -163,31 +163,35 @@ INLINE void attend_range(const struct attention_arguments *a, const int32_t *slo
     }
 }
 
-/* A function for each pair of types, whose end gives its room back. */
-#define DEFINE_ATTEND(NAME, Q_TYPE, TYPE)                                                         \
+/* A function for each type of a cache, whose end gives its room back. */
+#define DEFINE_ATTEND(NAME, TYPE, PAIRS)                                                          \
     static void NAME(const struct attention_arguments *a, const int32_t *slots, int64_t count,    \
                      int64_t token, int64_t head, int64_t past_head, float *state) {              \
-        attend_range(a, slots, count, token, head, past_head, state, Q_TYPE, TYPE,                \
-                     PAIRED(Q_TYPE));                                                             \
+        attend_range(a, slots, count, token, head, past_head, state, TYPE, PAIRS);                \
     }
-DEFINE_ATTEND(attend_f32, F32, F32)
-DEFINE_ATTEND(attend_bf16, BF16, BF16)
-DEFINE_ATTEND(attend_f16, F16, F16)
-DEFINE_ATTEND(attend_f32_i8, F32, I8)
-DEFINE_ATTEND(attend_bf16_i8, BF16, I8)
-DEFINE_ATTEND(attend_f16_i8, F16, I8)
+DEFINE_ATTEND(attend_f32, F32, 0)
+DEFINE_ATTEND(attend_bf16, BF16, PAIRED(BF16))
+DEFINE_ATTEND(attend_f16, F16, 0)
+DEFINE_ATTEND(attend_i8, I8, 0)
+#if defined(HAS_BF16)
+DEFINE_ATTEND(attend_i8_paired, I8, 1)
+#else
+#define attend_i8_paired attend_i8
+#endif
 
 static void attend_decode(const struct attention_arguments *a, const struct attention_task *task,
                           int64_t head, int64_t past_head, float *state) {
     int64_t token = a->q_starts[task->chunk], count = task->past - task->first;
     const int32_t *slots = a->table + a->rows[task->chunk] * a->table_stride + task->first;
-    int narrow = a->kv_dtype == I8;
-    if (a->dtype == BF16)
-        (narrow ? attend_bf16_i8 : attend_bf16)(a, slots, count, token, head, past_head, state);
-    else if (a->dtype == F16)
-        (narrow ? attend_f16_i8 : attend_f16)(a, slots, count, token, head, past_head, state);
+    if (a->kv_dtype == BF16)
+        attend_bf16(a, slots, count, token, head, past_head, state);
+    else if (a->kv_dtype == F16)
+        attend_f16(a, slots, count, token, head, past_head, state);
+    else if (a->kv_dtype == F32)
+        attend_f32(a, slots, count, token, head, past_head, state);
     else
-        (narrow ? attend_f32_i8 : attend_f32)(a, slots, count, token, head, past_head, state);
+        (PAIRED(a->dtype) ? attend_i8_paired : attend_i8)(a, slots, count, token, head, past_head,
+                                                          state);
 }
 
 /* What the workspace begins with; then come the tasks (of prompts, then of decodes), how many have

@@ -62,8 +62,7 @@ INLINE void take_rows(const struct attention_arguments *a, const char *cache,
 
 /* The queries of some heads as floats, in the order of the keys that they are multiplied with. */
 INLINE void take_queries(const struct attention_arguments *a, int64_t token, int64_t first,
-                         int64_t count, char *queries, enum dtype type, int pairs) {
-    (void)pairs;
+                         int64_t count, char *queries, enum dtype type) {
     int64_t padded = round_up(a->head_dim, STEP);
     for (int64_t head = 0; head < count; head++) {
         int64_t from = token * a->q_token_stride + (first + head) * a->q_head_stride;

@@ -176,9 +176,9 @@ INLINE void take_rows(const struct attention_arguments *a, const char *cache,
 
 /* The queries of some heads as the products take them, zeros after their last dimension. */
 INLINE void take_queries(const struct attention_arguments *a, int64_t token, int64_t first,
-                         int64_t count, char *queries, enum dtype type, int pairs) {
+                         int64_t count, char *queries, enum dtype type) {
     int64_t padded = round_up(a->head_dim, STEP);
-    enum dtype as = pairs ? BF16 : F32;
+    enum dtype as = PAIRED(type) ? BF16 : F32;
     for (int64_t head = 0; head < count; head++) {
         int64_t from = token * a->q_token_stride + (first + head) * a->q_head_stride;
         const char *query = a->q + from * bytes_of(type);
@@ -188,10 +188,9 @@ INLINE void take_queries(const struct attention_arguments *a, int64_t token, int
     }
 }
 
-INLINE void score_tile(const char *const *keys, int64_t count_of_keys, const char *queries,
-                       int64_t between, int64_t group, int64_t padded, const float *scales,
-                       float *scores, struct ahead ahead, enum dtype type, int pairs) {
-    (void)count_of_keys, (void)type;
+INLINE void score_staged(const char *const *keys, const char *queries, int64_t between,
+                         int64_t group, int64_t padded, const float *scales, float *scores,
+                         struct ahead ahead, int pairs) {
     int64_t parts = divide_up(group, QUERIES_AT_ONCE);
     for (int64_t part = 0; part < parts; part++) {
         if (part > 0) ahead.bytes = 0;
@@ -211,6 +210,24 @@ INLINE void score_tile(const char *const *keys, int64_t count_of_keys, const cha
     }
 }
 
+/* One function for all types that are staged as floats. */
+static __attribute__((noinline)) void score_floats(const char *const *keys, const char *queries,
+                                                   int64_t between, int64_t group, int64_t padded,
+                                                   const float *scales, float *scores,
+                                                   struct ahead ahead) {
+    score_staged(keys, queries, between, group, padded, scales, scores, ahead, 0);
+}
+
+INLINE void score_tile(const char *const *keys, int64_t count, const char *queries,
+                       int64_t between, int64_t group, int64_t padded, const float *scales,
+                       float *scores, struct ahead ahead, enum dtype type, int pairs) {
+    (void)count, (void)type;
+    if (pairs)
+        score_staged(keys, queries, between, group, padded, scales, scores, ahead, 1);
+    else
+        score_floats(keys, queries, between, group, padded, scales, scores, ahead);
+}
+
 /* Rows ahead are fetched with the first of a row's dimensions alone. */
 #define ADD_VALUES(QUERIES)                                                                       \
     for (; from + VECTORS_AT_ONCE * W <= padded; from += VECTORS_AT_ONCE * W, ahead.bytes = 0)    \
@@ -225,8 +242,10 @@ INLINE void score_tile(const char *const *keys, int64_t count_of_keys, const cha
     for (; from < padded; from += 2 * W, ahead.bytes = 0)                                         \
         add_pairs_##QUERIES##_1(values, count, from, weights, state, stride, ahead);
 
-INLINE void add_floats(const char *const *values, int64_t count, int64_t queries, int64_t padded,
-                       const float *weights, float *state, int64_t stride, struct ahead ahead) {
+static __attribute__((noinline)) void add_floats(const char *const *values, int64_t count,
+                                                 int64_t queries, int64_t padded,
+                                                 const float *weights, float *state,
+                                                 int64_t stride, struct ahead ahead) {
     int64_t from = 0;
     switch (queries) {
     case 1: ADD_VALUES(1) break;

@@ -24,6 +24,8 @@ enum { MOST_PARTS = 4 };
 enum { MANY_OF_4_BITS = 2 * TOKENS_AT_ONCE, MANY_OF_8_BITS = 8 * TOKENS_AT_ONCE };
 /* As many tokens as have totals at once. */
 enum { TOTALS_AT_ONCE = 96 };
+/* One digit is multiplied as two are. */
+#define DIGITS_OF(a) 2
 /* How far ahead of use weights are fetched, in bytes. */
 enum { AHEAD = 2048 };
 

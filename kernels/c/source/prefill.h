@@ -147,9 +147,9 @@ INLINE vf weigh_keys(const struct key_block *block, int64_t rows, int64_t side, 
     return sum;
 }
 
-INLINE void attend_band(const struct attention_arguments *a, const struct key_block *block,
-                        const struct band *band, const struct next_block *next, int scaled,
-                        int pairs) {
+INLINE void attend_lanes(const struct attention_arguments *a, const struct key_block *block,
+                         const struct band *band, const struct next_block *next, int scaled,
+                         int pairs) {
     int64_t last = band->positions[BAND - 1] - block->first + 1;
     if (last <= 0) return;
     int64_t rows = round_up(smaller_of(last, block->count), ROWS_AT_ONCE);
@@ -174,6 +174,22 @@ INLINE void attend_band(const struct attention_arguments *a, const struct key_bl
     int64_t products = pairs ? rows / 2 : rows;
     for (int64_t d = 0; d < block->padded; d += ROWS_AT_ONCE)
         add_dimensions(block, products, d, band, kept, pairs);
+}
+
+/* Not inline: what is computed here depends on no more of the types than this. */
+static __attribute__((noinline)) void attend_band(const struct attention_arguments *a,
+                                                  const struct key_block *block,
+                                                  const struct band *band,
+                                                  const struct next_block *next) {
+    int scaled = a->kv_dtype == I8;
+    if (PAIRED(a->dtype) && scaled)
+        attend_lanes(a, block, band, next, 1, 1);
+    else if (PAIRED(a->dtype))
+        attend_lanes(a, block, band, next, 0, 1);
+    else if (scaled)
+        attend_lanes(a, block, band, next, 1, 0);
+    else
+        attend_lanes(a, block, band, next, 0, 0);
 }
 
 /* Makes keys and values of a block ready for all bands. */
@@ -311,7 +327,7 @@ INLINE void attend_block(const struct attention_arguments *a, const struct atten
         int64_t follows = block.first + KEYS;
         find_next(a, &next, slots + follows, past - follows, head, type);
         for (int64_t b = 0; b < bands; b++)
-            attend_band(a, &block, &band[b], b == 0 ? &next : NULL, type == I8, pairs);
+            attend_band(a, &block, &band[b], b == 0 ? &next : NULL);
     }
     for (int64_t b = 0; b < bands; b++) finish_band(a, &band[b], token, b * BAND, head, q_type);
 }

@@ -15,7 +15,7 @@ static __attribute__((noinline)) void multiply_strip(const struct product_argume
                                                      int64_t strip, finish_function finish) {
     if (a->bits == 4)
         multiply_typed(a, strip, finish, 4, 2);
-    else if (a->digits == 2)
+    else if (DIGITS_OF(a) == 2)
         multiply_typed(a, strip, finish, 8, 2);
     else
         multiply_typed(a, strip, finish, 8, 1);
