@@ -1,14 +1,17 @@
 # Everything runs in .venv; the first target that needs it makes it.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test setup lint contract protos bench gpu faults soak peers up compose-test \
-  deploy-tools
+.PHONY: help demo test setup native lint contract protos bench gpu faults soak peers up \
+  compose-test deploy-tools
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 SERVES := $(VENV)/.serves
 READY := $(VENV)/.installed
+COMPILED := $(VENV)/.compiled
+# Of the C code, see setup.py: what runs here fastest; with the tests, all that this processor runs.
+LEVELS ?= $(if $(wildcard $(READY)),supported,fastest)
 ARGS ?=
 PIP_ARGS ?=
 # Compiler and interpreter of the GPU kernels; a CUDA build of PyTorch brings its own.
@@ -21,13 +24,13 @@ COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose
 help: ## List targets
 	@awk -F':.*## ' '/^[a-z-]+:.*##/ {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(SERVES) ## Stream a completion from the bundled model through all four services
+demo: $(COMPILED) ## Stream a completion from the bundled model through all four services
 	@$(BIN)/python tools/demo.py
 
 # Those of kernels only compute, and do so side by side; those of services mind each other's time.
 COMPUTING := tests/kernels
 
-test: $(READY) ## Run the tests (ARGS="-k ring" narrows them)
+test: $(READY) $(COMPILED) ## Run the tests (ARGS="-k ring" narrows them)
 ifeq ($(ARGS),)
 	$(BIN)/python -m pytest -n auto $(COMPUTING)
 	$(BIN)/python -m pytest --ignore $(COMPUTING)
@@ -35,7 +38,11 @@ else
 	$(BIN)/python -m pytest $(ARGS)
 endif
 
-setup: $(READY) ## Make .venv with exactly what constraints.txt pins
+setup: $(READY) $(COMPILED) ## Make .venv with exactly what constraints.txt pins
+
+native: $(SERVES) ## Compile what changed of the C code (LEVELS=all, or avx2,portable)
+	@TRIPTYCH_BUILD_LEVELS=$(LEVELS) $(BIN)/python setup.py --quiet build_ext --inplace
+	@touch $(COMPILED)
 
 lint: $(READY) contract ## ruff, mypy, import-linter, buf
 	$(BIN)/ruff check
@@ -60,7 +67,7 @@ protos: $(READY) ## Regenerate the committed stubs
 	PATH=$(BIN):$$PATH python -m grpc_tools.protoc -I. --grpc_python_out=. \
 	  --mypy_grpc_out=quiet:. $$(grep -l '^service ' protos/*.proto)
 
-bench: $(READY) ## Measure, and write bench/results (ARGS="--streams 1 8" narrows it)
+bench: $(READY) $(COMPILED) ## Measure, and write bench/results (ARGS="--streams 1 8" narrows it)
 	$(BIN)/python -m bench.pipeline $(ARGS)
 
 # Not in .venv: PyTorch and Triton are the machine's own there, and there may be no package index.
@@ -76,13 +83,13 @@ gpu: ## On a GPU, test and measure the kernels (PYTHON=python3.12 WHEELS=folder 
 	$(PYTHON) -m bench.kernels $(ARGS) || status=1; \
 	exit $$status
 
-faults: $(READY) ## Kill processes under load, and write bench/results (ARGS="--only model" narrows it)
+faults: $(READY) $(COMPILED) ## Kill processes under load, and write bench/results (ARGS="--only model" narrows it)
 	$(BIN)/python -m bench.faults $(ARGS)
 
-soak: $(READY) ## Hostile inputs beside ordinary streams, for 30 minutes (ARGS="--minutes 10")
+soak: $(READY) $(COMPILED) ## Hostile inputs beside ordinary streams, for 30 minutes (ARGS="--minutes 10")
 	$(BIN)/python -m bench.soak $(ARGS)
 
-peers: $(READY) ## Build llama.cpp and vLLM and measure beside them (ARGS="--quick" narrows it)
+peers: $(READY) $(COMPILED) ## Build llama.cpp and vLLM and measure beside them (ARGS="--quick" narrows it)
 	@$(BIN)/python -c 'import aiohttp' 2>/dev/null \
 	  || $(BIN)/python -m pip install --quiet -c constraints.txt --group peers
 	$(BIN)/python -m bench.peers $(ARGS)
@@ -102,19 +109,26 @@ define INSTALL_ALONE
 	@flock $(VENV).lock $(MAKE) --no-print-directory INSTALLING=1 $@
 endef
 
-$(SERVES): pyproject.toml constraints.txt setup.py $(wildcard kernels/c/source/*)
+$(SERVES): pyproject.toml constraints.txt
 ifndef INSTALLING
 	$(INSTALL_ALONE)
 else
 	@$(PYTHON) -c 'import sys; sys.exit("Triptych needs Python 3.11 or newer, this is %d.%d; try make PYTHON=python3.12" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
-	@echo "Installing into $(VENV) what a server needs: 0.9 GB, PyTorch is most of it; then C is compiled."
-	@echo "This is done once and takes 2 to 5 minutes, mostly without output."
+	@echo "Installing into $(VENV) what a server needs: 0.9 GB, PyTorch is most of it."
+	@echo "This is done once and takes about a minute, without output."
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet -c constraints.txt pip
+	@$(BIN)/python -m pip install --quiet -c constraints.txt $(PIP_ARGS) pip setuptools
 	@# setuptools warns at length that an editable installation is one.
-	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --no-compile -c constraints.txt \
-	  --build-constraint constraints.txt $(PIP_ARGS) -e '.[serve]'
+	@TRIPTYCH_BUILD_LEVELS=none PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet \
+	  --no-compile --no-build-isolation -c constraints.txt $(PIP_ARGS) -e '.[serve]'
 	@touch $@
+endif
+
+$(COMPILED): setup.py kernels/c/levels.py $(wildcard kernels/c/source/*) | $(SERVES)
+ifndef INSTALLING
+	$(INSTALL_ALONE)
+else
+	@$(MAKE) --no-print-directory native
 endif
 
 $(READY): $(SERVES)
@@ -126,4 +140,5 @@ else
 	@$(BIN)/python -c 'import triton' 2>/dev/null \
 	  || $(BIN)/python -m pip install --quiet --no-deps $(TRITON)
 	@touch $@
+	@$(MAKE) --no-print-directory native
 endif

@@ -18,7 +18,8 @@ from prometheus_client import CollectorRegistry
 from chassis.errors import StartError
 from chassis.serving.introspection import triptych_version
 from kernels.c.argmax import NativeArgmax
-from kernels.c.library import LEVELS, chosen
+from kernels.c.levels import LEVELS
+from kernels.c.library import chosen
 from kernels.choice import operations_for
 from kernels.devices import UnsupportedDevice, memory_of
 from model_svc.engine.loop import Engine
@@ -137,7 +138,7 @@ def load(
     sampler = make_sampler(device, checkpoint.spec.vocab_size)
     if device == "cpu" and dtype != torch.float32 and chosen().why_not:
         log.warning(
-            "the compiled operations cannot be used; PyTorch's are slower",
+            "the fastest compiled operations cannot be used; others are slower",
             extra={"reason": chosen().why_not},
         )
     log.info(

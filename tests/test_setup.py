@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from kernels.c.library import built, choose
+
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PACKAGES = [
@@ -61,6 +63,53 @@ def build(clone: Path, kind: str, folder: Path) -> Path:
     with zipfile.ZipFile(made) as opened:
         opened.extractall(folder / "installed")
     return folder / "installed"
+
+
+def compile_portable(clone: Path, folder: Path) -> Path:
+    """Compile the clone's native operations at one level and unoptimised, which takes seconds."""
+    command = [
+        *(sys.executable, "setup.py", "build_ext"),
+        *("--build-lib", str(folder / "lib"), "--build-temp", str(folder / "temp")),
+    ]
+    environment = {**os.environ, "TRIPTYCH_BUILD_LEVELS": "portable", "CFLAGS": "-O0"}
+    subprocess.run(command, cwd=clone, env=environment, capture_output=True, check=True)
+    found = list(folder.glob("lib/kernels/c/_library*.so"))
+    if not found:
+        pytest.skip("the native operations were not built: is there a C compiler?")
+    return found[0]
+
+
+def test_only_the_levels_asked_for_are_built(clone: Path, tmp_path: Path) -> None:
+    library = compile_portable(clone, tmp_path)
+
+    assert built(library) == ("portable",)
+    assert choose(library, {"TRIPTYCH_CPU_LEVEL": "portable"}).why_not == ""
+
+
+def test_a_level_that_does_not_exist_is_not_built(clone: Path) -> None:
+    environment = {**NO_COMPILER, "TRIPTYCH_BUILD_LEVELS": "portable,sse9"}
+    command = [sys.executable, "setup.py", "build_ext"]
+
+    ended = subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True)
+
+    assert ended.returncode != 0
+    assert "TRIPTYCH_BUILD_LEVELS: 'portable,sse9' is neither all, supported" in ended.stderr
+
+
+def test_only_what_is_made_of_a_changed_file_is_compiled_again(clone: Path, tmp_path: Path) -> None:
+    def compiled() -> dict[Path, int]:
+        compile_portable(clone, tmp_path)
+        return {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.o")}
+
+    first, second = compiled(), compiled()
+    header = clone / "kernels" / "c" / "source" / "panels.h"
+    header.write_text(header.read_text() + "/* A change. */\n")
+    third = compiled()
+
+    assert second == first
+    changed = [path for path, time_ns in third.items() if first[path] != time_ns]
+    assert len(changed) == 1
+    assert "panels.h" in changed[0].with_suffix(".d").read_text()
 
 
 @pytest.fixture(scope="module")

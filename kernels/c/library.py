@@ -1,8 +1,8 @@
 """Find the compiled operations and choose the level of instructions that they run at.
 
-Every function is compiled for each level; the fastest that processor and system support is taken,
-unless the environment asks for another. Invariant: a `Library` never runs instructions that this
-processor lacks.
+A library has every function at some of the levels, see setup.py; the fastest that processor and
+system support is taken, unless the environment asks for another, and the next lower one where the
+library lacks it. Invariant: a `Library` never runs instructions that this processor lacks.
 """
 
 from __future__ import annotations
@@ -18,10 +18,8 @@ from pathlib import Path
 import torch
 
 from kernels.c.arguments import CALL, RUN_CALLS, SIZES
+from kernels.c.levels import LEVELS
 from kernels.devices import UnsupportedDevice
-
-LEVELS = ("portable", "avx2", "avx512", "avx512_vnni", "avx512_bf16")
-"""Each has the instructions of those before it; the first, those of every processor."""
 
 VARIABLE = "TRIPTYCH_CPU_LEVEL"
 """The highest level to use instead of the fastest, or `torch` for none of ours."""
@@ -42,20 +40,22 @@ class Library:
 
         Raises:
             OSError: it cannot be loaded, or was built from other sources.
-            ValueError: the processor lacks the level.
+            ValueError: the processor or the library lacks the level.
         """
         self._loaded = ctypes.CDLL(str(path))
         if level not in supported(path):
             raise ValueError(f"this processor does not support {level}")
+        if level not in built(path):
+            raise ValueError(f"the library has no {level}, only {', '.join(built(path))}")
         self.level = level
         expected = {f"{name}_size_{level}": size for name, size in SIZES.items()}
         expected |= {"run_calls_size": RUN_CALLS.size, "call_size": CALL.size}
         for symbol, size in expected.items():
             try:
-                built = self._number(symbol)
+                own = self._number(symbol)
             except ValueError:
-                built = 0
-            if built != size:
+                own = 0
+            if own != size:
                 raise _from_other_sources(path)
         self._loaded.set_parallel.argtypes = [ctypes.c_void_p]
         self._loaded.set_parallel.restype = None
@@ -97,7 +97,8 @@ class Choice:
 
     Attributes:
         library: the compiled functions, or None where the operations in PyTorch serve.
-        why_not: why there is no library and what to do about it; empty where there is.
+        why_not: why there is no library, or a lower level than could run, and what to do about it;
+            empty where the fastest serves.
     """
 
     library: Library | None
@@ -105,8 +106,14 @@ class Choice:
 
 
 def supported(path: Path) -> tuple[str, ...]:
-    """The levels that this processor supports of the library at `path`."""
+    """The levels that this processor supports, as the library at `path` tells."""
     return LEVELS[: _told_by(path, "best_level") + 1]
+
+
+def built(path: Path) -> tuple[str, ...]:
+    """The levels that the library at `path` was built with."""
+    loaded = ctypes.CDLL(str(path))
+    return tuple(level for level in LEVELS if hasattr(loaded, f"take_rows_{level}"))
 
 
 def fastest(path: Path) -> str:
@@ -147,11 +154,25 @@ def choose(path: Path | None, env: Mapping[str, str]) -> Choice:
     if path is None:
         return Choice(None, f"the native operations were not built: {_REMEDY}")
     try:
-        wanted = fastest(path) if asked is None else asked
-        ceiling = _LEVEL_OF_TORCH.get(torch.backends.cpu.get_cpu_capability(), LEVELS[-1])
-        return Choice(Library(path, min(supported(path)[-1], wanted, ceiling, key=LEVELS.index)))
+        highest = min(_highest(path), fastest(path) if asked is None else asked, key=LEVELS.index)
+        levels = [level for level in built(path) if LEVELS.index(level) <= LEVELS.index(highest)]
+        library = Library(path, levels[-1]) if levels else None
+        return Choice(library, "" if highest in levels else _lacking(path, highest))
     except OSError as error:
         return Choice(None, f"the native operations cannot be loaded ({error}): {_REMEDY}")
+
+
+def _highest(path: Path) -> str:
+    """The highest level that processor and torch's own choice allow."""
+    ceiling = _LEVEL_OF_TORCH.get(torch.backends.cpu.get_cpu_capability(), LEVELS[-1])
+    return min(supported(path)[-1], ceiling, key=LEVELS.index)
+
+
+def _lacking(path: Path, highest: str) -> str:
+    return (
+        f"the native operations were built for {', '.join(built(path))}, not for {highest}: "
+        "set TRIPTYCH_BUILD_LEVELS=all and install Triptych again"
+    )
 
 
 def _told_by(path: Path, function: str) -> int:

@@ -1,11 +1,23 @@
-"""What the tests of operations run under."""
+"""What the tests of operations run under, and the sets of operations that a CPU may have.
+
+They are PyTorch's, and the compiled one at each level.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
+
+from kernels import cpu
+from kernels.c.levels import LEVELS
+from kernels.c.library import Library, built, installed, supported
+from kernels.c.operations import NativeOperations
+from kernels.ops import Operations
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -21,3 +33,42 @@ def one_thread() -> Iterator[None]:
 def same_draws() -> None:
     """Random inputs repeat, so that a failure does too."""
     torch.manual_seed(0)
+
+
+def library() -> Path | None:
+    """The compiled operations: those installed, unless a test has built others."""
+    built = os.environ.get("TRIPTYCH_TEST_LIBRARY")
+    return Path(built) if built else installed()
+
+
+@cache
+def loaded(level: str) -> Library:
+    """The compiled functions at `level`, or skip where they cannot run."""
+    path = library()
+    if path is None:
+        pytest.skip("the native operations were not built: is there a C compiler?")
+    if level not in supported(path):
+        pytest.skip(f"this processor does not support {level}")
+    if level not in built(path):
+        pytest.fail(f"the library has no {level}: run `make native LEVELS=supported`")
+    return Library(path, level)
+
+
+@cache
+def native(level: str) -> NativeOperations:
+    return NativeOperations(loaded(level))
+
+
+@pytest.fixture(params=["torch", *LEVELS])
+def operations(request: pytest.FixtureRequest) -> Operations:
+    return cpu if request.param == "torch" else native(request.param)
+
+
+@pytest.fixture(params=LEVELS)
+def native_operations(request: pytest.FixtureRequest) -> NativeOperations:
+    return native(request.param)
+
+
+@pytest.fixture(params=LEVELS)
+def native_library(request: pytest.FixtureRequest) -> Library:
+    return loaded(request.param)

@@ -12,7 +12,8 @@ import torch
 from prometheus_client import CollectorRegistry
 from support.checkpoints import write_checkpoint
 
-from kernels.c.library import LEVELS, Choice, chosen
+from kernels.c.levels import LEVELS
+from kernels.c.library import Choice, chosen
 from model_svc import assembly
 from model_svc.settings import ModelSettings
 from protos import generation_pb2

@@ -8,7 +8,7 @@
 #else
 #pragma GCC target("avx2,fma,f16c")
 #endif
-#include "bodies.h"
+#include BODY
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif

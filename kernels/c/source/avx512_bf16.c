@@ -10,7 +10,7 @@
 #else
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni,avx2,fma,f16c")
 #endif
-#include "bodies.h"
+#include BODY
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif

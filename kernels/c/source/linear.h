@@ -78,6 +78,11 @@ INLINE int64_t threads_for(int64_t rows, int64_t inputs, int64_t outputs, int64_
     return threads_worth(products, ALONE_PRODUCTS, threads);
 }
 
+/* Bytes of a number in the rows that are multiplied. */
+EXPORTED const int64_t AT_LEVEL(input_bytes) = INPUT_TYPE == BF16 ? 2 : 4;
+/* Outputs of half a panel. */
+EXPORTED const int64_t AT_LEVEL(lanes) = W;
+
 TAKES(linear, struct linear_arguments);
 EXPORTED int64_t AT_LEVEL(linear)(const struct linear_arguments *a) {
     int64_t rows = a->in.rows, panels = panels_of(a->outputs, a->gated);

@@ -1,8 +1,9 @@
 /* What all sources share: types of numbers, how functions are named, and the threads.
  *
  * A body (rows.h, ...) is compiled once for each level of instructions: portable.c, avx2.c,
- * avx512.c, avx512_vnni.c and avx512_bf16.c define LEVEL and include the bodies. A function `name`
- * of a body is exported as `name_LEVEL` and takes one pointer to a structure of 8-byte fields. */
+ * avx512.c, avx512_vnni.c and avx512_bf16.c define LEVEL and include the BODY that setup.py names. A
+ * function `name` of a body is exported as `name_LEVEL` and takes one pointer to a structure of
+ * 8-byte fields. */
 #pragma once
 
 #include <stdint.h>

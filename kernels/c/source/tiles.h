@@ -135,9 +135,10 @@ INLINE void multiply_rows(const int rows, const int chains, const char *const *x
         }
 }
 
-/* `prefetch`: see `prefetch_for`. */
-static void multiply_tile(int64_t rows, const char *const *x, const char *panel, int64_t pairs,
-                          struct prefetch prefetch, vf (*out)[2]) {
+/* `prefetch`: see `prefetch_for`. Not every body multiplies. */
+static __attribute__((unused)) void multiply_tile(int64_t rows, const char *const *x,
+                                                  const char *panel, int64_t pairs,
+                                                  struct prefetch prefetch, vf (*out)[2]) {
 #define ROWS(count, chains)                                                                       \
     case count:                                                                                   \
         multiply_rows(count, chains, x, panel, pairs, prefetch, out);                             \
@@ -193,8 +194,3 @@ static void widen_row(const void *pointer, int64_t row) {
 INLINE void widen(const struct input_rows *rows, int64_t threads) {
     if (INPUT_TYPE != BF16) run_rows(widen_row, rows, rows->rows, rows->width, threads);
 }
-
-/* Bytes of a number in the rows that are multiplied. */
-EXPORTED const int64_t AT_LEVEL(input_bytes) = INPUT_TYPE == BF16 ? 2 : 4;
-/* Outputs of half a panel. */
-EXPORTED const int64_t AT_LEVEL(lanes) = W;

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from kernels.c.levels import LEVELS
 from kernels.c.library import (
-    LEVELS,
     VARIABLE,
     Library,
     choose,
@@ -58,6 +58,41 @@ def test_the_environment_chooses_among_those_supported(
 
     assert library is not None
     assert library.level == min(level, supported(path)[-1], key=LEVELS.index)
+
+
+def test_the_next_lower_level_serves_where_the_library_lacks_one(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    say_capability(monkeypatch, "AVX512")
+    monkeypatch.setattr("kernels.c.library.built", lambda path: ("portable", "avx512_bf16"))
+
+    monkeypatch.setattr("kernels.c.library.supported", lambda path: LEVELS)
+
+    choice = choose(path, {VARIABLE: "avx512_vnni"})
+
+    assert choice.library is not None
+    assert choice.library.level == "portable"
+    assert "built for portable, avx512_bf16, not for avx512_vnni" in choice.why_not
+
+
+def test_torch_serves_where_the_library_has_higher_levels_alone(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kernels.c.library.built", lambda path: ("avx512", "avx512_bf16"))
+
+    choice = choose(path, {VARIABLE: "portable"})
+
+    assert choice.library is None
+    assert "built for avx512, avx512_bf16, not for portable" in choice.why_not
+
+
+def test_a_level_that_the_library_lacks_is_not_loaded(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kernels.c.library.built", lambda path: LEVELS[1:])
+
+    with pytest.raises(ValueError, match="the library has no portable, only avx2, avx512"):
+        Library(path, "portable")
 
 
 def test_what_lowers_torch_lowers_ours(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

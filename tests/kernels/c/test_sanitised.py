@@ -5,19 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
-SOURCES = ROOT / "kernels" / "c" / "source"
 COMPILER = os.environ.get("CC", "cc")
 # Unoptimised: optimising what the sanitiser adds takes minutes.
-FLAGS = [
-    *("-std=gnu11", "-g", "-O0", "-fPIC", "-Wno-psabi", "-fvisibility=hidden"),
-    *("-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"),
-]
+FLAGS = (
+    "-g -O0 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined"
+)
 TESTS = [
     "tests/kernels/c/test_attention.py",
     "tests/kernels/c/test_calls.py",
@@ -56,19 +53,15 @@ def runtimes() -> str:
 def sanitised(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runtimes()
     folder = tmp_path_factory.mktemp("sanitised")
-
-    def compile_source(source: Path) -> subprocess.CompletedProcess[str]:
-        made = str(folder / f"{source.stem}.o")
-        return run(COMPILER, *FLAGS, "-c", str(source), "-o", made)
-
-    with ThreadPoolExecutor() as pool:
-        for done in pool.map(compile_source, sorted(SOURCES.glob("*.c"))):
-            assert done.returncode == 0, done.stderr
-    library = folder / "sanitised.so"
-    objects = sorted(str(path) for path in folder.glob("*.o"))
-    linked = run(COMPILER, *FLAGS, "-shared", *objects, "-o", str(library))
-    assert linked.returncode == 0, linked.stderr
-    return library
+    built = run(
+        *(sys.executable, "setup.py", "build_ext"),
+        *("--build-lib", str(folder), "--build-temp", str(folder)),
+        TRIPTYCH_BUILD_LEVELS="supported",
+        CFLAGS=FLAGS,
+    )
+    libraries = list(folder.glob("kernels/c/_library*.so"))
+    assert len(libraries) == 1, built.stdout + built.stderr
+    return libraries[0]
 
 
 def run_tests(library: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
