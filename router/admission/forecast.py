@@ -23,7 +23,7 @@ _BLIND_ROWS = 8  # may run before anything was measured
 _WORTH_WAITING = 0.05  # for others to end so that it runs faster: part of its time
 _DOUBT = 2.0  # an idle replica may be so much faster than it was
 _LATE_MARGIN = 0.05  # what runs is late where less of its time would be left over
-_MOST_MARGIN_S = 4.0  # of a forecast: what turns out late in a longer time can be ended for others
+_MOST_AHEAD_S = 60.0  # a later deadline is judged when it is nearer: speed was measured for seconds
 _LAST_S = 0.3  # with no more left, it is not ended for the others
 _ENDED_AT_ONCE = 8  # one of so many that are late is ended at each look
 
@@ -69,7 +69,7 @@ class Outlook:
         It must end in time itself, and leave those that run the speed they need, unless the
         replica would be far from its best rate with so few rows.
         """
-        work = work_of(ticket.asked, ticket.deadline, self._pace)
+        work = work_of(ticket.asked, judged(ticket.deadline, now), self._pace)
         if not len(self.ledger):
             return work.deadline is None or ticket.admitted or alone_in_time(work, self._pace, now)
         rows = self.ledger.sequences + work.rows
@@ -102,8 +102,9 @@ class Outlook:
             made = work.tokens
             rows -= work.rows
             ends_at = now + (time - now) * (1 + _LATE_MARGIN) + SLACK_S
-            if work.deadline is not None and now + _LAST_S < work.deadline < ends_at:
-                late.append(Late(ticket, time - now, work.deadline - now))
+            deadline = judged(work.deadline, now)
+            if deadline is not None and now + _LAST_S < deadline < ends_at:
+                late.append(Late(ticket, time - now, deadline - now))
         if len(late) > 1:
             yield from late[-math.ceil(len(late) / _ENDED_AT_ONCE) :]
 
@@ -202,17 +203,19 @@ class Forecast:
         None: it may be in time. One that goes before others is never refused here.
         """
         before_others = self._last is not None and ticket.priority < self._last
-        if before_others or ticket.deadline is None or not self._knows:
+        if before_others or not self._knows:
             return None
         work = self._work(demand, ticket.deadline)
-        return None if _played(self._lanes, work, surely=False) else self._late(ticket, work)
+        if work.deadline is None or _played(self._lanes, work, surely=False):
+            return None
+        return self._late(ticket, work)
 
     @property
     def _knows(self) -> bool:
         return bool(self._lanes) and all(lane.pace.known for lane in self._lanes)
 
     def _work(self, demand: Demand, deadline: float | None) -> Work:
-        return work_of(demand, deadline, self._lanes[0].pace)
+        return work_of(demand, judged(deadline, self._now), self._lanes[0].pace)
 
     def _start(self, work: Work, *, surely: bool) -> bool:
         played = _played(self._lanes, work, surely=surely)
@@ -262,6 +265,11 @@ def _played(lanes: list[Lane], work: Work, *, surely: bool) -> tuple[list[Lane],
         played[first].advance()
 
 
+def judged(deadline: float | None, now: float) -> float | None:
+    """`deadline`, where it is near enough for a forecast; None: it is judged later, if ever."""
+    return None if deadline is None or deadline > now + _MOST_AHEAD_S else deadline
+
+
 def alone_in_time(work: Work, pace: Pace, now: float) -> bool:
     """Tell whether a request may end in time on a replica that runs nothing else.
 
@@ -278,7 +286,7 @@ def in_time(needed_s: float, left_s: float, pace: Pace) -> bool:
 
 def _with_margin(needed_s: float, pace: Pace) -> float:
     """Seconds within which work that is forecast to take `needed_s` is likely to end."""
-    return needed_s + min(needed_s * pace.margin, _MOST_MARGIN_S) + SLACK_S
+    return needed_s * (1 + pace.margin) + SLACK_S
 
 
 def work_of(demand: Demand, deadline: float | None, pace: Pace) -> Work:

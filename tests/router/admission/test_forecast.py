@@ -79,13 +79,18 @@ def test_a_refusal_never_says_that_there_is_time():
     assert late.needed_s > late.left_s
 
 
-def test_a_far_deadline_needs_no_more_than_seconds_to_spare():
+def test_a_deadline_far_ahead_is_judged_when_it_is_near():
     line, busy = Line(), ledger()
-    running(busy, 10, None)
-    line.add(1_000, 105.0)
-    hopeless = line.add(1_000, 99.0)
+    hopeless = running(busy, 1_000_000, 70.0), running(busy, 1_000_000, 70.0)
+    waiting = line.add(1_000_000, 65.0)
 
-    assert line.refused(busy) == [hopeless]
+    assert not line.refused(busy)
+    assert not list(Outlook(busy, NOW).late(NOW))
+    assert Outlook(busy, NOW).allows(waiting, NOW)
+    (refused,) = Forecast([busy], line.queue.line(), NOW + 10.0).refused
+    assert refused.ticket == waiting
+    (ended,) = Outlook(busy, NOW + 15.0).late(NOW + 15.0)
+    assert ended.ticket in hopeless
 
 
 def test_what_runs_and_waits_before_it_counts():
