@@ -5,9 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from bench.tables import table
+
+_COLUMNS = (
+    "streams",
+    "output tokens/s",
+    "TTFT p50 / p99 ms",
+    "TPOT p50 / p99 ms",
+    "step ms",
+    "between steps ms",
+    "messages/s",
+)
+
 
 def markdown(everything: Mapping[str, Any]) -> str:
-    """The page that `bench/results/pipeline.md` holds, from what `pipeline.json` holds."""
+    """Text of `bench/results/pipeline.md`, from the content of `pipeline.json`."""
     lines = [
         "# Pipeline",
         "",
@@ -25,20 +37,7 @@ def markdown(everything: Mapping[str, Any]) -> str:
 def _model(result: Mapping[str, Any]) -> Iterator[str]:
     yield f"## {result['model']}"
     yield ""
-    yield (
-        "| streams | output tokens/s | TTFT p50 / p99 ms | TPOT p50 / p99 ms | step ms | "
-        "between steps ms | messages/s |"
-    )
-    yield "|---|---|---|---|---|---|---|"
-    for load in result["loads"]:
-        figures = load["figures"]
-        ttft, tpot = figures["ttft_ms"], figures["tpot_ms"]
-        yield (
-            f"| {figures['concurrency']} | {figures['output_tokens_per_s']:.0f} "
-            f"| {ttft['p50']:.1f} / {ttft['p99']:.1f} | {tpot['p50']:.2f} / {tpot['p99']:.2f} "
-            f"| {load['step_ms']:.2f} | {load['between_steps_ms']:.2f} "
-            f"| {figures['messages_per_s']:.0f} |"
-        )
+    yield table(_COLUMNS, (_row(load) for load in result["loads"]))
     yield ""
     overhead = result["overhead"]
     yield (
@@ -50,3 +49,17 @@ def _model(result: Mapping[str, Any]) -> Iterator[str]:
     memory = ", ".join(f"{name} {mib:.0f}" for name, mib in result["resident_mib"].items())
     yield f"- resident memory in MiB: {memory}"
     yield ""
+
+
+def _row(load: Mapping[str, Any]) -> tuple[str, ...]:
+    figures = load["figures"]
+    ttft, tpot = figures["ttft_ms"], figures["tpot_ms"]
+    return (
+        f"{figures['concurrency']}",
+        f"{figures['output_tokens_per_s']:.0f}",
+        f"{ttft['p50']:.1f} / {ttft['p99']:.1f}",
+        f"{tpot['p50']:.2f} / {tpot['p99']:.2f}",
+        f"{load['step_ms']:.2f}",
+        f"{load['between_steps_ms']:.2f}",
+        f"{figures['messages_per_s']:.0f}",
+    )

@@ -40,7 +40,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         campaign = Campaign(options.seed, options.logs or Path(folder), console)
         uvloop.run(campaign.run(chosen))
-    console.print(report.table(campaign.results))
     console.print(report.summary(campaign.results))
     for complaint in campaign.complaints:
         console.print(complaint)

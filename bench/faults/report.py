@@ -1,14 +1,13 @@
-"""The table of rounds, on the terminal and as Markdown."""
+"""Figures of rounds: a line on the terminal for each, a page of Markdown for all."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rich.table import Table
-
 from bench.faults.counters import FENCED_DELTAS, FENCED_ROWS, RESUBMITTED
 from bench.faults.results import Result
+from bench.tables import table
 
 _COLUMNS = (
     "round",
@@ -25,16 +24,6 @@ _COLUMNS = (
     "resubmitted",
     "fenced",
 )
-_ON_TERMINAL = {
-    "round": "round",
-    "requests": "sent",
-    "running at the fault": "ran",
-    "lost": "lost",
-    "changed": "changed",
-    "told UNAVAILABLE": "told",
-    "longest pause s": "pause s",
-    "aim s": "aim s",
-}
 
 
 def row(result: Result) -> dict[str, str]:
@@ -67,18 +56,6 @@ def line(result: Result) -> str:
         f"{cells['requests']} running, {cells['lost']} lost, {cells['changed']} changed, "
         f"longest pause {cells['longest pause s']} s"
     )
-
-
-def table(results: Sequence[Result]) -> Table:
-    """The table for a terminal; a round that is not as promised is red."""
-    made = Table(box=None, pad_edge=False)
-    for name in _ON_TERMINAL.values():
-        first = name == "round"
-        made.add_column(name, justify="left" if first else "right", no_wrap=not first)
-    for result in results:
-        cells = row(result)
-        made.add_row(*(cells[name] for name in _ON_TERMINAL), style="" if result.good else "red")
-    return made
 
 
 def summary(results: Sequence[Result]) -> str:
@@ -126,10 +103,7 @@ def _lines(everything: Mapping[str, Any], results: Sequence[Result]) -> Iterator
         "after a stop string among them."
     )
     yield ""
-    yield "| " + " | ".join(_COLUMNS) + " |"
-    yield "|---" + "|---:" * (len(_COLUMNS) - 1) + "|"
-    for result in results:
-        yield "| " + " | ".join(row(result).values()) + " |"
+    yield table(_COLUMNS, [tuple(row(result).values()) for result in results], numbers=True)
     troubled = [one for one in results if one.problems]
     for result in troubled:
         yield ""

@@ -13,6 +13,7 @@ from bench.kernels import results
 from bench.kernels.campaign import ABSENT
 from bench.kernels.floors import Ceilings, fraction
 from bench.kernels.trial import OURS, Case
+from bench.tables import table
 
 PAGE = results.ROOT / "docs" / "kernels.md"
 BEGIN = "<!-- Written by `python -m bench.kernels --docs`. -->"
@@ -20,11 +21,15 @@ END = "<!-- End of what was written. -->"
 
 NOT_MEASURED = "not measured"
 
+_COLUMNS = ("operation", "shape", "µs", "of its floor", "goal", "others, µs")
+Figures = Mapping[tuple[str, str], Mapping[str, Any]]
+"""Figures of a contender, by names of case and contender."""
+
 
 def tables(cases: Sequence[Case], found: Sequence[results.Results]) -> str:
     """A table for each GPU, or one that says that nothing was measured."""
     if not found:
-        return "\n".join(_rows(cases, {}, None))
+        return _table(cases, {}, None)
     return "\n\n".join("\n".join(_section(cases, one)) for one in found)
 
 
@@ -46,27 +51,22 @@ def _section(cases: Sequence[Case], one: results.Results) -> Iterator[str]:
     yield f"Ceilings of the same run: {ceilings}."
     yield ""
     figures = {(each["case"], each["contender"]): each for each in one["figures"]}
-    yield from _rows(cases, figures, ceilings)
+    yield _table(cases, figures, ceilings)
 
 
-def _rows(
-    cases: Sequence[Case],
-    figures: Mapping[tuple[str, str], Mapping[str, Any]],
-    ceilings: Ceilings | None,
-) -> Iterator[str]:
-    yield "| operation | shape | µs | of its floor | goal | others, µs |"
-    yield "|---|---|---|---|---|---|"
-    for case in cases:
-        ours = figures.get((case.name, OURS))
-        others = "; ".join(
-            f"{peer} {_time(figures.get((case.name, peer)))}"
-            for peer in case.peers
-            if (case.name, peer) in figures
-        )
-        yield (
-            f"| {case.operation} | {case.shape} | {_time(ours)} | {_part(case, ours, ceilings)} "
-            f"| {case.goal} | {others} |"
-        )
+def _table(cases: Sequence[Case], figures: Figures, ceilings: Ceilings | None) -> str:
+    return table(_COLUMNS, (_row(case, figures, ceilings) for case in cases))
+
+
+def _row(case: Case, figures: Figures, ceilings: Ceilings | None) -> tuple[str, ...]:
+    ours = figures.get((case.name, OURS))
+    others = "; ".join(
+        f"{peer} {_time(figures.get((case.name, peer)))}"
+        for peer in case.peers
+        if (case.name, peer) in figures
+    )
+    part = _part(case, ours, ceilings)
+    return case.operation, case.shape, _time(ours), part, str(case.goal), others
 
 
 def _time(figures: Mapping[str, Any] | None) -> str:

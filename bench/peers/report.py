@@ -10,6 +10,7 @@ from bench.peers import ratios
 from bench.peers.ratios import Metric, Spread, Turn
 from bench.peers.targets import DECODE_SHARE, PREFILL_SHARE, Target, shares, targets
 from bench.peers.workloads import PREFILL, TINY, WORKLOADS
+from bench.tables import table
 
 _ABSENT = "-"
 _OURS = {
@@ -27,8 +28,23 @@ _FIGURES = {
 }
 
 
+_CELL_COLUMNS = (
+    "streams",
+    "server",
+    "output tokens/s",
+    "TTFT p50 ms",
+    "TPOT p50 ms",
+    "messages a token",
+    "client's CPU",
+    "Triptych over it: tokens/s",
+    "TTFT",
+)
+_SERVER_COLUMNS = ("server", "start to first token s", "long prompts, tokens/s", "resident MiB")
+_TARGET_COLUMNS = ("model", "what", "server, over which", "target", "measured", "met")
+
+
 def markdown(everything: Mapping[str, Any]) -> str:
-    """The page that `bench/results/peers.md` holds, from what `peers.json` holds."""
+    """Text of `bench/results/peers.md`, from the content of `peers.json`."""
     turns: Sequence[Turn] = everything["turns"]
     lines = ["# Beside llama.cpp and vLLM", "", *_about(everything), ""]
     models = [name for name in WORKLOADS if any(turn["model"] == name for turn in turns)]
@@ -71,36 +87,35 @@ def _failures(turn: Turn) -> Iterator[str]:
         yield f"{where}: {turn['failure']}."
     for name, cell in turn.get("cells", {}).items():
         if cell["failures"]:
-            told = ", ".join(f"{count} {status}" for status, count in cell["failures"].items())
-            yield f"{where}, cell {name}: {told} of {cell['requests']} requests; not counted."
+            failed = ", ".join(f"{count} {status}" for status, count in cell["failures"].items())
+            yield f"{where}, cell {name}: {failed} of {cell['requests']} requests; not counted."
 
 
 def _model(turns: Sequence[Turn], model: str) -> Iterator[str]:
     yield f"## {WORKLOADS[model].title}"
     yield ""
-    yield (
-        "| streams | server | output tokens/s | TTFT p50 ms | TPOT p50 ms | messages a token "
-        "| client's CPU | Triptych over it: tokens/s | TTFT |"
-    )
-    yield "|---|---|---|---|---|---|---|---|---|"
     mine = [turn for turn in turns if turn["model"] == model and turn.get("cells")]
     names = list(dict.fromkeys(str(turn["server"]) for turn in sorted(mine, key=_place)))
-    for cell in dict.fromkeys(name for turn in mine for name in turn["cells"] if name != PREFILL):
-        for server in names:
-            if any(cell in turn["cells"] for turn in mine if turn["server"] == server):
-                yield _row(mine, model, server, cell)
+    cells = dict.fromkeys(name for turn in mine for name in turn["cells"] if name != PREFILL)
+    yield table(
+        _CELL_COLUMNS,
+        (
+            _row(mine, model, server, cell)
+            for cell in cells
+            for server in names
+            if any(cell in turn["cells"] for turn in mine if turn["server"] == server)
+        ),
+    )
     yield ""
-    yield "| server | start to first token s | long prompts, tokens/s | resident MiB |"
-    yield "|---|---|---|---|"
-    for server in names:
-        start = ratios.values(mine, model, server, Metric("start_s"))
-        rate = ratios.values(mine, model, server, ratios.prefill())
-        resident = [turn["resident_mib"] for turn in mine if turn["server"] == server]
-        yield (
-            f"| {server} | {_median(start.values(), 1)} | {_median(rate.values(), 0)} "
-            f"| {statistics.median(resident):.0f} |"
-        )
+    yield table(_SERVER_COLUMNS, (_server(mine, model, server) for server in names))
     yield ""
+
+
+def _server(turns: Sequence[Turn], model: str, server: str) -> tuple[str, ...]:
+    start = ratios.values(turns, model, server, Metric("start_s"))
+    rate = ratios.values(turns, model, server, ratios.prefill())
+    resident = [turn["resident_mib"] for turn in turns if turn["server"] == server]
+    return server, _median(start.values(), 1), _median(rate.values(), 0), _median(resident, 0)
 
 
 def _place(turn: Turn) -> int:
@@ -108,8 +123,8 @@ def _place(turn: Turn) -> int:
     return 0 if str(turn["server"]).startswith("triptych") else 1
 
 
-def _row(turns: Sequence[Turn], model: str, server: str, cell: str) -> str:
-    def told(figure: ratios.Figure, digits: int) -> str:
+def _row(turns: Sequence[Turn], model: str, server: str, cell: str) -> tuple[str, ...]:
+    def median(figure: ratios.Figure, digits: int) -> str:
         return _median(ratios.values(turns, model, server, Metric(figure, cell)).values(), digits)
 
     def over(figure: ratios.Figure) -> str:
@@ -124,10 +139,15 @@ def _row(turns: Sequence[Turn], model: str, server: str, cell: str) -> str:
     messages = [one["messages_per_token"] for one in measured if one["messages_per_token"]]
     client = [one["client_cpu_s"] / one["wall_s"] for one in measured]
     return (
-        f"| {cell} | {server} | {told('output_tokens_per_s', 1)} | {told('ttft_ms', 1)} "
-        f"| {told('tpot_ms', 2)} | {_median(messages, 2)} "
-        f"| {_percent(statistics.median(client))} "
-        f"| {over('output_tokens_per_s')} | {over('ttft_ms')} |"
+        cell,
+        server,
+        median("output_tokens_per_s", 1),
+        median("ttft_ms", 1),
+        median("tpot_ms", 2),
+        _median(messages, 2),
+        _percent(statistics.median(client)),
+        over("output_tokens_per_s"),
+        over("ttft_ms"),
     )
 
 
@@ -145,7 +165,7 @@ def _limits(turns: Sequence[Turn], models: Sequence[str]) -> Iterator[str]:
     )
     yield ""
     rows = [
-        f"| {WORKLOADS[model].title} | {server} | {_ratio(near.decode)} | {_ratio(near.prefill)} |"
+        (WORKLOADS[model].title, server, _ratio(near.decode), _ratio(near.prefill))
         for model in models
         if WORKLOADS[model] is not TINY  # bound by overhead, far from either limit
         for server in ("triptych", "vllm", "llama.cpp")
@@ -153,33 +173,33 @@ def _limits(turns: Sequence[Turn], models: Sequence[str]) -> Iterator[str]:
         if near.decode or near.prefill
     ]
     if rows:
-        yield (
-            f"| model | server | decode, 1 stream: share of the read rate (target "
-            f"{_percent(DECODE_SHARE)}) | prefill: share of the product's rate (target "
-            f"{_percent(PREFILL_SHARE)}) |"
-        )
-        yield "|---|---|---|---|"
-        yield from rows
+        decode = f"decode, 1 stream: share of the read rate (target {_percent(DECODE_SHARE)})"
+        prefill = f"prefill: share of the product's rate (target {_percent(PREFILL_SHARE)})"
+        yield table(("model", "server", decode, prefill), rows)
     yield ""
 
 
 def _targets(turns: Sequence[Turn], models: Sequence[str]) -> Iterator[str]:
     yield "## Targets"
     yield ""
-    yield "| model | what | server, over which | target | measured | met |"
-    yield "|---|---|---|---|---|---|"
-    for target in targets():
-        if target.model not in models:
-            continue
-        found = target.measured(turns)
-        met = None if found is None else target.met(found.median)
-        verdict = _ABSENT if met is None else ("yes" if met else "**no**")
-        yield (
-            f"| {WORKLOADS[target.model].title} | {_what(target.metric)} "
-            f"| {target.ours} / {target.theirs} | {_bound(target)} "
-            f"| {_ratio(found) if found else 'not measured'} | {verdict} |"
-        )
+    yield table(
+        _TARGET_COLUMNS,
+        (_target(turns, target) for target in targets() if target.model in models),
+    )
     yield ""
+
+
+def _target(turns: Sequence[Turn], target: Target) -> tuple[str, ...]:
+    found = target.measured(turns)
+    met = None if found is None else target.met(found.median)
+    return (
+        WORKLOADS[target.model].title,
+        _what(target.metric),
+        f"{target.ours} / {target.theirs}",
+        _bound(target),
+        _ratio(found) if found else "not measured",
+        _ABSENT if met is None else ("yes" if met else "**no**"),
+    )
 
 
 def _what(metric: Metric) -> str:
@@ -191,7 +211,7 @@ def _what(metric: Metric) -> str:
 
 def _bound(target: Target) -> str:
     if target.bound is None:
-        return "told"
+        return "reported"
     return f"{'≥' if target.sense == 'at least' else '≤'} {target.bound:g}x"
 
 

@@ -1,9 +1,6 @@
 """What is said of rounds."""
 
-import io
-
 import pytest
-from rich.console import Console
 
 from bench.faults import report
 from bench.faults.answers import of_completion
@@ -86,16 +83,6 @@ def test_the_page_has_a_row_for_each_round_the_sums_and_what_went_wrong(judged):
     assert "1 rounds not as promised, 1 paused longer" in page
     assert "| kill model | 32 | 20 | 0 | 0 | 0 | 0 | 4.00 ! | 3.50 | 0.00 | 0.00 | 7 | 3 |" in page
     assert "- none: lost: GONE" in page
-
-
-def test_the_terminals_table_fits_80_columns(judged):
-    long = result(requests=32, in_flight=20, pause_s=14.0, limit_s=13.5)
-    long.name = "of two replicas, kill model and detokenizer"
-    shown = io.StringIO()
-    Console(file=shown, width=80).print(report.table([judged, long]))
-
-    assert "14.00 !" in shown.getvalue()
-    assert "…" not in shown.getvalue()
 
 
 def test_counters_of_a_process_that_died_begin_anew():
