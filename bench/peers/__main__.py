@@ -128,7 +128,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Compare Triptych with its peers on this machine."""
     options = parse(arguments)
     if options.report:
-        write(json.loads((options.results / "peers.json").read_text()), options.results)
+        file = options.results / "peers.json"
+        if not file.exists():
+            sys.exit(f"peers: {file} is not there; only a measurement on this machine writes it")
+        write(json.loads(file.read_text(encoding="utf-8")), options.results)
         return
     # Told to end, this process ends what it has started, as at Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))

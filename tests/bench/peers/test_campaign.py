@@ -124,3 +124,8 @@ def test_a_page_and_a_picture_are_written_beside_the_figures(tmp_path):
     assert json.loads((tmp_path / "peers.json").read_text()) == content
     assert (tmp_path / "peers.md").read_text().startswith("# Beside")
     assert (tmp_path / "peers.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_page_without_figures_to_write_it_from_is_refused(tmp_path):
+    with pytest.raises(SystemExit, match=r"peers\.json is not there"):
+        command.main(["--report", "--results", str(tmp_path)])
