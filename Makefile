@@ -16,9 +16,11 @@ ARGS ?=
 PIP_ARGS ?=
 # Compiler and interpreter of the GPU kernels; a CUDA build of PyTorch brings its own.
 TRITON ?= triton==3.6.0
-# For `gpu`: a folder of wheels to use besides what is installed, seconds to tune before.
+# For `gpu`: a folder of wheels to use besides what is installed; parts to run (`tune` is one more),
+# and the seconds that each may take.
 WHEELS ?=
-TUNE ?=
+PART ?= smoke tests bench
+BUDGET ?= 420
 COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 
 help: ## List targets
@@ -73,15 +75,17 @@ bench: $(READY) $(COMPILED) ## Measure, and write bench/results (ARGS="--streams
 # Not in .venv: PyTorch and Triton are the machine's own there, and there may be no package index.
 gpu: export PYTHONPATH := $(CURDIR)/build/gpu$(if $(PYTHONPATH),:$(PYTHONPATH))
 gpu: export PATH := $(CURDIR)/build/gpu/bin:$(PATH)
-gpu: ## On a GPU, test and measure the kernels (PYTHON=python3.12 WHEELS=folder TUNE=seconds)
+gpu: ## On a GPU, test and measure the kernels (PART="smoke tests bench tune" BUDGET=420 WHEELS=folder)
 	@$(PYTHON) -m bench.kernels --check
 	@if [ -n "$(WHEELS)" ]; then $(PYTHON) -m pip install --quiet --disable-pip-version-check \
 	  --no-index --no-deps --upgrade --target build/gpu $(WHEELS)/*.whl; fi
-	@status=0; \
-	if [ -n "$(TUNE)" ]; then $(PYTHON) -m bench.kernels.tune --budget $(TUNE) || status=1; fi; \
-	$(PYTHON) -m tools.gpu_tests || status=1; \
-	$(PYTHON) -m bench.kernels $(ARGS) || status=1; \
-	exit $$status
+	@status=0; for part in $(PART); do case $$part in \
+	  smoke) $(PYTHON) -m bench.kernels --quick --only rms_norm store_kv --budget $(BUDGET);; \
+	  tests) $(PYTHON) -m tools.gpu_tests --budget $(BUDGET) $(ARGS);; \
+	  bench) $(PYTHON) -m bench.kernels --budget $(BUDGET) $(ARGS);; \
+	  tune) $(PYTHON) -m bench.kernels.tune --budget $(BUDGET) $(ARGS);; \
+	  *) echo "no part of gpu is named $$part: smoke, tests, bench, tune" >&2; false;; \
+	esac || status=1; done; exit $$status
 
 faults: $(READY) $(COMPILED) ## Kill processes under load, and write bench/results (ARGS="--only model" narrows it)
 	$(BIN)/python -m bench.faults $(ARGS)

@@ -1,10 +1,8 @@
-"""Run the tests of Triton kernels compiled, on the GPU at hand.
-
-    python -m tools.gpu_tests
+"""Tests of the Triton kernels, compiled, on this GPU: `python -m tools.gpu_tests`.
 
 They are the tests that run interpreted elsewhere. Most of their time is the compiler's, so several
 processes share the GPU, each with a file. Invariant: a file that fails, hangs or lacks a package
-costs no other its run, and of pytest's plugins none is needed.
+does not keep the others from running, and no plugin of pytest is needed.
 """
 
 from __future__ import annotations
@@ -14,6 +12,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -22,13 +21,13 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "tests" / "kernels" / "triton"
 _NEEDED = ("pytest", "hypothesis", "numpy")
 _MOST_JOBS = 8
-_LIMIT_S = 480.0
+_BUDGET_S = 480.0
 _TIMED_OUT = 124
 _NOTHING_COLLECTED = 5
 
 
 def run_file(
-    path: Path, arguments: Sequence[str] = (), limit_s: float = _LIMIT_S
+    path: Path, arguments: Sequence[str] = (), limit_s: float = _BUDGET_S
 ) -> subprocess.CompletedProcess[str]:
     """Run the tests of a file on the GPU, in a process of their own that `limit_s` ends."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
@@ -60,9 +59,9 @@ def run_all(
     files: Sequence[Path],
     jobs: int,
     run: Callable[[Path], subprocess.CompletedProcess[str]] = run_file,
-    tell: Callable[[str], None] = print,
+    report: Callable[[str], None] = print,
 ) -> list[Path]:
-    """Run files, some at a time, and tell how each ended.
+    """Run files, some at a time, and report the end of each.
 
     Returns:
         Those that failed.
@@ -73,18 +72,19 @@ def run_all(
         for done in as_completed(running):
             path, ended = running[done], done.result()
             last = (ended.stdout.strip().splitlines() or ["no output"])[-1]
-            tell(f"{path.name}: {last}")
+            report(f"{path.name}: {last}")
             if ended.returncode not in (0, _NOTHING_COLLECTED):
                 failed.append(path)
-                tell(ended.stdout)
+                report(ended.stdout)
     return sorted(failed)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run them all; the exit status."""
+    """Run the tests; the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tools.gpu_tests", description=__doc__)
     parser.add_argument("--jobs", type=int, default=min(_MOST_JOBS, os.cpu_count() or 1))
     parser.add_argument("-k", dest="keyword", help="tests that match, as pytest takes it")
+    parser.add_argument("--budget", type=float, default=_BUDGET_S, help="seconds for all of them")
     options = parser.parse_args(arguments)
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
@@ -95,10 +95,11 @@ def main(arguments: Sequence[str]) -> int:
         )
         return 2
     chosen = ["-k", options.keyword] if options.keyword else []
+    end = time.monotonic() + options.budget
     failed = run_all(
         sorted(FOLDER.glob("test_*.py")),
         options.jobs,
-        lambda path: run_file(path, chosen),
+        lambda path: run_file(path, chosen, max(end - time.monotonic(), 0.0)),
         lambda line: print(line, flush=True),
     )
     print(f"failed: {', '.join(path.name for path in failed)}" if failed else "all passed")

@@ -1,7 +1,7 @@
-"""Measures cases one by one and keeps what was found, failures too.
+"""Measurement of cases one by one, failures included.
 
-Invariant: what is found is kept as it comes, so that a run that is broken off loses nothing; ours
-come before others, so that a short run has them.
+Invariant: findings are saved as they come, so that a run cut short loses nothing; our kernels come
+before others' ones, so that a short run has them.
 """
 
 from __future__ import annotations
@@ -9,25 +9,25 @@ from __future__ import annotations
 import importlib.util
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from bench.kernels.errand import Lost
-from bench.kernels.floors import Ceilings, fraction
-from bench.kernels.timing import Pace
-from bench.kernels.trial import OURS, Case
+from bench.kernels.cases.case import OURS, Case
+from bench.kernels.lower_bounds import Ceilings, fraction
+from bench.kernels.measuring.timing import REP_MS
+from bench.kernels.measuring.worker_client import Lost
 
 Figures = dict[str, Any]
-"""Of one contender of one case: what `bench.kernels.worker.measure` answers, and which they are."""
+"""Figures of one contender of one case, as `measuring.worker.measure` answers, with both names."""
 
 
 ABSENT = "not installed"
-"""Why a contender was not measured."""
+"""Reason for the absence of a contender's figures."""
 _PACKAGES = {"flashinfer": "flashinfer"}
 
 
-class Asked(Protocol):
-    """Somebody who measures, and may be lost."""
+class Measurer(Protocol):
+    """Client of a process that measures, and may die of it."""
 
     @property
     def device(self) -> Mapping[str, str]: ...
@@ -37,17 +37,17 @@ class Asked(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How thorough a campaign is."""
+    """Thoroughness of a campaign."""
 
-    pace: Pace = field(default_factory=Pace)
+    rep_ms: float = REP_MS
     peers: bool = True
     budget_s: float = 420.0
-    """After it nothing more is begun."""
+    """Nothing more is begun afterwards."""
 
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What a campaign came to."""
+    """Figures of a campaign, as far as it has come."""
 
     device: Mapping[str, str]
     ceilings: Ceilings
@@ -62,43 +62,43 @@ class Findings:
         ]
 
 
-def find_ceilings(asked: Asked, pace: Pace) -> Ceilings:
+def find_ceilings(measurer: Measurer, rep_ms: float) -> Ceilings:
     """Measure what the GPU can do at best.
 
     Raises:
         Lost: it could not be measured, so nothing could.
     """
     copy, matmul = (
-        asked.ask({"ceiling": kind, "pace": asdict(pace)})["per_s"] for kind in ("copy", "matmul")
+        measurer.ask({"ceiling": kind, "rep_ms": rep_ms})["per_s"] for kind in ("copy", "matmul")
     )
     return Ceilings(copy, matmul)
 
 
 def run(
-    asked: Asked,
+    measurer: Measurer,
     cases: Sequence[Case],
     settings: Settings,
-    keep: Callable[[Findings], None],
-    tell: Callable[[str], None] = print,
+    save: Callable[[Findings], None],
+    report: Callable[[str], None] = print,
     clock: Callable[[], float] = time.monotonic,
 ) -> Findings:
     """Measure every contender of every case, as far as the budget goes.
 
     Args:
-        asked: who measures.
+        measurer: client of the process that measures.
         cases: to measure.
-        settings: how.
-        keep: called with all that is known whenever there is more.
-        tell: told of progress, a line at a time.
-        clock: what the budget is measured by, in seconds.
+        settings: thoroughness and budget.
+        save: called with all findings whenever there is a new one.
+        report: called with a line of progress.
+        clock: seconds, by which the budget is measured.
 
     Raises:
         Lost: not even the ceilings could be measured.
     """
     end = clock() + settings.budget_s
-    ceilings = find_ceilings(asked, settings.pace)
-    findings = Findings(asked.device, ceilings, [])
-    tell(f"{asked.device['gpu']}: {ceilings}")
+    ceilings = find_ceilings(measurer, settings.rep_ms)
+    findings = Findings(measurer.device, ceilings, [])
+    report(f"{measurer.device['gpu']}: {ceilings}")
     for case, contender in _entries(cases, settings.peers):
         left_s = end - clock()
         figures = {"case": case.name, "contender": contender}
@@ -107,15 +107,15 @@ def run(
         elif left_s <= 0:
             figures["failed"] = "no time was left"
         else:
-            figures.update(_measure(asked, case, contender, settings.pace, left_s))
+            figures.update(_measure(measurer, case, contender, settings.rep_ms, left_s))
         findings.figures.append(figures)
-        keep(findings)
-        tell(_line(figures, ceilings))
+        save(findings)
+        report(_line(figures, ceilings))
     return findings
 
 
 def installed(contender: str) -> bool:
-    """Whether there is any use in asking: a worker that finds nothing has to be started anew."""
+    """True if a contender's package is installed; a worker that lacks it would have to restart."""
     package = _PACKAGES.get(contender)
     return package is None or importlib.util.find_spec(package) is not None
 
@@ -125,10 +125,12 @@ def _entries(cases: Sequence[Case], peers: bool) -> list[tuple[Case, str]]:
     return ours + [(case, peer) for case in cases if peers for peer in case.peers]
 
 
-def _measure(asked: Asked, case: Case, contender: str, pace: Pace, most_s: float) -> Figures:
-    request = {"case": case.name, "contender": contender, "pace": asdict(pace)}
+def _measure(
+    measurer: Measurer, case: Case, contender: str, rep_ms: float, most_s: float
+) -> Figures:
+    request = {"case": case.name, "contender": contender, "rep_ms": rep_ms}
     try:
-        return asked.ask(request, most_s)
+        return measurer.ask(request, most_s)
     except Lost as reason:
         return {"failed": str(reason)}
 

@@ -1,6 +1,6 @@
-"""What was measured, in files: `bench/results/<gpu>.json`, a file a GPU.
+"""Files of results: `bench/results/<gpu>.json`, one a GPU, not in git.
 
-Invariant: a file says which kernels it is of, so that figures of others are known to be stale.
+Invariant: a file names the kernels that it is of, so that figures of others are known to be stale.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Results = Mapping[str, Any]
 
 
 def of(findings: Findings, command: str) -> dict[str, Any]:
-    """Findings as they are written, stamped with the kernels that they are of."""
+    """Findings as written to a file, stamped with the kernels' hash."""
     return {
         _STAMP: kernels_hash(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
@@ -49,10 +49,10 @@ def read_all(folder: Path = FOLDER) -> list[dict[str, Any]]:
 
 
 def stale(results: Results) -> bool:
-    """Whether kernels or their launches have changed since."""
+    """True if kernels or their launches have changed since."""
     return bool(results[_STAMP] != kernels_hash())
 
 
 def path_for(gpu: str, folder: Path = FOLDER) -> Path:
-    """Where the results of a GPU go."""
+    """File for the results of a GPU."""
     return folder / f"{spell(gpu)}.json"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from support.kernels.ahead_of_time import Needs, compiling, measure
 
-from bench.kernels.roster import CASES
-from bench.kernels.trial import OURS, Case, Place
+from bench.kernels.cases.all_cases import CASES
+from bench.kernels.cases.case import OURS, Case, Place
 from kernels.triton import configs
 
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

@@ -54,6 +54,18 @@ def test_a_file_that_hangs_is_stopped_and_fails(tmp_path: Path) -> None:
     assert done.stdout.endswith("stopped after 0 s")
 
 
+def test_all_files_share_one_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, limits = iter([100.0, 130.0, 400.0]), []
+    monkeypatch.setattr(gpu_tests.time, "monotonic", lambda: next(now))
+    monkeypatch.setattr(gpu_tests, "run_file", lambda _, __, limit_s: limits.append(limit_s))
+    monkeypatch.setattr(
+        gpu_tests, "run_all", lambda files, jobs, run, report: [run(path) for path in "ab"] and []
+    )
+
+    assert gpu_tests.main(["--budget", "60"]) == 0
+    assert limits == [30.0, 0.0]
+
+
 def test_what_is_missing_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from support.fakes.bench import Asked
+from support.fakes.bench import FakeWorker
 
 from bench.kernels import campaign
 from bench.kernels.campaign import ABSENT, Settings, run
-from bench.kernels.errand import Lost
-from bench.kernels.trial import OURS, Case
+from bench.kernels.cases.case import OURS, Case
+from bench.kernels.measuring.worker_client import Lost
 
 FIGURES = {"median_us": 10.0, "bytes": 4_000_000, "flops": 0}
 CASES = [
@@ -29,7 +29,7 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any] | Lost:
 
 
 def test_ceilings_come_first_then_ours_then_others() -> None:
-    asked = Asked(answer)
+    asked = FakeWorker(answer)
 
     found = run(asked, CASES, Settings(), lambda _: None, lambda _: None)
 
@@ -46,7 +46,7 @@ def test_ceilings_come_first_then_ours_then_others() -> None:
 def test_a_failure_is_kept_and_the_next_is_measured() -> None:
     told: list[str] = []
 
-    found = run(Asked(answer), CASES, Settings(), lambda _: None, told.append)
+    found = run(FakeWorker(answer), CASES, Settings(), lambda _: None, told.append)
 
     assert found.figures[2]["failed"] == "RuntimeError: no kernel"
     assert found.figures[3]["median_us"] == 10.0
@@ -61,7 +61,7 @@ def test_what_failed_of_ours_is_told() -> None:
     def fail(request: Mapping[str, Any]) -> dict[str, Any]:
         return {"failed": "relative error 1"} if "case" in request else {"per_s": 1.0}
 
-    found = run(Asked(fail), CASES[:1], Settings(), lambda _: None, lambda _: None)
+    found = run(FakeWorker(fail), CASES[:1], Settings(), lambda _: None, lambda _: None)
 
     assert found.failed() == ["copy: small: relative error 1"]
 
@@ -69,20 +69,26 @@ def test_what_failed_of_ours_is_told() -> None:
 def test_everything_is_kept_as_it_comes() -> None:
     kept = []
 
-    run(Asked(answer), CASES, Settings(), lambda now: kept.append(len(now.figures)), lambda _: None)
+    run(
+        FakeWorker(answer),
+        CASES,
+        Settings(),
+        lambda now: kept.append(len(now.figures)),
+        lambda _: None,
+    )
 
     assert kept == [1, 2, 3, 4]
 
 
 def test_others_are_left_out_on_demand() -> None:
-    found = run(Asked(answer), CASES, Settings(peers=False), lambda _: None, lambda _: None)
+    found = run(FakeWorker(answer), CASES, Settings(peers=False), lambda _: None, lambda _: None)
 
     assert {each["contender"] for each in found.figures} == {OURS}
 
 
 def test_after_the_budget_nothing_more_is_begun() -> None:
     clock = iter([0.0, 1.0, 99.0, 101.0, 102.0])
-    asked = Asked(answer)
+    asked = FakeWorker(answer)
 
     found = run(
         asked,
@@ -104,7 +110,7 @@ def test_after_the_budget_nothing_more_is_begun() -> None:
 
 def test_a_peer_that_is_not_installed_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(campaign, "_PACKAGES", {"other": "no_such_package"})
-    asked = Asked(answer)
+    asked = FakeWorker(answer)
 
     found = run(asked, CASES, Settings(), lambda _: None, lambda _: None)
 
@@ -113,7 +119,7 @@ def test_a_peer_that_is_not_installed_is_not_asked(monkeypatch: pytest.MonkeyPat
 
 
 def test_without_ceilings_nothing_is_measured() -> None:
-    asked = Asked(lambda _: Lost("RuntimeError: no driver"))
+    asked = FakeWorker(lambda _: Lost("RuntimeError: no driver"))
 
     with pytest.raises(Lost, match="no driver"):
         run(asked, CASES, Settings(), lambda _: None, lambda _: None)

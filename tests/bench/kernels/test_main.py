@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.fakes.bench import Asked
+from support.fakes.bench import FakeWorker
 
 from bench.kernels import __main__ as command
-from bench.kernels import errand, results
-from bench.kernels.errand import Lost
-from bench.kernels.roster import CASES
+from bench.kernels import results
+from bench.kernels.cases.all_cases import CASES
+from bench.kernels.measuring.worker_client import Lost
 from kernels.triton.configs import kernels_hash
 
 
@@ -29,7 +29,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.delenv("TRITON_INTERPRET")
-    monkeypatch.setattr(errand, "Errand", lambda: Asked(answer))
+    monkeypatch.setattr(command, "worker_client", lambda: FakeWorker(answer))
     monkeypatch.setattr(results, "ROOT", tmp_path)
     monkeypatch.setattr(results, "FOLDER", tmp_path / "results")
     return tmp_path

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench.kernels import results
 from bench.kernels.campaign import Findings
-from bench.kernels.floors import Ceilings
+from bench.kernels.lower_bounds import Ceilings
 from kernels.triton.configs import kernels_hash
 
 FINDINGS = Findings(

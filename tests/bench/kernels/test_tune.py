@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.fakes.bench import Asked
+from support.fakes.bench import FakeWorker
 
 from bench.kernels import tune
 from bench.kernels.candidates import candidates
-from bench.kernels.errand import Lost
-from bench.kernels.roster import CASES
+from bench.kernels.cases.all_cases import CASES
+from bench.kernels.measuring.worker_client import Lost
 from bench.kernels.tune import Target, search, targets
 from kernels.triton import configs
 from kernels.triton.defaults import DEFAULTS
@@ -27,7 +27,7 @@ SPLITS = next(each for each in ALL if each.kernel == "decode_splits")
 LATER = math.inf
 
 
-def by_warps(times: Mapping[int, float]) -> Asked:
+def by_warps(times: Mapping[int, float]) -> FakeWorker:
     """Takes as long as the forced number of warps says, and 10 us without one."""
 
     def answer(request: Mapping[str, Any]) -> dict[str, Any] | Lost:
@@ -39,7 +39,7 @@ def by_warps(times: Mapping[int, float]) -> Asked:
             return {"failed": "relative error 1"}
         return Lost("a fault") if math.isinf(taken) else {"median_us": taken}
 
-    return Asked(answer)
+    return FakeWorker(answer)
 
 
 def found(times: Mapping[int, float], target: Target = STORE) -> tune.Best | None:
@@ -96,7 +96,7 @@ def test_a_launch_is_judged_by_all_cases_unless_it_is_hopeless() -> None:
 
 
 def test_without_a_time_for_what_is_chosen_now_nothing_is_tried() -> None:
-    asked = Asked(lambda _: Lost("a fault"))
+    asked = FakeWorker(lambda _: Lost("a fault"))
 
     assert search(asked, STORE, LATER, lambda _: None) is None
     assert len(asked.requests) == len(STORE.cases)

@@ -1,40 +1,35 @@
-"""Stand-ins for a GPU and for the process that measures on one."""
+"""Stand-ins for a GPU and for the client of a process that measures on one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from bench.kernels.device import Work
-from bench.kernels.errand import Lost
+from bench.kernels.measuring.timing import Device
+from bench.kernels.measuring.worker_client import Lost
 
 
-class Cpu:
-    """Does what it is told, and makes up how long it took."""
+class FakeBench:
+    """Runs a function once; `turns_ms` are the times it reports."""
 
-    kind = "cpu"
+    def __init__(self, turns_ms: Sequence[float] = (3000.0, 3001.0)) -> None:
+        self.turns_ms = turns_ms
+        self.lengths_ms: list[float] = []
 
-    def __init__(self, replay_us: float = 3e6, cache_bytes: int = 1) -> None:
-        self.cache_bytes = cache_bytes
-        self.replay_us = replay_us
-        self.captured = 0
-        self.replayed: list[int] = []
-
-    def warm(self, work: Work) -> None:
-        work()
-
-    def capture(self, work: Work) -> Work:
-        self.captured += 1
-        return work
-
-    def times_us(self, replay: Work, count: int) -> list[float]:
-        replay()
-        self.replayed.append(count)
-        return [self.replay_us + i for i in range(count)]
+    def __call__(self, fn: Callable[[], Any], *, rep: float, return_mode: str) -> Sequence[float]:
+        assert return_mode == "all"
+        self.lengths_ms.append(rep)
+        fn()
+        return self.turns_ms
 
 
-class Asked:
-    """Answers as it is told to; an answer may be a reason to be lost for."""
+def cpu(bench: FakeBench | None = None, cache_bytes: int = 1) -> Device:
+    """The processor, with a made-up clock."""
+    return Device("cpu", cache_bytes, bench or FakeBench())
+
+
+class FakeWorker:
+    """Answers by a function, which may return a reason for `Lost`."""
 
     def __init__(self, answer: Callable[[Mapping[str, Any]], dict[str, Any] | Lost]) -> None:
         self._answer = answer

@@ -11,8 +11,8 @@ from functools import partial
 
 import torch
 
-from bench.kernels import peers
-from bench.kernels.trial import OURS, Call, Case, Goal, Place, Trial
+from bench.kernels.cases import peers
+from bench.kernels.cases.case import OURS, Call, Case, Goal, Place, Trial
 from kernels import reference_attention
 from kernels.attention_options import AttentionOptions, KvScales
 from kernels.ops import AttentionChunks, AttentionShape

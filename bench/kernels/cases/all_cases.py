@@ -5,8 +5,8 @@ Invariant: names differ.
 
 from __future__ import annotations
 
-from bench.kernels import attention, rows, sampling
-from bench.kernels.trial import Case
+from bench.kernels.cases import attention, rows, sampling
+from bench.kernels.cases.case import Case
 
 CASES: tuple[Case, ...] = (*rows.CASES, *attention.CASES, *sampling.CASES)
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from bench.kernels import results
 from bench.kernels.campaign import ABSENT
-from bench.kernels.floors import Ceilings, fraction
-from bench.kernels.trial import OURS, Case
+from bench.kernels.cases.case import OURS, Case
+from bench.kernels.lower_bounds import Ceilings, fraction
 from bench.tables import table
 
 PAGE = results.ROOT / "docs" / "kernels.md"

@@ -11,8 +11,8 @@ from functools import partial
 import numpy as np
 import torch
 
-from bench.kernels import peers
-from bench.kernels.trial import OURS, Call, Case, Goal, Place, Trial
+from bench.kernels.cases import peers
+from bench.kernels.cases.case import OURS, Call, Case, Goal, Place, Trial
 from kernels.cpu import logits as cpu_logits
 from kernels.cpu import sampling as cpu_sampling
 from kernels.cpu.filters import Filters

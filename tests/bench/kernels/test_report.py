@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from bench.kernels import results, table
+from bench.kernels import report, results
 from bench.kernels.campaign import Findings
-from bench.kernels.floors import Ceilings
-from bench.kernels.roster import CASES
-from bench.kernels.trial import OURS, Case, Goal
+from bench.kernels.cases.all_cases import CASES
+from bench.kernels.cases.case import OURS, Case, Goal
+from bench.kernels.lower_bounds import Ceilings
 
 DEVICE = {"gpu": "NVIDIA H200", "torch": "2.11", "cuda": "13.0", "triton": "3.6"}
 COPY = Case("copy", "small", None, None, {}, Goal(0.85), peers=("other", "absent"))
@@ -24,11 +24,11 @@ def figures(case: Case, contender: str, **found: object) -> dict[str, object]:
 
 def rendered(*of: dict[str, object]) -> str:
     findings = Findings(DEVICE, Ceilings(4e12, 8e14), list(of))
-    return table.tables([COPY, DRAW, PRODUCT], [results.of(findings, "a command")])
+    return report.tables([COPY, DRAW, PRODUCT], [results.of(findings, "a command")])
 
 
 def test_the_page_has_a_row_for_every_case() -> None:
-    section = table.PAGE.read_text().partition(table.BEGIN)[2].partition(table.END)[0]
+    section = report.PAGE.read_text().partition(report.BEGIN)[2].partition(report.END)[0]
     rows = [line.split(" | ")[:2] for line in section.splitlines() if line.startswith("| ")]
 
     known = {(f"| {case.operation}", case.shape) for case in CASES}
@@ -38,7 +38,7 @@ def test_the_page_has_a_row_for_every_case() -> None:
 
 
 def test_without_results_every_case_says_so() -> None:
-    text = table.tables([COPY, DRAW], [])
+    text = report.tables([COPY, DRAW], [])
 
     assert "| copy | small | not measured |  | 0.85 |  |" in text
     assert "| draw | 64 | not measured |  | 40 µs |  |" in text
@@ -72,14 +72,14 @@ def test_stale_figures_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     findings = Findings(DEVICE, Ceilings(4e12, 8e14), [])
     written = results.of(findings, "a command")
 
-    assert "Stale" not in table.tables([COPY], [written])
+    assert "Stale" not in report.tables([COPY], [written])
     monkeypatch.setattr(results, "kernels_hash", lambda: "changed")
-    assert "**Stale:**" in table.tables([COPY], [written])
+    assert "**Stale:**" in report.tables([COPY], [written])
 
 
 def test_only_the_tables_of_a_page_are_replaced(tmp_path: Path) -> None:
-    page = f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n"
+    page = f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n"
 
-    assert table.put_into(page, "new") == f"before\n{table.BEGIN}\n\nnew\n\n{table.END}\nafter\n"
+    assert report.put_into(page, "new") == f"before\n{report.BEGIN}\n\nnew\n\n{report.END}\nafter\n"
     with pytest.raises(ValueError, match="has no"):
-        table.put_into("no place", "new")
+        report.put_into("no place", "new")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bench.kernels import attention
-from bench.kernels.attention import Sizes
-from bench.kernels.trial import Place
+from bench.kernels.cases import attention
+from bench.kernels.cases.attention import Sizes
+from bench.kernels.cases.case import Place
 
 ALL = [Sizes(2, 9, 9, 4, 2, 16), Sizes(3, 9, 4, 4, 2, 16), Sizes(3, 9, 1, 4, 2, 16, int8=True)]
 

@@ -9,7 +9,7 @@ from functools import partial
 
 import torch
 
-from bench.kernels.trial import OURS, Case, Goal, Place, Trial
+from bench.kernels.cases.case import OURS, Case, Goal, Place, Trial
 from kernels import reference, reference_attention, reference_rows
 from kernels.attention_options import KvScales
 from kernels.triton.activations import gelu_mul, silu_mul

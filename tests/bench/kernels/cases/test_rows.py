@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bench.kernels.roster import case_named
-from bench.kernels.trial import Place
+from bench.kernels.cases.all_cases import case_named
+from bench.kernels.cases.case import Place
 
 T, B = 8192, 2
 

@@ -17,7 +17,7 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-from bench.kernels.trial import Call
+from bench.kernels.cases.case import Call
 from kernels.attention_options import KvScales
 from kernels.ops import AttentionChunks, AttentionShape
 

@@ -1,22 +1,17 @@
-"""What a worker answers, on a GPU that is made up."""
+"""Answers of a worker, measured on the processor by a made-up clock."""
 
 from __future__ import annotations
 
-import io
-import json
 from dataclasses import replace
 
 import pytest
 import torch
-from support.fakes.bench import Cpu
+from support.fakes.bench import FakeBench, cpu
 from triton.runtime.errors import OutOfResources
 
-from bench.kernels import worker
-from bench.kernels.timing import Pace
-from bench.kernels.trial import OURS, Case, Place, Trial
+from bench.kernels.cases.case import OURS, Case, Place, Trial
+from bench.kernels.measuring import worker
 from kernels.triton.configs import choose
-
-PACE = {"replays": 2, "graph_us": 1.0}
 
 
 def trial(place: Place, wrong: float = 1.0, call=None) -> Trial:
@@ -34,10 +29,8 @@ CASE = Case("negate", "8 x 8", trial, trial, {})
 
 def ask(monkeypatch: pytest.MonkeyPatch, case: Case, contender: str = OURS, **more: object) -> dict:
     monkeypatch.setattr(worker, "case_named", lambda _: case)
-    request = {"case": case.name, "contender": contender, "pace": PACE, **more}
-    answers = io.StringIO()
-    worker.serve(Cpu(), [json.dumps(request)], answers)
-    return json.loads(answers.getvalue())
+    request = {"case": case.name, "contender": contender, **more}
+    return worker.answer_on(cpu(), request)
 
 
 def test_figures_say_what_was_moved_and_how_long_it_took(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +90,7 @@ def test_other_failures_are_not_survived(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_ceilings_count_bytes_both_ways_and_products_twice() -> None:
-    device, pace = Cpu(replay_us=1e6), Pace(replays=1, graph_us=1.0)
+    device = cpu(FakeBench([1000.0]))
 
-    assert worker.copy_ceiling(device, pace, size=500) == pytest.approx(2 * 1000 / 1.0)
-    assert worker.matmul_ceiling(device, pace, side=10) == pytest.approx(2 * 2000 / 1.0)
+    assert worker.copy_ceiling(device, 1.0, size=500) == pytest.approx(2 * 1000 / 1.0)
+    assert worker.matmul_ceiling(device, 1.0, side=10) == pytest.approx(2 * 2000 / 1.0)

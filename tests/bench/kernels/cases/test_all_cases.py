@@ -8,12 +8,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.fakes.bench import Cpu
+from support.fakes.bench import FakeBench, cpu
 
-from bench.kernels.roster import CASES
-from bench.kernels.timing import Pace
-from bench.kernels.trial import OURS, Case
-from bench.kernels.worker import measure
+from bench.kernels.cases.all_cases import CASES
+from bench.kernels.cases.case import OURS, Case
+from bench.kernels.measuring.worker import measure
 from kernels.triton.configs import Config, forced
 
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -36,14 +35,14 @@ def small_tiles() -> Iterator[None]:
 
 @each_case
 def test_our_result_is_the_oracles_and_is_timed(case: Case) -> None:
-    device = Cpu()
+    bench = FakeBench()
 
-    figures = measure(device, replace(case, make=case.tiny), OURS, Pace(replays=2))
+    figures = measure(cpu(bench), replace(case, make=case.tiny), OURS, 1.0)
 
     assert "failed" not in figures
     assert figures["error"] <= case.tolerance
     assert figures["bytes"] > 0
-    assert device.replayed[-1] == 2
+    assert bench.lengths_ms == [1.0]
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without:UserWarning")
@@ -58,6 +57,6 @@ def test_a_peers_result_is_the_oracles(
     # Not compiled, which takes a C++ compiler and a minute.
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
 
-    figures = measure(Cpu(), replace(case, make=case.tiny), peer, Pace(replays=1))
+    figures = measure(cpu(), replace(case, make=case.tiny), peer, 1.0)
 
     assert "failed" not in figures, figures

@@ -1,4 +1,4 @@
-"""How little time a case could take, by what the GPU was measured to do at best.
+"""Shortest time that a case could take on a GPU of measured ceilings.
 
 Invariant: ceilings and figures are of the same run.
 """
@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Ceilings:
-    """What the GPU does at best."""
+    """Best measured rates of a GPU."""
 
     copy_bytes_per_s: float
     """Read and written, by a large copy."""

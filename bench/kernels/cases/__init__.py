@@ -1,0 +1,1 @@
+"""Operations measured, each at one shape, and the ways to compute it."""
