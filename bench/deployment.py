@@ -56,8 +56,8 @@ class Deployment:
     def resident_mib(self) -> dict[str, float]:
         """Resident memory by process, in MiB; the processes below a service count as its own."""
         command = [sys.executable, "-m", "triptych", "status", "--json", "--address", self.address]
-        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        pids = {one["name"]: one["pid"] for one in json.loads(told)["services"]}
+        found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        pids = {one["name"]: one["pid"] for one in json.loads(found)["services"]}
         used = {"supervisor": processes.resident_mib(self.pid)}
         for name, pid in pids.items():
             used[name] = processes.resident_mib(pid)

@@ -1,4 +1,4 @@
-"""Strike real deployments under load and see that nobody notices: `python -m bench.faults`.
+"""Fault real deployments under load and see that nobody notices: `python -m bench.faults`.
 
 The exit code is 1 if a request was lost or changed, or anything was left behind.
 """
@@ -21,7 +21,7 @@ from rich.console import Console
 from bench import machine
 from bench.faults import report, schedule
 from bench.faults.campaign import Campaign
-from bench.faults.sites import ROOT
+from bench.faults.deployment.running import ROOT
 
 RESULTS = ROOT / "bench" / "results"
 
@@ -78,9 +78,9 @@ def _usual_folder(options: argparse.Namespace) -> Path | None:
 
 def _write(folder: Path, everything: dict[str, object], campaign: Campaign) -> None:
     results = [asdict(result) for result in campaign.results]
-    told = {**everything, "complaints": campaign.complaints, "results": results}
+    unavailable = {**everything, "complaints": campaign.complaints, "results": results}
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "faults.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    (folder / "faults.json").write_text(json.dumps(unavailable, indent=2) + "\n", encoding="utf-8")
     page = report.markdown(everything, campaign.results)
     (folder / "faults.md").write_text(page, encoding="utf-8")
 

@@ -13,14 +13,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench.faults import report, schedule, sites
-from bench.faults.answers import Answer
-from bench.faults.mix import POISON_TOKEN, mix
+from bench.faults import report, schedule
+from bench.faults.clients.answers import Answer
+from bench.faults.clients.workload import POISON_TOKEN, mix
+from bench.faults.deployment import running
+from bench.faults.deployment.running import Deployment, DeploymentFailed
+from bench.faults.faults import Hit
 from bench.faults.results import Result
 from bench.faults.rounds import Player
 from bench.faults.schedule import Round, Setting
-from bench.faults.sites import Site, SiteFailed
-from bench.faults.strikes import Hit
 
 _FIRST_GUESS = 3000  # messages of the mix, before it was ever sent
 _POISON = {"TRIPTYCH_MODEL_CRASH_ON_TOKEN": str(POISON_TOKEN)}
@@ -42,7 +43,7 @@ class Campaign:
         self._expected: dict[str, Answer] = {}
         self._opened = AsyncExitStack()
         self._setting: Setting | None = None
-        self._site: Site | None = None
+        self._deployment: Deployment | None = None
         self.results: list[Result] = []
         self.complaints: list[str] = []
 
@@ -64,15 +65,15 @@ class Campaign:
     async def _undisturbed(self) -> int:
         """Learn the answers; return how many messages the clients got."""
         result = Result("undisturbed", Setting.ONE_REPLICA.value, 0.3)
-        site = await self._at(Setting.ONE_REPLICA)
-        player = Player(site, self._cases, schedule.chance(self._seed, 0, result.name))
-        await player.play(result, _nothing, _FIRST_GUESS, {}, told=False)
+        deployment = await self._at(Setting.ONE_REPLICA)
+        player = Player(deployment, self._cases, schedule.chance(self._seed, 0, result.name))
+        await player.play(result, _nothing, _FIRST_GUESS, {}, unavailable=False)
         result.limit_s = 0.0
         self._tell(result)
         answers = {one.case.name: one.answer for one in player.outcomes}
         self._expected = {name: one for name, one in answers.items() if one is not None}
         if len(self._expected) < len(self._cases):
-            raise SiteFailed("requests failed although nothing was struck")
+            raise DeploymentFailed("requests failed although there was no fault")
         return result.messages
 
     async def _round(self, number: int, one: Round, messages: int) -> None:
@@ -80,8 +81,10 @@ class Campaign:
         result = Result(one.name, one.setting.value, schedule.share(one, draw))
         try:
             player = Player(await self._at(one.setting), self._cases, draw)
-            await player.play(result, one.strike, messages, self._expected, told=one.told)
-        except SiteFailed as error:
+            await player.play(
+                result, one.fault, messages, self._expected, unavailable=one.unavailable
+            )
+        except DeploymentFailed as error:
             result.problems.append(str(error))
             await self._leave()
         usual = self.results[0].counters
@@ -103,9 +106,9 @@ class Campaign:
                 f"  {problem}", style=style, highlight=False, markup=False, soft_wrap=True
             )
 
-    async def _at(self, setting: Setting) -> Site:
+    async def _at(self, setting: Setting) -> Deployment:
         """The deployment of `setting`, which is started unless it is there already."""
-        if self._site is None or self._setting is not setting:
+        if self._deployment is None or self._setting is not setting:
             await self._leave()
             self._setting = setting
             log = self._opened.enter_context(
@@ -113,27 +116,27 @@ class Campaign:
             )
             match setting:
                 case Setting.ONE_REPLICA:
-                    made = sites.supervised(log)
+                    made = running.supervised(log)
                 case Setting.TWO_REPLICAS:
-                    made = sites.supervised(log, replicas=2)
+                    made = running.supervised(log, replicas=2)
                 case Setting.LINKS:
-                    made = sites.separate(log)
+                    made = running.separate(log)
                 case Setting.POISONED:
-                    made = sites.supervised(log, settings=_POISON)
+                    made = running.supervised(log, settings=_POISON)
                 case Setting.POISONED_LATER:
                     later = {**_POISON, "TRIPTYCH_MODEL_CRASH_AFTER_TOKENS": "20"}
-                    made = sites.supervised(log, settings=later)
-            self._site = await self._opened.enter_async_context(made)
-        return self._site
+                    made = running.supervised(log, settings=later)
+            self._deployment = await self._opened.enter_async_context(made)
+        return self._deployment
 
     async def _leave(self) -> None:
         """End the deployment there is."""
-        site, self._site = self._site, None
+        deployment, self._deployment = self._deployment, None
         await self._opened.aclose()
-        if site is not None:
-            self.complaints += site.complaints
+        if deployment is not None:
+            self.complaints += deployment.complaints
 
 
-async def _nothing(site: Site, draw: random.Random, hit: Hit) -> None:
-    """Strike nobody."""
+async def _nothing(deployment: Deployment, draw: random.Random, hit: Hit) -> None:
+    """Fault nobody."""
     hit()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from bench.faults.counters import FENCED_DELTAS, FENCED_ROWS, RESUBMITTED
+from bench.faults.deployment.counters import FENCED_DELTAS, FENCED_ROWS, RESUBMITTED
 from bench.faults.results import Result
 from bench.tables import table
 
@@ -16,7 +16,7 @@ _COLUMNS = (
     "queued",
     "lost",
     "changed",
-    "told UNAVAILABLE",
+    "ended UNAVAILABLE",
     "longest pause s",
     "aim s",
     "first message s",
@@ -37,7 +37,7 @@ def row(result: Result) -> dict[str, str]:
         str(result.queued),
         str(result.lost),
         str(result.changed),
-        str(result.told),
+        str(result.unavailable),
         f"{result.pause_s:.2f}{late}",
         f"{result.limit_s:.2f}" if result.limit_s else "",
         f"{result.wait_s:.2f}",
@@ -60,13 +60,14 @@ def line(result: Result) -> str:
 
 def summary(results: Sequence[Result]) -> str:
     """A sentence over all rounds; the first result is the undisturbed run."""
-    struck = results[1:]
-    late = sum(one.late for one in struck)
-    problems = sum(not one.good for one in struck)
+    injected = results[1:]
+    late = sum(one.late for one in injected)
+    problems = sum(not one.good for one in injected)
     return (
-        f"{len(struck)} rounds: {sum(one.requests for one in struck)} requests, "
-        f"{sum(one.in_flight for one in struck)} running at a fault, "
-        f"{sum(one.lost for one in struck)} lost, {sum(one.changed for one in struck)} changed; "
+        f"{len(injected)} rounds: {sum(one.requests for one in injected)} requests, "
+        f"{sum(one.in_flight for one in injected)} running at a fault, "
+        f"{sum(one.lost for one in injected)} lost, "
+        f"{sum(one.changed for one in injected)} changed; "
         f"{problems} rounds not as promised, {late} paused longer than the aim."
     )
 
@@ -95,8 +96,8 @@ def _lines(everything: Mapping[str, Any], results: Sequence[Result]) -> Iterator
         "Each round sends the same 32 requests of mixed kinds to the bundled model in float32 and "
         "compares every answer (text, ids, log-probabilities, finish, usage, prompt) with that of "
         "the undisturbed run, to the bit. *Running*: sent and not over. *Queued*: of these, those "
-        "that wait for a place. *Told UNAVAILABLE*: what a router takes with it once messages have "
-        "come; sent again, and counted as all others. *Longest pause*: between two messages of a "
+        "that wait for a place. *Ended UNAVAILABLE*: streams that had messages when their router "
+        "died; sent again, and counted as all others. *Longest pause*: between two messages of a "
         "stream. *Aim*: from the round's first fault to its last, and the time in which the model "
         "loads, and 2 s. *First message*: the longest wait for it; more requests are sent than run "
         "at once. *Fenced*: rows and deltas dropped because nobody wants them any more, those "

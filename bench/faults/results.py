@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from bench.faults.answers import Answer, differences
-from bench.faults.calls import Outcome, longest_pause_s, longest_wait_s
+from bench.faults.clients.answers import Answer, differences
+from bench.faults.clients.calls import Outcome, longest_pause_s, longest_wait_s
 
 SLACK_S = 2.0
 """What a pause may take beyond the time in which a model loads."""
@@ -19,12 +19,12 @@ class Result:
     Attributes:
         name: of the round.
         setting: where it was played.
-        share: of the undisturbed run's messages, after which it was struck.
+        share: of the undisturbed run's messages, after which it the fault came.
         requests: sent.
         in_flight: sent and not over at the fault.
         running: of these, those that have a place on a replica, as the router tells it.
         queued: of these, those that wait for one.
-        told: streams that had got messages and were told UNAVAILABLE; they were sent again.
+        unavailable: streams that had got messages and ended UNAVAILABLE; they were sent again.
         lost: requests that got no whole answer.
         changed: answers that were not those of the undisturbed run.
         messages: that all clients got.
@@ -44,7 +44,7 @@ class Result:
     in_flight: int = 0
     running: int = 0
     queued: int = 0
-    told: int = 0
+    unavailable: int = 0
     lost: int = 0
     changed: int = 0
     messages: int = 0

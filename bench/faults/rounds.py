@@ -7,16 +7,16 @@ import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
-from bench.faults import sites
-from bench.faults.answers import Answer
-from bench.faults.calls import Outcome, carry_out
-from bench.faults.counters import read, rises
-from bench.faults.mix import Arrival, Case
-from bench.faults.progress import Progress
+from bench.faults.clients.answers import Answer
+from bench.faults.clients.calls import Outcome, carry_out
+from bench.faults.clients.progress import Progress
+from bench.faults.clients.workload import Arrival, Case
+from bench.faults.deployment import running
+from bench.faults.deployment.counters import read, rises
+from bench.faults.deployment.processes import MODEL, NotBack, Process
+from bench.faults.deployment.running import Deployment, DeploymentFailed
+from bench.faults.faults import Fault, NotInjected
 from bench.faults.results import Result
-from bench.faults.roster import MODEL, NotBack, Process
-from bench.faults.sites import Site, SiteFailed
-from bench.faults.strikes import NotStruck, Strike
 from triptych.client import AsyncClient, TriptychError
 
 _LATER = (0.02, 0.3)  # shares of the undisturbed run's messages
@@ -33,63 +33,63 @@ Load = tuple[Process, asyncio.Task[float]]
 class Player:
     """Plays one round; `result` is what it came to, `outcomes` what each request came to."""
 
-    def __init__(self, site: Site, cases: Sequence[Case], draw: random.Random) -> None:
+    def __init__(self, deployment: Deployment, cases: Sequence[Case], draw: random.Random) -> None:
         """Prepare.
 
         Args:
-            site: whole, and without load.
+            deployment: whole, and without load.
             cases: the requests.
             draw: the round's chance.
         """
-        self._site = site
+        self._deployment = deployment
         self._cases = cases
         self._draw = draw
         self.outcomes: list[Outcome] = []
         self._progress = Progress()
         self._hits: list[float] = []
         self._fault_near = asyncio.Event()
-        self._struck = asyncio.Event()
+        self._injected = asyncio.Event()
 
     async def play(
         self,
         result: Result,
-        strike: Strike,
+        fault: Fault,
         messages: int,
         expected: Mapping[str, Answer],
-        told: bool,
+        unavailable: bool,
     ) -> None:
         """Play it.
 
         Args:
             result: has its name, setting and share; the rest is filled in.
-            strike: what is done.
+            fault: to inject.
             messages: of the undisturbed run.
             expected: the undisturbed answers, by the names of cases; empty: any will do.
-            told: whether streams that have got messages may be told UNAVAILABLE.
+            unavailable: whether streams that have got messages may end UNAVAILABLE.
 
         Raises:
-            SiteFailed: the deployment is not whole again.
+            DeploymentFailed: the deployment is not whole again.
         """
-        before = await read(self._site.address)
-        self._site.roster.note_files()
+        before = await read(self._deployment.address)
+        self._deployment.processes.note_files()
         loads = list(self._watched_loads())
         began = time.monotonic()
         try:
-            async with AsyncClient(self._site.address) as client:
-                await self._send_and_strike(client, result, strike, messages)
+            async with AsyncClient(self._deployment.address) as client:
+                await self._send_and_inject(client, result, fault, messages)
                 result.judge_times(self.outcomes)
-                outcomes = await self._repeated(client, result) if told else self.outcomes
+                outcomes = await self._repeated(client, result) if unavailable else self.outcomes
                 result.judge_answers(outcomes, expected)
                 result.took_s = time.monotonic() - began
                 await self._settle(client)
-            result.counters = rises(before, await read(self._site.address))
-            result.judge_loads(self._hits, await self._loaded(loads), self._site.load_s)
+            result.counters = rises(before, await read(self._deployment.address))
+            result.judge_loads(self._hits, await self._loaded(loads), self._deployment.load_s)
         finally:
             for _, task in loads:
                 task.cancel()
 
-    async def _send_and_strike(
-        self, client: AsyncClient, result: Result, strike: Strike, messages: int
+    async def _send_and_inject(
+        self, client: AsyncClient, result: Result, fault: Fault, messages: int
     ) -> None:
         async with asyncio.TaskGroup() as tasks:
             for case in self._cases:
@@ -100,19 +100,19 @@ class Player:
             self._fault_near.set()
             await asyncio.sleep(self._draw.uniform(0, _AROUND_FAULT_S))
             try:
-                await strike(self._site, self._draw, lambda: self._hit(result))
-            except (NotStruck, NotBack) as error:
+                await fault(self._deployment, self._draw, lambda: self._hit(result))
+            except (NotInjected, NotBack) as error:
                 result.problems.append(str(error))
             finally:
                 if not self._hits:
-                    self._struck.set()
+                    self._injected.set()
         result.messages = self._progress.messages
 
     async def _send(self, case: Case, client: AsyncClient, messages: int) -> None:
         await self._turn(case, messages)
         outcome = Outcome(case, time.monotonic())
         self.outcomes.append(outcome)
-        await carry_out(outcome, client, self._struck, self._progress)
+        await carry_out(outcome, client, self._injected, self._progress)
 
     async def _turn(self, case: Case, messages: int) -> None:
         """Wait until `case` is to be sent."""
@@ -126,34 +126,34 @@ class Player:
     def _hit(self, result: Result) -> None:
         if not self._hits:
             result.in_flight = sum(one.ended_s is None for one in self.outcomes)
-            asyncio.get_running_loop().call_later(_READ_ON_S, self._struck.set)
+            asyncio.get_running_loop().call_later(_READ_ON_S, self._injected.set)
         self._hits.append(time.monotonic())
 
     async def _repeated(self, client: AsyncClient, result: Result) -> list[Outcome]:
-        """The outcomes, those that were told UNAVAILABLE once more."""
-        again = [Outcome(one.case, time.monotonic()) for one in self.outcomes if one.told]
-        result.told = len(again)
+        """The outcomes, those that ended UNAVAILABLE once more."""
+        again = [Outcome(one.case, time.monotonic()) for one in self.outcomes if one.unavailable]
+        result.unavailable = len(again)
         async with asyncio.TaskGroup() as tasks:
             for outcome in again:
-                tasks.create_task(carry_out(outcome, client, self._struck, self._progress))
-        return [one for one in self.outcomes if not one.told] + again
+                tasks.create_task(carry_out(outcome, client, self._injected, self._progress))
+        return [one for one in self.outcomes if not one.unavailable] + again
 
     def _watched_loads(self) -> Iterator[Load]:
-        roster = self._site.roster
-        for place, process in roster.processes().items():
+        processes = self._deployment.processes
+        for place, process in processes.processes().items():
             if place.service == MODEL.service:
-                yield process, asyncio.create_task(sites.load_s(roster, place, process.pid))
+                yield process, asyncio.create_task(running.load_s(processes, place, process.pid))
 
     async def _loaded(self, loads: Sequence[Load]) -> list[float]:
         """How long the successors of those that have died took to load."""
-        alive = self._site.roster.processes().values()
+        alive = self._deployment.processes.processes().values()
         return [await task for before, task in loads if before not in alive]
 
     async def _settle(self, client: AsyncClient) -> None:
         """Wait until nothing is held and everything is back.
 
         Raises:
-            SiteFailed: it does not come to that.
+            DeploymentFailed: it does not come to that.
         """
         deadline = time.monotonic() + _SETTLE_S
         last = time.monotonic() + _WHOLE_S
@@ -168,9 +168,9 @@ class Player:
             if whole and not held:
                 return
             if held and time.monotonic() > deadline:
-                raise SiteFailed(
+                raise DeploymentFailed(
                     f"still held: {load.running} running, {load.queued} queued, "
                     f"{load.kv_slots_used} slots"
                 )
             await asyncio.sleep(_LOOK_AGAIN_S)
-        raise SiteFailed("not every replica came back")
+        raise DeploymentFailed("not every replica came back")

@@ -1,4 +1,4 @@
-"""Which rounds there are: what is struck, on which deployment, and when.
+"""Which rounds there are: what is injected, on which deployment, and when.
 
 A round's chance depends on the seed and on its own name and number alone, so that a round played by
 itself is the same round.
@@ -11,9 +11,9 @@ import random
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from bench.faults.counters import RESUBMITTED
-from bench.faults.mix import POISON_TOKEN
-from bench.faults.roster import (
+from bench.faults.clients.workload import POISON_TOKEN
+from bench.faults.deployment.counters import RESUBMITTED
+from bench.faults.deployment.processes import (
     DETOKENIZER,
     MODEL,
     OTHER_DETOKENIZER,
@@ -23,7 +23,7 @@ from bench.faults.roster import (
     WORKER,
     Place,
 )
-from bench.faults.strikes import Kill, KillDuringStart, Poison, Sleep, Stall, Strike
+from bench.faults.faults import Fault, Kill, KillDuringStart, Poison, Sleep, Stall
 
 _SLEEP_S = 5.0
 _STALL_S = 5.0
@@ -49,16 +49,16 @@ class Round:
     Attributes:
         name: says what happens.
         setting: where.
-        strike: what is done.
-        told: whether streams that have got messages may be told UNAVAILABLE.
+        fault: to inject.
+        unavailable: whether streams that have got messages may end UNAVAILABLE.
         rising: counters that have to rise more than undisturbed.
         latest: share of the undisturbed run's messages after which it strikes at the latest.
     """
 
     name: str
     setting: Setting
-    strike: Strike
-    told: bool = False
+    fault: Fault
+    unavailable: bool = False
     rising: tuple[str, ...] = ()
     latest: float = _LATEST
 
@@ -108,7 +108,12 @@ def _kills() -> list[Round]:
         (ROUTER, DETOKENIZER),
     ]
     return [
-        Round(f"kill {_names(places)}", Setting.ONE_REPLICA, Kill(places), told=ROUTER in places)
+        Round(
+            f"kill {_names(places)}",
+            Setting.ONE_REPLICA,
+            Kill(places),
+            unavailable=ROUTER in places,
+        )
         for places in together
     ]
 
@@ -129,7 +134,7 @@ def _starts() -> list[Round]:
             f"kill {other} while {starting} starts",
             Setting.ONE_REPLICA,
             KillDuringStart(starting, other),
-            told=ROUTER in (starting, other),
+            unavailable=ROUTER in (starting, other),
         )
         for starting, other in pairs
     ]

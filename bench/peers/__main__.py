@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from bench import machine
-from bench.peers import llama_cpp, peak, plot, report, vllm
+from bench.peers import peak
 from bench.peers.campaign import Plan, disturbed, key, measure
 from bench.peers.checkpoints import ready_checkpoint
-from bench.peers.servers import SERVERS, Server, taking_part
-from bench.peers.stages import StageFailed
+from bench.peers.figures import plot, report
+from bench.peers.servers import llama_cpp, vllm
+from bench.peers.servers.registry import SERVERS, Server, taking_part
+from bench.peers.servers.stages import StageFailed
 from bench.peers.workloads import WORKLOADS, cells
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,11 +62,11 @@ def skipped(servers: Sequence[Server]) -> dict[str, str]:
     if not any(one.speech == "triptych" and one.quantization for one in servers):
         return {}
     command = [sys.executable, "-m", "triptych", "serve", "--help"]
-    told = subprocess.run(
+    help_text = subprocess.run(
         command, capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "200"}
     ).stdout
     # Up to the next option, for the choices may take several lines.
-    offered = told.partition("--quantize")[2].partition(" --")[0]
+    offered = help_text.partition("--quantize")[2].partition(" --")[0]
     return {
         one.name: f"`triptych serve` has no --quantize {one.quantization}"
         for one in servers

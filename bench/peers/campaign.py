@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.peers.checkpoints import prompts
-from bench.peers.load import Task
+from bench.peers.load.generator import Task
 from bench.peers.peak import limits
 from bench.peers.running import (
     LoadProcess,
@@ -29,8 +29,8 @@ from bench.peers.running import (
     machine_cpu,
     served,
 )
-from bench.peers.servers import Server, Site, launch, taking_part
-from bench.peers.stages import StageFailed
+from bench.peers.servers.registry import Server, Site, launch, taking_part
+from bench.peers.servers.stages import StageFailed
 from bench.peers.workloads import Cell, Workload
 
 Json = dict[str, Any]
@@ -121,13 +121,13 @@ def _loads(running: Running, site: Site, load: LoadProcess, cells: Sequence[Cell
     address = f"127.0.0.1:{site.port}"
     first_prompt, tasks = tasks_of(cells, address, site.checkpoint)
     first = load.run(Task(address, 1, 1, (first_prompt,)))
-    told: Json = {"start_s": first["first_message_at_s"] - running.started_at_s, "cells": {}}
+    found: Json = {"start_s": first["first_message_at_s"] - running.started_at_s, "cells": {}}
     for cell, task in zip(cells, tasks, strict=True):
-        told["cells"][cell.name] = figures = _watched(running, load, task)
+        found["cells"][cell.name] = figures = _watched(running, load, task)
         rate, ttft = figures["output_tokens_per_s"], figures["ttft_ms"]["p50"]
         print(f"  {cell.name}: {rate:.1f} tokens/s, TTFT {ttft or 0:.1f} ms", file=sys.stderr)
-    told["resident_mib"] = running.resident_mib()
-    return told
+    found["resident_mib"] = running.resident_mib()
+    return found
 
 
 def tasks_of(cells: Sequence[Cell], address: str, checkpoint: Path) -> tuple[str, list[Task]]:

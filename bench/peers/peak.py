@@ -18,8 +18,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.peers import stages
 from bench.peers.running import machine_cpu
+from bench.peers.servers import stages
 
 if TYPE_CHECKING:
     import torch
@@ -51,10 +51,10 @@ def limits(root: Path) -> dict[str, float]:
     """
     command = [sys.executable, "-m", "bench.peers.peak", str(reader(root))]
     machine, own, started = machine_cpu(), _children_s(), time.perf_counter()
-    told = subprocess.run(command, capture_output=True, check=True, text=True).stdout
+    found = subprocess.run(command, capture_output=True, check=True, text=True).stdout
     all_cores_s = (time.perf_counter() - started) * len(os.sched_getaffinity(0))
     others_s = (machine_cpu() - machine).busy_s - (_children_s() - own)
-    return {**json.loads(told), "others_share": max(0.0, others_s) / all_cores_s}
+    return {**json.loads(found), "others_share": max(0.0, others_s) / all_cores_s}
 
 
 def _children_s() -> float:
@@ -106,8 +106,8 @@ def _best_s(work: Callable[[], object]) -> float:
 def main(program: str) -> None:
     """Print both limits."""
     read = subprocess.run([program], capture_output=True, check=True, text=True).stdout.split()[0]
-    told = {"read_gb_per_s": float(read), "product_gflop_per_s": product_gflop_per_s()}
-    print(json.dumps(told))
+    found = {"read_gb_per_s": float(read), "product_gflop_per_s": product_gflop_per_s()}
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ int main(void) {
     const double rate = bytes / (now_s() - started) / 1e9;
     if (rate > best) best = rate;
   }
-  /* The sum is told so that the compiler must read what it adds up. */
+  /* The sum is printed so that the compiler must read what it adds up. */
   printf("%.2f %llu\n", best, (unsigned long long)sum);
   return 0;
 }

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from bench import processes
-from bench.peers.load import Task
-from bench.peers.servers import Launch
+from bench.peers.load.generator import Task
+from bench.peers.servers.registry import Launch
 
 _READY_S = 900.0
 _STOP_S = 30.0
@@ -75,13 +75,13 @@ def served(launch: Launch, port: int, log: IO[bytes]) -> Iterator[Running]:
     Raises:
         PeerFailed: it does not become ready.
     """
-    told = subprocess.PIPE if launch.ready_line else log
+    output = subprocess.PIPE if launch.ready_line else log
     environment = {**os.environ, **launch.environment}
     started = time.perf_counter()
     process = subprocess.Popen(
         launch.command,
         stdin=subprocess.DEVNULL,
-        stdout=told,
+        stdout=output,
         stderr=log,
         text=True,
         env=environment,
@@ -167,7 +167,7 @@ def load_process(speech: str) -> Iterator[LoadProcess]:
     Raises:
         PeerFailed: it cannot start.
     """
-    command = [sys.executable, "-m", "bench.peers.load", speech]
+    command = [sys.executable, "-m", "bench.peers.load.generator", speech]
     root = Path(__file__).resolve().parents[2]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root

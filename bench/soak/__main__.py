@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 from bench import machine, processes
 from bench.deployment import Deployment, deployed
-from bench.faults.sites import ROOT
+from bench.faults.deployment.running import ROOT
 from bench.soak.ordinary import Seen, watch
 
 MOST_GAP_S = 0.3
@@ -103,8 +103,8 @@ def _services(deployment: Deployment) -> dict[str, int]:
     """Process ids by service."""
     command = [sys.executable, "-m", "triptych", "status", "--json"]
     command += ["--address", deployment.address]
-    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return {one["name"]: one["pid"] for one in json.loads(told)["services"]}
+    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return {one["name"]: one["pid"] for one in json.loads(found)["services"]}
 
 
 async def _watch(deployment: Deployment, seconds: float, seen: Seen, memory: Memory) -> None:
@@ -150,8 +150,8 @@ def _print(
         )
     print(f"streams that ended: {seen.streams}, failed: {len(seen.failures)}")
     for pid, samples in memory.samples.items():
-        told = "ended" if pid in memory.ended else f"{samples[-1]:.0f}"
-        print(f"process {pid}: {samples[0]:.0f} MiB at first, {max(samples):.0f} at most, {told}")
+        found = "ended" if pid in memory.ended else f"{samples[-1]:.0f}"
+        print(f"process {pid}: {samples[0]:.0f} MiB at first, {max(samples):.0f} at most, {found}")
     for one in answered:
         for name, answer in sorted(one.items()):
             print(f"{name}: {answer['codes']}, slowest {answer['slowest_s']:.1f} s")

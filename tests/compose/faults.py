@@ -7,8 +7,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from bench.faults.answers import Answer
-from bench.faults.calls import Outcome, longest_pause_s
+from bench.faults.clients.answers import Answer
+from bench.faults.clients.calls import Outcome, longest_pause_s
 from tests.compose import load
 from tests.compose.checks import Broken
 from tests.compose.load import Traffic, Wave

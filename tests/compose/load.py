@@ -7,10 +7,10 @@ import itertools
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-from bench.faults.answers import Answer, differences
-from bench.faults.calls import Outcome, carry_out
-from bench.faults.mix import Arrival, Case, mix
-from bench.faults.progress import Progress
+from bench.faults.clients.answers import Answer, differences
+from bench.faults.clients.calls import Outcome, carry_out
+from bench.faults.clients.progress import Progress
+from bench.faults.clients.workload import Arrival, Case, mix
 from triptych.client import AsyncClient
 
 _CLIENTS = 16

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from support.deployments import local
 
-from bench.faults.answers import Joiner, differences, of_completion
+from bench.faults.clients.answers import Joiner, differences, of_completion
 from triptych import Client, Options
 
 WITHIN_S = 90

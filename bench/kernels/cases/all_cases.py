@@ -1,4 +1,4 @@
-"""All cases, in the order in which they are measured and told.
+"""All cases, in the order of measurement and of the tables.
 
 Invariant: names differ.
 """

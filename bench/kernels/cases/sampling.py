@@ -155,12 +155,14 @@ def _log_probabilities(sizes: Sizes, place: Place) -> Trial:
     tokens = place.integers(0, sizes.vocab, sizes.rows, dtype=torch.int32)
 
     def prepare() -> Call:
-        told = torch.full((sizes.rows,), _ALTERNATIVES, dtype=torch.int32, device=place.device)
+        wanted = torch.full(
+            (sizes.rows,), _ALTERNATIVES, dtype=torch.int32, device=place.device
+        )
         partials = Partials.allocate(sizes.rows, sizes.vocab, place.device)
         out = LogProbabilities.allocate(sizes.rows, place.device)
 
         def call() -> torch.Tensor:
-            log_probabilities(logits, tokens, told, partials, out)
+            log_probabilities(logits, tokens, wanted, partials, out)
             return out.chosen
 
         return call

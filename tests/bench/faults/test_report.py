@@ -3,10 +3,10 @@
 import pytest
 
 from bench.faults import report
-from bench.faults.answers import of_completion
-from bench.faults.calls import Outcome
-from bench.faults.counters import rises
-from bench.faults.mix import Case
+from bench.faults.clients.answers import of_completion
+from bench.faults.clients.calls import Outcome
+from bench.faults.clients.workload import Case
+from bench.faults.deployment.counters import rises
 from bench.faults.results import SLACK_S, Result
 from triptych.client import Options
 from triptych.client.results import CandidateText, Completion, FinishReason, Usage

@@ -30,7 +30,7 @@ def test_rounds_of_one_deployment_follow_each_other():
 
 
 def test_only_rounds_that_kill_a_router_may_tell_clients_of_it():
-    assert all(one.told == ("router" in one.name.split()) for one in kills())
+    assert all(one.unavailable == ("router" in one.name.split()) for one in kills())
 
 
 def kills():

@@ -8,7 +8,7 @@ import pytest
 from bench.peers import __main__ as command
 from bench.peers import campaign, checkpoints
 from bench.peers.campaign import Plan, key, measure
-from bench.peers.servers import SERVERS
+from bench.peers.servers.registry import SERVERS
 from bench.peers.workloads import DENSE, PREFILL, TINY, cells
 
 BF16 = (SERVERS["triptych"], SERVERS["vllm"])

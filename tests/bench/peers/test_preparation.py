@@ -9,9 +9,10 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from bench.peers import __main__ as command
-from bench.peers import checkpoints, peak, stages, vllm
-from bench.peers.llama_cpp import LlamaCpp
-from bench.peers.servers import SERVERS
+from bench.peers import checkpoints, peak
+from bench.peers.servers import stages, vllm
+from bench.peers.servers.llama_cpp import LlamaCpp
+from bench.peers.servers.registry import SERVERS
 from bench.peers.workloads import LONG_PROMPT_TOKENS, PROMPT_TOKENS
 
 METADATA = """\

@@ -1,0 +1,1 @@
+"""A deployment under test: its processes, links and counters."""

@@ -1,0 +1,1 @@
+"""Ratios, targets, the page and the picture made of them."""

@@ -1,0 +1,1 @@
+"""The servers that are compared: built, converted for, and started."""
