@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
-from chassis.memory.shared_file import sweep
 from chassis.serving.server import Host, Mount
 from model_svc.assembly import LoadedModel, load
 from model_svc.serving.servicer import ModelServicer, Rings
 from model_svc.settings import ModelSettings
 from protos import model_pb2_grpc
-
-log = logging.getLogger(__name__)
 
 SERVICE = "triptych.internal.v1.ModelService"
 
@@ -25,15 +21,13 @@ def mount(settings: ModelSettings) -> Mount:
 
     @asynccontextmanager
     async def mounted(host: Host) -> AsyncIterator[None]:
-        for name in sweep():
-            log.info("removed a dead process's shared file", extra={"file": name})
+        host.remove_dead_files()
         rings = Rings(settings.ring_kib << 10 if settings.shared_memory else 0)
         servicer = ModelServicer(rings, settings.ring_kib << 10, host.stopping)
         model_pb2_grpc.add_ModelServiceServicer_to_server(servicer, host.server)
         host.services.append(SERVICE)
         await host.set_ready(False)
-        running = asyncio.create_task(_run(settings, host, servicer))
-        running.add_done_callback(lambda task: _pass_on(task, host))
+        running = host.run(_run(settings, host, servicer))
         try:
             yield
         finally:
@@ -58,10 +52,3 @@ async def _run(settings: ModelSettings, host: Host, servicer: ModelServicer) -> 
 
 def _post(loop: asyncio.AbstractEventLoop, deliver: Callable[[], None]) -> None:
     loop.call_soon_threadsafe(deliver)
-
-
-def _pass_on(task: asyncio.Task[None], host: Host) -> None:
-    """A model that cannot be loaded, or an engine that failed, ends the process."""
-    error = None if task.cancelled() else task.exception()
-    if error is not None:
-        host.end(error)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from chassis.links.channels import open_channel
-from chassis.memory.shared_file import sweep
 from chassis.serving.introspection import transport
 from chassis.serving.server import Host, Mount
 from protos import generation_pb2_grpc, service_pb2
@@ -22,8 +20,6 @@ from router.prompts import PromptReader
 from router.request_runner import RequestRunner
 from router.requests.prompt_arena import PromptArena
 from router.settings import RouterSettings, check_ranges, replica_addresses
-
-log = logging.getLogger(__name__)
 
 SERVICE = "triptych.v1.GenerationService"
 
@@ -136,8 +132,7 @@ def mount(settings: RouterSettings) -> Mount:
 
     @asynccontextmanager
     async def mounted(host: Host) -> AsyncIterator[None]:
-        for name in sweep():
-            log.info("removed a dead process's shared file", extra={"file": name})
+        host.remove_dead_files()
         arena = PromptArena(settings.arena_mib << 20 if settings.shared_memory else 0)
         router = Router(settings, arena, RecoveryMetrics(host.registry))
         _add_service(host, router)
@@ -145,8 +140,7 @@ def mount(settings: RouterSettings) -> Mount:
         host.intake.most_bytes = settings.max_queue_mib << 20
         host.intake.methods = HELD_METHODS
         await host.set_ready(False)
-        running = asyncio.create_task(router.run(host))
-        running.add_done_callback(lambda task: _pass_on(task, host))
+        running = host.run(router.run(host))
         try:
             yield
         finally:
@@ -173,10 +167,3 @@ def _add_service(host: Host, router: Router) -> None:
     host.registry.register(LinkCollector(router.list_links))
     host.services.append(SERVICE)
     host.list_links = router.list_links
-
-
-def _pass_on(task: asyncio.Task[None], host: Host) -> None:
-    """Links that cannot be kept up for a bug's sake end the process."""
-    error = None if task.cancelled() else task.exception()
-    if error is not None:
-        host.end(error)

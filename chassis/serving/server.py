@@ -12,10 +12,10 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 # Read by gRPC's C library when it is loaded. It would write lines for its developers to stderr, and
 # wait for whoever reads them.
@@ -31,6 +31,7 @@ from chassis import config, logs, metrics
 from chassis.descriptors import HEALTH, REFLECTION_V1, REFLECTION_V1ALPHA
 from chassis.errors import StartError
 from chassis.links.sockets import bind, release
+from chassis.memory.shared_file import sweep
 from chassis.serving import wire
 from chassis.serving.calls import CallInterceptor, Check
 from chassis.serving.health import Health, add_health
@@ -105,8 +106,24 @@ class Host:
         if not self.ended.done():
             self.ended.set_exception(why)
 
+    def run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run `work` as a task of the service, whose process ends if it raises."""
+        task = asyncio.create_task(work)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self.end(error)
+
+    def remove_dead_files(self) -> None:
+        """Remove files of ours in shared memory that no process owns any more."""
+        for name in sweep():
+            log.info("removed a dead process's shared file", extra={"file": name})
+
     async def drain(self) -> None:
-        """Tell health checks for good that the service ends, and streams where it may end them."""
+        """Report NOT_SERVING for good, and let streams end unless the service failed."""
         self._health.end()
         if not self.ended.done():
             self.stopping.set()

@@ -1,6 +1,6 @@
-"""Find a checkpoint and read what it says about itself; its weights are `model_svc.weights.loader`.
+"""A checkpoint's description of its model; its weights are read by `model_svc.weights.loader`.
 
-Invariant: whatever is wrong with a checkpoint ends in a `CheckpointError` of one line.
+Invariant: every fault of a checkpoint is a `CheckpointError` of one line.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from chassis.checkpoint_folder import find_checkpoint
 from model_svc.models.config import CheckpointError, Config, read_object
 from model_svc.models.family import Family
 from model_svc.models.registry import family_of
@@ -18,23 +19,14 @@ from model_svc.weights.generation_config import read_eos_token_ids, read_samplin
 __all__ = [
     "Checkpoint",
     "CheckpointError",
-    "CheckpointMissing",
     "open_checkpoint",
     "read_checkpoint",
-    "resolve",
 ]
-
-# What of a hub repository is fetched: no pickles, no code.
-_HUB_FILES = ["*.json", "*.safetensors", "*.jinja"]
-
-
-class CheckpointMissing(CheckpointError):
-    """The folder, or a file that every checkpoint has, is not there."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What a checkpoint folder says about its model."""
+    """Description of a model by its checkpoint folder."""
 
     folder: Path
     name: str
@@ -70,44 +62,10 @@ def open_checkpoint(model: str) -> Checkpoint:
         model: a folder, or a hub id.
 
     Raises:
-        CheckpointError: it cannot be found, or cannot be served.
+        CheckpointNotFound: no checkpoint has that name.
+        CheckpointError: it cannot be served.
     """
-    return read_checkpoint(resolve(model), name=Path(model).expanduser().absolute().name)
-
-
-def resolve(model: str) -> Path:
-    """Find the folder of a checkpoint, fetching it from the hub where `model` is no folder.
-
-    Args:
-        model: a folder, or a hub id as `owner/name`.
-
-    Raises:
-        CheckpointMissing: it is neither, or cannot be fetched.
-    """
-    folder = Path(model).expanduser()
-    if folder.is_dir():
-        return folder
-    if folder.is_file():
-        raise CheckpointMissing(f"{model} is a file: give the checkpoint folder that holds it")
-    if folder.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
-        raise CheckpointMissing(f"no checkpoint folder at {model}")
-    return _fetch(model)
-
-
-def _fetch(hub_id: str) -> Path:
-    # Imported here: it takes a tenth of a second, and most starts are from a folder.
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
-
-    # The error of the HTTP library below, whichever it is in the version installed.
-    transport_error: type[BaseException] = HfHubHTTPError.__mro__[1]
-    try:
-        return Path(snapshot_download(hub_id, allow_patterns=_HUB_FILES))
-    except (OSError, ValueError, transport_error) as error:
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise CheckpointMissing(
-            f"no checkpoint folder at {hub_id}, and fetching it as a hub id failed: {reason}"
-        ) from error
+    return read_checkpoint(find_checkpoint(model), name=Path(model).expanduser().absolute().name)
 
 
 def read_checkpoint(folder: Path, name: str | None = None) -> Checkpoint:
@@ -121,10 +79,10 @@ def read_checkpoint(folder: Path, name: str | None = None) -> Checkpoint:
         CheckpointError: a file is missing or malformed, or the model cannot be served.
     """
     if not folder.is_dir():
-        raise CheckpointMissing(f"no checkpoint folder at {folder}")
+        raise CheckpointError(f"no checkpoint folder at {folder}")
     entries = read_object(folder / "config.json")
     if entries is None:
-        raise CheckpointMissing(
+        raise CheckpointError(
             f"{folder} has no config.json: give a checkpoint folder in Hugging Face layout"
         )
     config = Config(entries)

@@ -20,7 +20,6 @@ from triptych.client.errors import (
     Unavailable,
 )
 from triptych.client.options import Message, OptionError, Options, Prompt
-from triptych.client.pauses import OnRetry
 from triptych.client.results import (
     CandidateText,
     Completion,
@@ -34,6 +33,7 @@ from triptych.client.results import (
     Tokens,
     Usage,
 )
+from triptych.client.retry import OnRetry
 
 __all__ = [
     "AsyncClient",

@@ -18,11 +18,11 @@ from grpc import aio
 from protos import generation_pb2 as pb
 from protos import generation_pb2_grpc
 from triptych import addresses
-from triptych.client import pauses, requests, responses, results
+from triptych.client import requests, responses, results, retry
 from triptych.client.connection import CHANNEL_OPTIONS, checked
 from triptych.client.errors import Cancelled, Unavailable, decoded, typed_errors
 from triptych.client.options import OptionChanges, Options, Prompt, choose
-from triptych.client.tries import RETRY_S, Tries
+from triptych.client.retry import RETRY_S, Tries
 
 T = TypeVar("T")
 
@@ -36,7 +36,7 @@ class AsyncClient:
     """
 
     def __init__(
-        self, address: str = addresses.PUBLIC, *, on_retry: pauses.OnRetry | None = None
+        self, address: str = addresses.PUBLIC, *, on_retry: retry.OnRetry | None = None
     ) -> None:
         self.address = checked(address)
         self._on_retry = on_retry
@@ -143,18 +143,18 @@ class AsyncClient:
                 with typed_errors(self.address, tries.made):
                     return await attempt(timeout=timeout)
             except (Unavailable, Cancelled) as error:
-                away = pauses.absence(error, closed=self._closed.is_set())
+                away = retry.as_unavailable(error, closed=self._closed.is_set())
                 await self._pause(away, tries)
 
     async def _pause(self, error: Unavailable, tries: Tries) -> None:
-        pause_s = pauses.pause_after(error, tries)
+        pause_s = tries.pause_after(error)
         if self._on_retry is not None:
             self._on_retry(error, pause_s)
         with suppress(TimeoutError):
             async with asyncio.timeout(pause_s):
                 await self._closed.wait()
-            raise pauses.closed_during_pause(error) from error
-        pauses.check_timeout(error, tries)
+            raise retry.closed_during_pause(error) from error
+        tries.check_timeout(error)
 
 
 async def _result(method: Any, request: Any, *, timeout: float | None) -> Any:

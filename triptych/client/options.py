@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any, TypedDict, Unpack
 
-from triptych.client.tries import RETRY_S
+from triptych.client.retry import RETRY_S
 
 
 class OptionError(ValueError):

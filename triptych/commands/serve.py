@@ -151,8 +151,8 @@ def serve(  # noqa: PLR0913  (one parameter an option)
     answered. Logs go to stderr. If a service ends, it is restarted.
     """
     _prepare_process()
+    from chassis.checkpoint_folder import find_checkpoint
     from triptych.commands.cli_errors import one_line_errors
-    from triptych.supervisor.checkpoint import find_checkpoint
     from triptych.supervisor.plan import Deployment
     from triptych.supervisor.request_limit import find_request_limit
 

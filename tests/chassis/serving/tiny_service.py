@@ -36,8 +36,11 @@ def make_mount(settings: ServiceSettings) -> Mount:
         if ROLE == "refuse":
             raise StartError("no tokenizer.json in the checkpoint; save one there")
 
+        async def break_down() -> None:
+            raise FAILURES[ROLE]
+
         async def fail(request: bytes, context: Any) -> bytes:
-            host.end(FAILURES[ROLE])
+            host.run(break_down())
             await asyncio.Event().wait()
             return b""
 

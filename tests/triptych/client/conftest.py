@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from triptych import AsyncClient, Client
-from triptych.client import tries
+from triptych.client import retry
 
 Call = Callable[..., Any]
 
@@ -40,14 +40,14 @@ def call(request: pytest.FixtureRequest) -> Call:
 @pytest.fixture
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses that nobody notices."""
-    monkeypatch.setattr(tries, "FIRST_PAUSE_S", 0.001)
-    monkeypatch.setattr(tries, "MOST_PAUSE_S", 0.002)
+    monkeypatch.setattr(retry, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(retry, "MOST_PAUSE_S", 0.002)
 
 
 @pytest.fixture
 def long_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """A first pause that outlasts every test."""
-    monkeypatch.setattr(tries, "FIRST_PAUSE_S", 1000.0)
+    monkeypatch.setattr(retry, "FIRST_PAUSE_S", 1000.0)
 
 
 class Wire(socketserver.ThreadingTCPServer):

@@ -1,9 +1,10 @@
-"""Which folder `--model` means, or why none."""
+"""Names of checkpoints, and the folders that they resolve to."""
 
 import pytest
+from huggingface_hub.errors import HfHubHTTPError
 
+from chassis.checkpoint_folder import find_checkpoint
 from chassis.errors import StartError
-from triptych.supervisor.checkpoint import find_checkpoint
 
 
 @pytest.fixture
@@ -32,15 +33,25 @@ def test_a_hub_id_is_fetched_without_what_is_not_needed(checkpoint, monkeypatch)
     assert not any("bin" in pattern for pattern in asked["owner/name"])
 
 
-@pytest.mark.parametrize("name", ["nowhere", "/nowhere/at/all", "./owner/name/deep"])
+@pytest.mark.parametrize(
+    "name", ["nowhere", "/nowhere/at/all", "./owner/name/deep", "./name", "../name", "~/name"]
+)
 def test_what_is_neither_folder_nor_id_is_named(name):
     with pytest.raises(StartError, match=name):
         find_checkpoint(name)
 
 
-def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("no route\nsecond line"),
+        ValueError("no route"),
+        HfHubHTTPError.__mro__[1]("no route"),
+    ],
+)
+def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch, error):
     def fail(*args, **options):
-        raise OSError("no route\nsecond line")
+        raise error
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
 
@@ -59,5 +70,5 @@ def test_a_file_and_a_folder_without_a_config_are_refused(tmp_path):
 
 
 def test_an_empty_name_is_not_the_folder_one_stands_in():
-    with pytest.raises(StartError, match="--model is empty"):
+    with pytest.raises(StartError, match="the model is empty"):
         find_checkpoint("")

@@ -15,7 +15,7 @@ import pytest
 import triptych
 from triptych import AsyncClient, Client
 from triptych.client import asynchronous, blocking
-from triptych.client.tries import Tries
+from triptych.client.retry import Tries
 
 METHODS = [
     ("generate", ("hello",)),

@@ -2,8 +2,8 @@
 
 import pytest
 
-from triptych.client import tries
-from triptych.client.tries import Tries
+from triptych.client import retry
+from triptych.client.retry import Tries
 
 
 class Clock:
@@ -21,7 +21,7 @@ def clock() -> Clock:
     return Clock()
 
 
-def make(clock, *, timeout=None, retry_s=tries.RETRY_S, draw=0.0):
+def make(clock, *, timeout=None, retry_s=retry.RETRY_S, draw=0.0):
     return Tries(timeout, retry_s, clock=clock, draw=lambda: draw)
 
 
@@ -130,7 +130,7 @@ def test_time_to_retry_without_end_is_possible(clock):
 
     pauses = [made.pause() for _ in range(2000)]
 
-    assert pauses[-1] == tries.MOST_PAUSE_S
+    assert pauses[-1] == retry.MOST_PAUSE_S
 
 
 @pytest.mark.parametrize("timeout", [1e9, 1e300, float("inf")])
