@@ -222,8 +222,18 @@ async def answered(
         if not is_stopping(error):
             raise
         await _abort(context, Stopping("the service is stopping"))
-    except Exception as error:  # noqa: BLE001  (the one place where bugs are answered)
+    except Exception as error:  # noqa: BLE001  (the one place that answers bugs)
         await _answer(error, method, context)
+
+
+@contextmanager
+def failing(outcome: asyncio.Future[Any]) -> Iterator[None]:
+    """Make an error of the block, which runs in a callback, the exception of `outcome`."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001  (raised again by the task that awaits `outcome`)
+        if not outcome.done():
+            outcome.set_exception(error)
 
 
 def _let_go(raised: BaseException) -> None:

@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from chassis.memory.shared_file import PeerFiles
 from chassis.serving.introspection import medium, transport
 from detokenizer_svc.registry import Registry, Replays
-from detokenizer_svc.ring_listener import hearing, listening
+from detokenizer_svc.ring_listener import listening, receiving
 from protos import memory_pb2, model_pb2, model_pb2_grpc, service_pb2
 from protos.announcement import Announcement
 from protos.token_frame import FrameError, read_frame
@@ -177,7 +177,7 @@ class ModelLink:
             await call.write(model_pb2.FramesRequest(join=join))
             log.info("model connected (%s)", medium(shared), extra={"address": self.address})
             await self._change(LinkState(linked=True, shared=shared))
-            with hearing(listener, take) as failed:
+            with receiving(listener, take) as failed:
                 await self._read(call, files, failed)
 
     async def _change(self, state: LinkState) -> None:

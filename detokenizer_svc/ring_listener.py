@@ -1,4 +1,4 @@
-"""Listening to the bell of a token ring on the event loop."""
+"""Announcements of a token ring, received from its doorbell on the event loop."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from chassis.errors import failing
 from chassis.memory.doorbell import Listener
 from protos.announcement import ANNOUNCEMENT_BYTES, Announcement, read_announcements
 
 
 @contextmanager
 def listening(name: str) -> Iterator[Listener | None]:
-    """Listen to the bell `name` for the block; None where it is empty or cannot be heard."""
+    """Open the doorbell `name` for the block; None if the name is empty or cannot be opened."""
     try:
         listener = Listener(name, ANNOUNCEMENT_BYTES) if name else None
     except (OSError, ValueError):
@@ -25,12 +26,12 @@ def listening(name: str) -> Iterator[Listener | None]:
 
 
 @contextmanager
-def hearing(
-    listener: Listener | None, take: Callable[[Announcement], None]
+def receiving(
+    listener: Listener | None, on_announcement: Callable[[Announcement], None]
 ) -> Iterator[asyncio.Future[None]]:
-    """Hand each announcement to `take` for the block.
+    """Call `on_announcement` for each announcement during the block.
 
-    What `take` raises ends that, and is the outcome of the future.
+    An error of the callback ends that, and becomes the outcome of the future.
     """
     loop = asyncio.get_running_loop()
     failed: asyncio.Future[None] = loop.create_future()
@@ -38,19 +39,17 @@ def hearing(
         yield failed
         return
 
-    def hear() -> None:
-        try:
-            heard = listener.hear()
-            for announcement in read_announcements(heard or b""):
-                take(announcement)
-        except Exception as error:  # noqa: BLE001  (handed to whoever waits for it)
-            loop.remove_reader(listener)
-            failed.set_exception(error)
-            return
-        if heard is None:  # the owner is gone, of which the stream of messages tells
+    def receive() -> None:
+        received = None
+        with failing(failed):
+            received = listener.hear()
+            for announcement in read_announcements(received or b""):
+                on_announcement(announcement)
+        # None: the owner is gone, and the stream of messages will end too.
+        if received is None or failed.done():
             loop.remove_reader(listener)
 
-    loop.add_reader(listener, hear)
+    loop.add_reader(listener, receive)
     try:
         yield failed
     finally:

@@ -25,7 +25,7 @@ from kernels.devices import UnsupportedDevice, memory_of
 from model_svc.engine.loop import Engine
 from model_svc.engine.runner import Runner, TokenSampler
 from model_svc.engine.threads import ThreadChoice, most_threads
-from model_svc.fault_injection import crash_on
+from model_svc.fault_injection import with_faults
 from model_svc.memory import available_bytes, choose_slots
 from model_svc.metrics import ModelMetrics
 from model_svc.models.decoder import Decoder
@@ -200,10 +200,8 @@ def _assemble(settings: ModelSettings, checkpoint: Checkpoint, runtime: Runtime)
         max_batch_tokens=budget,
     )
     threads = ThreadChoice(checkpoint.parameters, runtime.threads)
-    runner = crash_on(
-        settings.crash_on_token,
-        settings.crash_after_tokens,
-        Runner(runtime.decoder, kv, scheduler.slot_table, threads, runtime.sampler),
+    runner = with_faults(
+        Runner(runtime.decoder, kv, scheduler.slot_table, threads, runtime.sampler)
     )
 
     engine = Engine(runner, scheduler, pool, hub.deliver, metrics, spec.vocab_size)

@@ -1,6 +1,7 @@
-"""A model process that kills itself at a chosen prompt: for tests of recovery and nothing else.
+"""A model process that kills itself at a chosen prompt: only for tests of recovery.
 
-Where it is off, which is the default, it leaves the runner as it is.
+Variables of the environment switch it on. They are no settings of the service, so that no operator
+finds them; without them the runner stays as it is.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from chassis.errors import StartError
 from model_svc.engine.loop import Runner
 from model_svc.engine.request import Candidate
 from model_svc.engine.runner import StepResult
@@ -38,6 +40,30 @@ class _Deadly:
             if len(candidate.output) >= self.after and self.token in candidate.request.spec.prompt:
                 os.kill(os.getpid(), signal.SIGKILL)
         return self.runner.run(plan, candidates)
+
+
+CRASH_ON_TOKEN = "TRIPTYCH_FAULT_CRASH_ON_TOKEN"
+CRASH_AFTER_TOKENS = "TRIPTYCH_FAULT_CRASH_AFTER_TOKENS"
+
+
+def with_faults(runner: Runner, environment: Mapping[str, str] = os.environ) -> Runner:
+    """The runner, with the faults that `environment` asks for.
+
+    Raises:
+        StartError: a variable is not a whole number.
+    """
+    token = _number(environment, CRASH_ON_TOKEN, -1)
+    return crash_on(token, _number(environment, CRASH_AFTER_TOKENS, 0), runner)
+
+
+def _number(environment: Mapping[str, str], name: str, absent: int) -> int:
+    value = environment.get(name)
+    if value is None:
+        return absent
+    try:
+        return int(value)
+    except ValueError:
+        raise StartError(f"{name}={value!r} is not a whole number") from None
 
 
 def crash_on(token: int, after: int, runner: Runner) -> Runner:

@@ -16,8 +16,6 @@ _LEAST = {
     "threads": 0,
     "models_here": 1,
     "ring_kib": LEAST_RING_KIB,
-    "crash_on_token": -1,
-    "crash_after_tokens": 0,
 }
 _KNOWN = {
     "device": ("auto", "cpu", "cuda", "interpret"),
@@ -46,8 +44,6 @@ class ModelSettings(ServiceSettings):
             of its memory and CPUs is divided by it.
         ring_kib: size of the token ring in KiB; also bounds frames sent inline.
         shared_memory: whether to offer the ring at all.
-        crash_on_token: for fault tests: a prompt with this id kills the process; -1: none does.
-        crash_after_tokens: it does so once that request has so many output tokens.
     """
 
     checkpoint: str
@@ -63,8 +59,6 @@ class ModelSettings(ServiceSettings):
     models_here: int = 1
     ring_kib: int = 4096
     shared_memory: bool = True
-    crash_on_token: int = -1
-    crash_after_tokens: int = 0
 
     def __post_init__(self) -> None:
         """Refuse what no model can run with.

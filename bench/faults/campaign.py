@@ -24,7 +24,7 @@ from bench.faults.rounds import Player
 from bench.faults.schedule import Round, Setting
 
 _FIRST_GUESS = 3000  # messages of the mix, before it was ever sent
-_POISON = {"TRIPTYCH_MODEL_CRASH_ON_TOKEN": str(POISON_TOKEN)}
+_POISON = {"TRIPTYCH_FAULT_CRASH_ON_TOKEN": str(POISON_TOKEN)}
 
 
 class Campaign:
@@ -124,7 +124,7 @@ class Campaign:
                 case Setting.POISONED:
                     made = running.supervised(log, settings=_POISON)
                 case Setting.POISONED_LATER:
-                    later = {**_POISON, "TRIPTYCH_MODEL_CRASH_AFTER_TOKENS": "20"}
+                    later = {**_POISON, "TRIPTYCH_FAULT_CRASH_AFTER_TOKENS": "20"}
                     made = running.supervised(log, settings=later)
             self._deployment = await self._opened.enter_async_context(made)
         return self._deployment

@@ -20,12 +20,14 @@ from support.tiny_tokenizers import write_checkpoint
 
 from chassis.errors import error_info
 from chassis.links.channels import open_channel
+from model_svc.fault_injection import CRASH_ON_TOKEN
 from protos import model_pb2_grpc
 
 ROOT = Path(__file__).parents[2]
 WAIT_S = 60.0
 GRACE_S = 10 * WAIT_S  # whoever waits for it fails
 DEADLY = 7
+FAULTS: dict[str, str] = {}
 FAILING_MODEL = """
 from model_svc.engine.runner import Runner
 
@@ -44,7 +46,7 @@ async def process(
     """A service of its own at `socket`, killed at the end if it still lives."""
     listening = {"listen": f"unix:{socket}", "grace_s": GRACE_S}
     environment = {key: value for key, value in os.environ.items() if "TRIPTYCH_" not in key}
-    environment |= {
+    environment |= FAULTS | {
         f"TRIPTYCH_{service.upper()}_{key.upper()}": str(value)
         for key, value in {**listening, **given}.items()
     }
@@ -118,8 +120,11 @@ async def test_a_model_that_is_killed_breaks_off_without_a_word(tmp_path: Path) 
     assert endings == [BROKEN_OFF, BROKEN_OFF]
 
 
-async def test_a_model_told_to_die_of_a_prompt_is_killed_by_it(tmp_path: Path) -> None:
-    async with joined_model(tmp_path, crash_on_token=DEADLY) as (running, router, detokenizer):
+async def test_a_fault_that_was_switched_on_kills_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(FAULTS, CRASH_ON_TOKEN, str(DEADLY))
+    async with joined_model(tmp_path) as (running, router, detokenizer):
         await detokenizer.until_finished(await router.submit(1, ids=[DEADLY - 1]))
         await router.submit(2, ids=[1, DEADLY])
         assert await ending(router.call) == BROKEN_OFF

@@ -1,4 +1,4 @@
-"""What is rung is taken on the loop; what goes wrong there is told to whoever waits for it."""
+"""Announcements arrive on the event loop; an error there ends the wait for it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from chassis.memory.doorbell import Doorbell
-from detokenizer_svc.ring_listener import hearing, listening
+from detokenizer_svc.ring_listener import listening, receiving
 from protos.announcement import Announcement, write_announcement
 from protos.token_frame import FrameError
 
@@ -28,7 +28,7 @@ async def test_announcements_are_taken_in_order(bell: Doorbell) -> None:
     async with asyncio.timeout(10):
         with listening(bell.name) as listener:
             bell.ring(write_announcement(FIRST))  # before the loop hears
-            with hearing(listener, taken.put_nowait) as failed:
+            with receiving(listener, taken.put_nowait) as failed:
                 assert await taken.get() == FIRST
                 bell.ring(write_announcement(SECOND))
                 assert await taken.get() == SECOND
@@ -40,7 +40,7 @@ async def test_what_cannot_be_taken_ends_it(bell: Doorbell) -> None:
         raise FrameError(f"no frame at {announcement.offset}")
 
     async with asyncio.timeout(10):
-        with listening(bell.name) as listener, hearing(listener, refuse) as failed:
+        with listening(bell.name) as listener, receiving(listener, refuse) as failed:
             bell.ring(write_announcement(FIRST))
             with pytest.raises(FrameError, match="no frame at 64"):
                 await failed
@@ -48,7 +48,7 @@ async def test_what_cannot_be_taken_ends_it(bell: Doorbell) -> None:
 
 async def test_an_owner_that_is_gone_is_not_heard_for_ever() -> None:
     bell = Doorbell.create()
-    with listening(bell.name) as listener, hearing(listener, lambda _: None) as failed:
+    with listening(bell.name) as listener, receiving(listener, lambda _: None) as failed:
         bell.close()
         await asyncio.sleep(0)  # the loop sees the end of the pipe in its next round
         await asyncio.sleep(0)

@@ -6,8 +6,14 @@ import signal
 import pytest
 from support.engine_harness import Arithmetic, Harness, earlier, expected, spec
 
+from chassis.errors import StartError
 from model_svc.engine.messages import Start
-from model_svc.fault_injection import crash_on
+from model_svc.fault_injection import (
+    CRASH_AFTER_TOKENS,
+    CRASH_ON_TOKEN,
+    crash_on,
+    with_faults,
+)
 
 DEADLY = 666
 PROMPT = [1, 2, 3, 4, DEADLY]
@@ -62,3 +68,21 @@ def test_tokens_of_earlier_attempts_count():
 def test_where_it_is_off_the_runner_is_left_as_it_is():
     runner = Arithmetic(1, None)
     assert crash_on(-1, 0, runner) is runner
+    assert with_faults(runner, {}) is runner
+
+
+def test_variables_switch_it_on():
+    variables = {CRASH_ON_TOKEN: str(DEADLY), CRASH_AFTER_TOKENS: "3"}
+    h = Harness(
+        budget=8, runner=lambda slots, table: with_faults(Arithmetic(slots, table), variables)
+    )
+    h.do(Start(spec(1, PROMPT)))
+
+    with pytest.raises(Killed):
+        h.idle()
+    assert h.ids(1) == expected(PROMPT, 3)
+
+
+def test_a_variable_that_is_no_number_is_named():
+    with pytest.raises(StartError, match="TRIPTYCH_FAULT_CRASH_ON_TOKEN='x' is not"):
+        with_faults(Arithmetic(1, None), {CRASH_ON_TOKEN: "x"})
