@@ -146,9 +146,9 @@ class RequestRunner:
             finally:
                 placement.free()
             try:
-                await placement.replica.judge(live)
+                await placement.replica.check(live)
             except RequestFailed:
-                self._dispatcher.ask_again()  # others are acquitted by it
+                self._dispatcher.ask_again()  # others are cleared by it
                 raise
 
     async def _fill_echo(self, live: RouterRequest) -> None:

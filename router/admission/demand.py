@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from router.admission.quarantine import Standing
+
 RESERVED_TOKENS = 128
-
-
-class Standing(enum.Enum):
-    """Suspicion that engine crashes have raised against a request."""
-
-    UNTRIED = enum.auto()
-    SUSPECT = enum.auto()  # running in two, and not beyond where it was at the last
-    PRIME = enum.auto()  # a suspect that was the only one in the last
-    PROVEN = enum.auto()  # running in two, and beyond that
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +18,14 @@ class Demand:
         prompt_tokens: tokens of its prompt, held once.
         max_tokens: output tokens of one candidate at most.
         outputs: candidate that has not ended → output tokens that it has from earlier attempts.
-        standing: whom it may run with.
+        standing: suspicion against it after engine crashes.
         may_stop: whether an output may end before it has `max_tokens`.
     """
 
     prompt_tokens: int
     max_tokens: int
     outputs: Mapping[int, int]
-    standing: Standing = Standing.UNTRIED
+    standing: Standing = Standing.CLEAR
     may_stop: bool = True
 
     @classmethod
@@ -67,7 +59,7 @@ class Ticket:
     """Time by which the answer must have ended, by the loop's clock."""
     demand: Demand | None = None
     first: bool = False
-    """True where it goes before all others, which cannot go on before it is tried."""
+    """True where it goes before all others, whatever their priority."""
     admitted: bool = False
     """True once it has had a place; it is not refused any more then."""
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from router.admission.demand import Demand, Standing, Ticket, Work, held_slots
+from router.admission.demand import Demand, Ticket, Work, held_slots
 from router.admission.pace import Pace
+from router.admission.quarantine import Isolation
 
 
 @dataclass(slots=True)
@@ -19,7 +20,6 @@ class _Entry:
     demand: Demand  # as it was at the start
     reserved_tokens: int
     outputs: dict[int, int]  # of each candidate not finished
-    standing: Standing
     uncomputed: int  # tokens to compute before the first of the output; 0 after it
     submit: int = 0  # its place among the submits of the stream; 0: not sent
 
@@ -46,7 +46,7 @@ class Ledger:
     pace: Pace = field(default_factory=Pace)
     _entries: dict[Ticket, _Entry] = field(default_factory=dict)
     _unseen: dict[Ticket, _Entry] = field(default_factory=dict)  # not in the last report
-    _suspect: Ticket | None = None
+    _isolation: Isolation[Ticket] = field(default_factory=Isolation)
     _own_slots: int = 0
     _own_sequences: int = 0
     _submits: int = 0
@@ -83,26 +83,22 @@ class Ledger:
         """Tell whether a request may start now. An empty replica takes any."""
         if not self._entries:
             return True
-        if self._suspect is not None or demand.standing is Standing.PRIME:
-            return False
-        if demand.standing is Standing.SUSPECT and not self._all_proven():
-            return False
         return (
-            self.committed + demand.slots <= self.kv_slots
+            self._isolation.may_start(demand.standing)
+            and self.committed + demand.slots <= self.kv_slots
             and self.sequences + len(demand.outputs) <= self.max_sequences
         )
 
     def enter(self, ticket: Ticket, demand: Demand) -> None:
         """Commit to a request."""
         outputs = dict(demand.outputs)
-        entry = _Entry(demand, demand.reserved_tokens, outputs, demand.standing, demand.uncomputed)
+        entry = _Entry(demand, demand.reserved_tokens, outputs, demand.uncomputed)
         self._entries[ticket] = entry
         self._deadlines += ticket.deadline is not None
         self._unseen[ticket] = entry
         self._own_slots += entry.slots()
         self._own_sequences += len(outputs)
-        if demand.standing in (Standing.SUSPECT, Standing.PRIME):
-            self._suspect = ticket
+        self._isolation.enter(ticket, demand.standing)
 
     def submit(self, ticket: Ticket) -> None:
         """Count a request as sent to the replica."""
@@ -114,14 +110,13 @@ class Ledger:
         """True where a request has a deadline."""
         return self._deadlines > 0
 
-    def suspects(self, ticket: Ticket) -> bool:
-        """Tell whether a request keeps others from starting."""
-        return ticket is self._suspect
+    def isolates(self, ticket: Ticket) -> bool:
+        """Tell whether a request is the suspect that others may not start beside."""
+        return self._isolation.holds(ticket)
 
-    def prove(self, ticket: Ticket) -> None:
+    def clear(self, ticket: Ticket) -> None:
         """Let others start beside the suspect."""
-        self._entries[ticket].standing = Standing.PROVEN
-        self._suspect = None
+        self._isolation.clear(ticket)
 
     def grow(self, ticket: Ticket, candidate: int, tokens: int) -> None:
         """Note that a candidate has produced `tokens` more."""
@@ -164,8 +159,7 @@ class Ledger:
         """
         entry = self._entries.pop(ticket, None)
         self._unseen.pop(ticket, None)
-        if ticket is self._suspect:
-            self._suspect = None
+        self._isolation.leave(ticket)
         if entry is not None:
             self._own_slots -= entry.slots()
             self._own_sequences -= len(entry.outputs)
@@ -200,6 +194,3 @@ class Ledger:
         for ticket, entry in list(self._unseen.items()):
             if 0 < entry.submit <= submits_seen:
                 del self._unseen[ticket]
-
-    def _all_proven(self) -> bool:
-        return all(entry.standing is Standing.PROVEN for entry in self._entries.values())

@@ -1,9 +1,7 @@
 """Which request starts next, and where. Pure: no clock, no loop, no wire.
 
 A request is never overtaken by one behind it: a large one waits, it does not starve. A replica is
-never committed to more than it has, except that an empty one takes any request. What has been
-running in two engine crashes starts among proven requests only, and alone of its kind. If the
-engine crashes then, that one starts first and by itself: a further crash is its own.
+never committed to more than it has, except that an empty one takes any request.
 """
 
 from __future__ import annotations
@@ -12,7 +10,7 @@ import heapq
 from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
-from router.admission.demand import Demand, Standing, Ticket
+from router.admission.demand import Demand, Ticket
 from router.admission.ledger import Ledger
 
 _MOST_GONE = 64  # tickets that have left may stay in line until there are so many
@@ -61,7 +59,7 @@ class AdmissionQueue:
     def line_up(self, ticket: Ticket, demand: Demand) -> None:
         """Stand in line at the place that `ticket` gives, again where it was admitted before."""
         ticket.demand = demand
-        ticket.first = demand.standing is Standing.PRIME
+        ticket.first = demand.standing.goes_first
         self._waiting.add(ticket)
         heapq.heappush(self._line, ticket)
 

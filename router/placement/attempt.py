@@ -61,21 +61,18 @@ class Attempt:
         self.expect()
 
     @property
-    def suspected(self) -> bool:
-        """Whether it keeps others from starting."""
-        return self.placement.ledger.suspects(self.placement.ticket)
+    def isolated(self) -> bool:
+        """Whether it keeps others from starting beside it."""
+        return self.placement.ledger.isolates(self.placement.ticket)
 
     def account(self, candidate: int, tokens: int, *, ended: bool) -> bool:
-        """Follow the tokens of a candidate in the ledger; answer whether others may find room now.
-
-        A suspect that has come beyond where it was when the engine crashed is one no more.
-        """
+        """Count tokens of a candidate in the ledger; return whether others may find room now."""
         ledger, ticket = self.placement.ledger, self.placement.ticket
         if tokens:
             ledger.grow(ticket, candidate, tokens)
         if ended:
             ledger.finish(ticket, candidate)
-        if self.suspected and self.live.proven:
-            ledger.prove(ticket)
+        if self.isolated and self.live.crash_record.passed_crash:
+            ledger.clear(ticket)
             return True
         return ended

@@ -18,9 +18,10 @@ from typing import Protocol
 import grpc
 from grpc import aio
 
-from chassis.errors import ServiceError, Unavailable
+from chassis.errors import RequestFailed, ServiceError, Unavailable
 from protos import detokenizer_pb2, detokenizer_pb2_grpc, generation_pb2, model_pb2
 from router.admission.demand import Ticket
+from router.admission.quarantine import EngineCrashes
 from router.links.connection import Ending
 from router.links.detokenizer_link import DetokenizerLink
 from router.links.model_link import ModelLink
@@ -28,7 +29,6 @@ from router.links.peer_errors import ReplicaLost, from_refusal
 from router.metrics import RecoveryMetrics
 from router.placement.attempt import Attempt, Placement
 from router.placement.detokenizer_timeout import DetokenizerTimeout
-from router.placement.quarantine import Quarantine
 from router.requests.prompt_arena import PromptArena
 from router.requests.request import RouterRequest
 from router.settings import RecoveryTimeouts, ReplicaAddress
@@ -86,8 +86,9 @@ class Replica:
         self._attempts: dict[int, Attempt] = {}  # by handle
         self._steps = itertools.count()
         self._absence = DetokenizerTimeout(self, patience)
-        self._quarantine = Quarantine(metrics, patience.recovery_s)
-        self.judge = self._quarantine.judge
+        self._crashes = EngineCrashes()
+        self._model_back = asyncio.Event()
+        self._recovery_s = patience.recovery_s
         self.detokenizer = detokenizer_pb2_grpc.DetokenizerServiceStub(channels.detokenizer)
         self.run = ModelLink(channels.model, arena, self)
         self.watch = DetokenizerLink(channels.detokenizer, self)
@@ -130,6 +131,33 @@ class Replica:
                 raise ReplicaLost
         finally:
             self._end(attempt)
+
+    async def check(self, live: RouterRequest) -> None:
+        """Let `live` run again unless engine crashes are blamed on it.
+
+        Where that depends on whether the model has crashed, wait for it to come back.
+
+        Raises:
+            RequestFailed: they are; the requests that ran beside it are cleared.
+        """
+        record = live.crash_record
+        if not record.blamable:
+            return
+        try:
+            async with asyncio.timeout(self._recovery_s):
+                await self._model_back.wait()
+        except TimeoutError:
+            self._crashes.stays_away()
+            record.blame()
+        if record.blamed_for:
+            log.error(
+                "refused: it was running in too many engine crashes",
+                extra={"handle": f"{live.handle:#018x}", "crashes": record.blamed_for},
+            )
+            raise RequestFailed(
+                "IMPLICATED_IN_CRASHES",
+                f"the engine has crashed {record.blamed_for} times while this request was running",
+            )
 
     def _submit(self, attempt: Attempt) -> None:
         if attempt.live.resumed:
@@ -199,7 +227,8 @@ class Replica:
     def welcomed(self) -> None:
         """The model is there; what a crash was laid to stands or falls with which one it is."""
         assert self.run.welcome is not None
-        self._quarantine.back(self.run.welcome.incarnation)
+        self._metrics.crash_implications.inc(self._crashes.back(self.run.welcome.incarnation))
+        self._model_back.set()
         self._owner.welcomed()
         self.changed()
 
@@ -214,8 +243,9 @@ class Replica:
         """Let go of what the model ran."""
         if was_up and not ending.orderly:
             submitted = [a for a in self._attempts.values() if a.submitted]
-            suspects = (a.live for a in submitted if a.suspected)
-            self._quarantine.lost((a.live for a in submitted), next(suspects, None))
+            suspects = (a.live.crash_record for a in submitted if a.isolated)
+            self._model_back.clear()
+            self._crashes.lost((a.live.crash_record for a in submitted), next(suspects, None))
         self._renumber(ending, self.watch.again)
         self._lose(list(self._attempts.values()))
         self.changed()

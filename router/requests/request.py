@@ -9,17 +9,14 @@ import array
 import time
 
 from protos import detokenizer_pb2, generation_pb2
-from router.admission.demand import Demand, Standing
+from router.admission.demand import Demand
+from router.admission.quarantine import CrashRecord
 from router.requests.delta_buffer import DeltaBuffer
 from router.requests.prompt_arena import Prompt
 from router.requests.validation import Plan
 
 _NO_FINISH = generation_pb2.FINISH_REASON_UNSPECIFIED
 FIRST_ATTEMPT = 1
-SUSPECT_AFTER = 2
-"""Engine crashes after which a request is kept from those that have not been in as many."""
-UNSEEN_TOKENS = 8
-"""Tokens that an engine may have drawn of a candidate before it crashed, and the router not had."""
 
 
 class CandidateProgress:
@@ -38,25 +35,6 @@ class CandidateProgress:
         return self.finish != _NO_FINISH
 
 
-class Crash:
-    """An engine's crash, or what is taken for one.
-
-    Attributes:
-        running: the requests that it ran.
-        known: it was a crash; until then it may have been a link that was lost.
-    """
-
-    def __init__(self, running: tuple[RouterRequest, ...]) -> None:
-        self.running = running
-        self.known = False
-
-    def take_back(self) -> None:
-        """Lay it to none of them any more."""
-        for live in self.running:
-            if self in live.crashes:
-                live.crashes.remove(self)
-
-
 class RouterRequest:
     """One request from the moment its prompt is known.
 
@@ -65,8 +43,7 @@ class RouterRequest:
         handle: what the replica that has it calls it, or the last that had.
         attempt: which one this is; what bears another is not heard.
         submits: how often a model was told to run it.
-        crashes: engine crashes in which it was running, and that were not laid to one of those.
-        convicted_of: how many of them were laid to it; it is refused then.
+        crash_record: engine crashes that count against it.
     """
 
     def __init__(
@@ -80,12 +57,9 @@ class RouterRequest:
         self.handle = number
         self.attempt = FIRST_ATTEMPT
         self.submits = 0
-        self.crashes: list[Crash] = []
-        self.convicted_of = 0
-        self._prime = False
         self.candidates = [CandidateProgress() for _ in range(plan.candidates)]
+        self.crash_record = CrashRecord(self.candidates)
         self._open = plan.candidates
-        self._at_crash = [0] * plan.candidates  # output tokens of each
         self.outbox = DeltaBuffer(plan.output, steps_apart)
         self.prompt_logprobs: list[generation_pb2.TokenLogprob] = []
         self.outbox.withhold(self.awaits_prompt)
@@ -99,20 +73,8 @@ class RouterRequest:
             for index, candidate in enumerate(self.candidates)
             if not candidate.finished
         }
-        standing = Standing.UNTRIED
-        if len(self.crashes) >= SUSPECT_AFTER:
-            standing = Standing.PRIME if self._prime else Standing.SUSPECT
-            standing = Standing.PROVEN if self.proven else standing
-        stops = _may_stop(self.plan.stop)
+        standing, stops = self.crash_record.standing, _may_stop(self.plan.stop)
         return Demand(self.plan.prompt_tokens, self.plan.max_tokens, outputs, standing, stops)
-
-    @property
-    def proven(self) -> bool:
-        """Whether all of it is beyond where it can have been when the engine crashed last."""
-        return all(
-            candidate.finished or len(candidate.ids) > before + UNSEEN_TOKENS
-            for candidate, before in zip(self.candidates, self._at_crash, strict=True)
-        )
 
     @property
     def finished(self) -> bool:
@@ -133,12 +95,6 @@ class RouterRequest:
     def completion_tokens(self) -> int:
         """Output tokens of all candidates so far."""
         return sum(len(candidate.ids) for candidate in self.candidates)
-
-    def implicate(self, crash: Crash, *, prime: bool) -> None:
-        """Note an engine crash in which it was running, `prime` where as the only suspect."""
-        self.crashes.append(crash)
-        self._prime = prime
-        self._at_crash = [len(candidate.ids) for candidate in self.candidates]
 
     def take(self, delta: detokenizer_pb2.TextDelta, step: int) -> bool:
         """Take in a delta of `step`; answer whether it was the next of its candidate.

@@ -17,7 +17,7 @@ from support.deployments.routers import (
 from support.fakes.router import LENGTH, STOP, FakeReplica
 
 from protos import detokenizer_pb2, generation_pb2, service_pb2
-from router.requests.request import UNSEEN_TOKENS
+from router.admission.quarantine import UNSEEN_TOKENS
 
 LONG = {"max_tokens": 60}
 

@@ -4,11 +4,12 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from router.admission.demand import Demand, Standing
+from router.admission.demand import Demand
 from router.admission.ledger import Ledger
+from router.admission.quarantine import Standing
 from router.admission.queue import AdmissionQueue, QueueFull
 
-UNTRIED, SUSPECT, PRIME, PROVEN = Standing
+CLEAR, SUSPECT, ISOLATED, CLEARED = Standing
 KV_SLOTS = 1000
 SEQUENCES = 6
 LIMIT = 8
@@ -18,7 +19,7 @@ demands = st.builds(
     prompt_tokens=st.integers(1, 600),
     max_tokens=st.integers(0, 400),
     outputs=st.dictionaries(st.integers(0, 3), st.sampled_from([0, 0, 1, 300]), max_size=4),
-    standing=st.sampled_from([UNTRIED, UNTRIED, SUSPECT, PRIME, PROVEN]),
+    standing=st.sampled_from([CLEAR, CLEAR, SUSPECT, ISOLATED, CLEARED]),
 )
 
 
@@ -154,36 +155,36 @@ def demand(standing: Standing) -> Demand:
     return Demand(prompt_tokens=1, max_tokens=1, outputs={0: 0}, standing=standing)
 
 
-def test_nothing_starts_beside_a_suspect_until_it_is_proven():
+def test_nothing_starts_beside_a_suspect_until_it_is_cleared():
     queue, ledger = AdmissionQueue(LIMIT), Ledger(KV_SLOTS, 8)
     suspect = lined_up(queue, demand(SUSPECT))
-    lined_up(queue, demand(UNTRIED))
+    lined_up(queue, demand(CLEAR))
 
     assert [ticket for ticket, _ in queue.admit({"r": ledger})] == [suspect]
     assert admitted(queue, r=ledger) == []
-    ledger.prove(suspect)
+    ledger.clear(suspect)
     assert admitted(queue, r=ledger) == ["r"]
 
 
-def test_a_suspect_starts_among_proven_requests_only():
+def test_a_suspect_starts_among_cleared_requests_only():
     queue, tried, untried = AdmissionQueue(LIMIT), Ledger(KV_SLOTS, 8), Ledger(KV_SLOTS, 8)
-    tried.enter(queue.arrive(0), demand(PROVEN))
-    untried.enter(queue.arrive(0), demand(UNTRIED))
+    tried.enter(queue.arrive(0), demand(CLEARED))
+    untried.enter(queue.arrive(0), demand(CLEAR))
     lined_up(queue, demand(SUSPECT))
 
     assert admitted(queue, untried=untried) == []
     assert admitted(queue, untried=untried, tried=tried) == ["tried"]
 
 
-def test_a_prime_suspect_goes_before_all_others_and_by_itself():
+def test_an_isolated_suspect_goes_before_all_others_and_by_itself():
     queue, ledger = AdmissionQueue(LIMIT), Ledger(KV_SLOTS, 8)
-    proven = lined_up(queue, demand(PROVEN), priority=-1)
-    prime = lined_up(queue, demand(PRIME), priority=5)
+    cleared = lined_up(queue, demand(CLEARED), priority=-1)
+    isolated = lined_up(queue, demand(ISOLATED), priority=5)
 
-    assert [ticket for ticket, _ in queue.admit({"r": ledger})] == [prime]
-    ledger.leave(prime)
-    assert [ticket for ticket, _ in queue.admit({"r": ledger})] == [proven]
-    lined_up(queue, demand(PRIME))
+    assert [ticket for ticket, _ in queue.admit({"r": ledger})] == [isolated]
+    ledger.leave(isolated)
+    assert [ticket for ticket, _ in queue.admit({"r": ledger})] == [cleared]
+    lined_up(queue, demand(ISOLATED))
     assert admitted(queue, r=ledger) == []
 
 
@@ -192,9 +193,9 @@ def test_a_suspect_that_leaves_keeps_nobody_out():
     suspect = queue.arrive(0)
     ledger.enter(suspect, demand(SUSPECT))
     ledger.leave(suspect)
-    ledger.enter(queue.arrive(0), demand(UNTRIED))
+    ledger.enter(queue.arrive(0), demand(CLEAR))
 
-    assert ledger.fits(demand(UNTRIED))
+    assert ledger.fits(demand(CLEAR))
 
 
 class Admission(RuleBasedStateMachine):
@@ -240,11 +241,11 @@ class Admission(RuleBasedStateMachine):
             others = [self.standings[other] for other in self.running]
             self.running[ticket] = dict(ticket.demand.outputs)
             self.standings[ticket] = ticket.demand.standing
-            assert not {SUSPECT, PRIME} & set(others), "a suspect is not alone of its kind"
+            assert not {SUSPECT, ISOLATED} & set(others), "a suspect is not alone of its kind"
             if ticket.demand.standing is SUSPECT:
-                assert set(others) <= {PROVEN}, "a suspect runs with what has not been tried"
-            if ticket.demand.standing is PRIME:
-                assert not others, "a prime suspect is not by itself"
+                assert set(others) <= {CLEARED}, "a suspect runs beside others than cleared ones"
+            if ticket.demand.standing is ISOLATED:
+                assert not others, "an isolated request is not alone"
             if len(self.running) > 1:
                 assert before + ticket.demand.slots <= KV_SLOTS
                 assert sum(map(len, self.running.values())) <= SEQUENCES
@@ -265,11 +266,11 @@ class Admission(RuleBasedStateMachine):
         self.ledger.finish(ticket, candidate)
 
     @rule()
-    def prove(self):
+    def clear(self):
         for ticket in self.running:
-            if self.standings[ticket] in (SUSPECT, PRIME):
-                self.ledger.prove(ticket)
-                self.standings[ticket] = PROVEN
+            if self.standings[ticket] in (SUSPECT, ISOLATED):
+                self.ledger.clear(ticket)
+                self.standings[ticket] = CLEARED
 
     @precondition(lambda self: self.running)
     @rule(data=st.data(), again=st.booleans())
