@@ -108,7 +108,7 @@ class RequestRunner:
                 while True:
                     replica = await self._dispatcher.any_replica()
                     try:
-                        answer = await replica.detokenizer.Decode(request, timeout=self._recovery_s)
+                        answer = await replica.detokenizer.decode(request, timeout=self._recovery_s)
                         return answer.text
                     except aio.AioRpcError as error:
                         if not is_away(error):
@@ -139,12 +139,10 @@ class RequestRunner:
         while True:
             placement = await self._dispatcher.place(ticket, live.demand)
             try:
-                await placement.replica.carry(live, placement)
+                await placement.run(live)
                 return
             except ReplicaLost:
                 live.attempt += 1
-            finally:
-                placement.free()
             try:
                 await placement.replica.check(live)
             except RequestFailed:

@@ -51,7 +51,7 @@ class Router:
         )
         self._channels = _open_channels(settings)
         self.dispatcher.replicas = tuple(
-            Replica(address, channels, arena, self.dispatcher, metrics, settings.patience)
+            Replica(address, channels, arena, self.dispatcher.update, metrics, settings.timeouts)
             for address, channels in zip(replica_addresses(settings), self._channels, strict=True)
         )
         self._settings = settings
@@ -78,9 +78,9 @@ class Router:
             for channels in self._channels:
                 await opened.enter_async_context(channels.model)
                 await opened.enter_async_context(channels.detokenizer)
-            group.create_task(self.tokenizer.keep())
+            group.create_task(self.tokenizer.run())
             for replica in self.dispatcher.replicas:
-                group.create_task(replica.keep())
+                group.create_task(replica.run_links())
             while True:
                 await self._readiness.wait()
                 self._readiness.clear()
@@ -91,15 +91,16 @@ class Router:
         tokenizer = self.tokenizer
         links = [_link("tokenizer", tokenizer.address, tokenizer.ready, tokenizer.shares)]
         for replica in self.dispatcher.replicas:
-            run, watch, address = replica.run, replica.watch, replica.address
-            links.append(_link("model", address.model, run.up, run.shares))
-            shared = watch.upstream.shared if watch.upstream.linked else None
-            links.append(_link("detokenizer", address.detokenizer, watch.up, shared))
+            model, detokenizer, address = replica.model, replica.detokenizer, replica.address
+            links.append(_link("model", address.model, model.up, model.shares))
+            upstream = detokenizer.upstream
+            shared = upstream.shared if upstream.linked else None
+            links.append(_link("detokenizer", address.detokenizer, detokenizer.up, shared))
         return links
 
     def _offer_arena(self) -> None:
         for replica in self.dispatcher.replicas:
-            replica.run.offer_arena()
+            replica.model.offer_arena()
 
 
 def _open_channels(settings: RouterSettings) -> list[Channels]:

@@ -20,11 +20,11 @@ class ReplicaAddress:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RecoveryTimeouts:
-    """How long to wait for services that are away, in seconds.
+    """Time limits for services that are away, in seconds.
 
     Attributes:
-        recovery_s: for any that a request needs, before it fails.
-        rejoin_s: for a replica's detokenizer, before what the model runs is moved to another.
+        recovery_s: for any service that a request needs, before the request fails.
+        rejoin_s: for a replica's detokenizer, before its requests are moved to another replica.
     """
 
     recovery_s: float
@@ -63,8 +63,8 @@ class RouterSettings(ServiceSettings):
     rejoin_s: float = 2.0
 
     @property
-    def patience(self) -> RecoveryTimeouts:
-        """How long to wait for services that are away."""
+    def timeouts(self) -> RecoveryTimeouts:
+        """Time limits for services that are away."""
         return RecoveryTimeouts(self.recovery_s, self.rejoin_s)
 
 

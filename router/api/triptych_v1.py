@@ -155,6 +155,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         """Carry `request` for the block, recorded under its id."""
         given = _given_id(request.request_id, context)
         request_id = _usable_id(given)
+        prompt_field = validation.prompt_field(request)
         with logs.about(request_id), RequestLog(self._metrics, context) as record:
             try:
                 validation.check_request_id(given)
@@ -166,10 +167,10 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
                     # Now, because the model is at work meanwhile.
                     await _tell_id(context, request_id)
                     yield live
-            except ServiceError:
+            except ServiceError as error:
                 if record.live is None:
                     await _tell_id(context, request_id)
-                raise
+                raise _with_path(error, prompt_field) from error
 
 
 def _given_id(given: str, context: Context) -> str:
@@ -188,6 +189,13 @@ def _usable_id(given: str) -> str:
     except InvalidRequest:
         given = ""
     return given or secrets.token_hex(6)
+
+
+def _with_path(error: ServiceError, prompt_field: str) -> ServiceError:
+    """`error` with the path of the prompt in the caller's request, where it is about the prompt."""
+    if isinstance(error, InvalidRequest) and error.field == "prompt":
+        return InvalidRequest(prompt_field, error.description)
+    return error
 
 
 def _deadline(context: Context) -> float | None:

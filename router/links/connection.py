@@ -59,7 +59,7 @@ class ReconnectingStream:
         self._converse = converse
         self._task: asyncio.Task[bool] | None = None
 
-    async def keep(self) -> NoReturn:
+    async def run(self) -> NoReturn:
         """Run it until cancelled."""
         pause_s = PAUSE_FIRST_S
         while True:
@@ -70,7 +70,7 @@ class ReconnectingStream:
             # Not a poll: a peer that refuses at once must not be asked again at once.
             await asyncio.sleep(pause_s)
 
-    def again(self) -> None:
+    def restart(self) -> None:
         """End the conversation that is going on, and so begin another."""
         if self._task is not None:
             self._task.cancel()
@@ -107,13 +107,13 @@ class Conversation(Generic[Request, Response]):
         self._outgoing: asyncio.Queue[Request] | None = None
         self._reopened = ReconnectingStream(self._converse)
 
-    async def keep(self) -> NoReturn:
+    async def run(self) -> NoReturn:
         """Keep the stream open until cancelled."""
-        await self._reopened.keep()
+        await self._reopened.run()
 
-    def again(self) -> None:
+    def restart(self) -> None:
         """Close the stream and open another."""
-        self._reopened.again()
+        self._reopened.restart()
 
     def send(self, message: Request) -> None:
         """Send `message` after those before it."""

@@ -6,12 +6,20 @@ The stream is a lease: what was registered through it is gone when it ends.
 from __future__ import annotations
 
 import logging
-from typing import Protocol
+from collections.abc import Callable
 
 from grpc import aio
 
 from protos import detokenizer_pb2, detokenizer_pb2_grpc
 from router.links.connection import Conversation, Ending
+from router.links.events import (
+    DetokenizerEvent,
+    DetokenizerLost,
+    DetokenizerReady,
+    Registered,
+    Text,
+    UpstreamChanged,
+)
 from router.requests.request import RouterRequest
 
 log = logging.getLogger(__name__)
@@ -19,36 +27,31 @@ log = logging.getLogger(__name__)
 TAIL_IDS = 16  # the detokenizer needs enough of the prompt to spell the first output token
 
 
-class DetokenizerLinkOwner(Protocol):
-    """Who is told what comes from the detokenizer."""
-
-    @property
-    def router_id(self) -> int:
-        """The number to listen with."""
-
-    def changed(self) -> None:
-        """The link, or the detokenizer's own to the model, came up or went down."""
-
-    def registered(self, handle: int, attempt: int) -> None:
-        """A registration holds."""
-
-    def text(self, frame: detokenizer_pb2.TextFrame) -> None:
-        """A step has given text."""
-
-    def watch_began(self) -> None:
-        """The detokenizer takes registrations, and knows of none."""
-
-    def watch_ended(self, ending: Ending) -> None:
-        """The stream has ended, or was refused."""
-
-
 class DetokenizerLink:
-    """A detokenizer, as far as text comes from it."""
+    """The Watch stream of a detokenizer, and its Decode.
 
-    def __init__(self, channel: aio.Channel, owner: DetokenizerLinkOwner) -> None:
-        """Prepare the link to the detokenizer behind `channel`."""
+    Attributes:
+        up: true while the detokenizer takes registrations.
+        upstream: the detokenizer's own link to the model.
+    """
+
+    def __init__(
+        self,
+        channel: aio.Channel,
+        router_id: Callable[[], int],
+        emit: Callable[[DetokenizerEvent], None],
+    ) -> None:
+        """Prepare the link.
+
+        Args:
+            channel: to the detokenizer.
+            router_id: the number to listen with, asked for each stream.
+            emit: takes the events.
+        """
         stub = detokenizer_pb2_grpc.DetokenizerServiceStub(channel)
-        self._owner = owner
+        self.decode = stub.Decode
+        self._router_id = router_id
+        self._emit = emit
         self.up = False
         self.upstream = detokenizer_pb2.Upstream()
         self._stream: Conversation[detokenizer_pb2.WatchRequest, detokenizer_pb2.WatchResponse] = (
@@ -56,8 +59,8 @@ class DetokenizerLink:
                 lambda: stub.Watch(wait_for_ready=True), self._listen, self._receive, self._lost
             )
         )
-        self.keep = self._stream.keep
-        self.again = self._stream.again
+        self.run = self._stream.run
+        self.restart = self._stream.restart
 
     def register(self, live: RouterRequest) -> None:
         """Have it turn the tokens of `live` into text."""
@@ -70,23 +73,22 @@ class DetokenizerLink:
         )
 
     def _listen(self) -> detokenizer_pb2.WatchRequest:
-        return detokenizer_pb2.WatchRequest(
-            listen=detokenizer_pb2.Listen(router=self._owner.router_id)
-        )
+        return detokenizer_pb2.WatchRequest(listen=detokenizer_pb2.Listen(router=self._router_id()))
 
     def _receive(self, response: detokenizer_pb2.WatchResponse) -> None:
         match response.WhichOneof("message"):
             case "text":
-                self._owner.text(response.text)
+                self._emit(Text(response.text.deltas))
             case "registered":
-                self._owner.registered(response.registered.handle, response.registered.attempt)
+                registered = response.registered
+                self._emit(Registered(registered.handle, registered.attempt))
             case "listening":
                 self.up = True
                 log.info("detokenizer connected")
-                self._owner.watch_began()
+                self._emit(DetokenizerReady())
             case "upstream":
                 self.upstream = response.upstream
-                self._owner.changed()
+                self._emit(UpstreamChanged())
 
     def _lost(self, ending: Ending) -> None:
         if self.up and not ending.closed_here:
@@ -94,14 +96,14 @@ class DetokenizerLink:
             log.warning("connection to the detokenizer lost", extra=cause)
         self.up = False
         self.upstream = detokenizer_pb2.Upstream()
-        self._owner.watch_ended(ending)
+        self._emit(DetokenizerLost(ending))
 
 
 def registration(live: RouterRequest) -> detokenizer_pb2.Register:
-    """What a detokenizer is told of `live`: all that it takes to go on.
+    """The registration of a request, with all that a detokenizer needs to go on with it.
 
-    What was delivered is told, be it nothing, wherever rows may already have come of it: by that
-    the detokenizer knows that it has to ask for them.
+    Wherever rows of it may have come before, the output delivered so far is named, even if there is
+    none: the detokenizer then asks for the rows after it.
     """
     register = detokenizer_pb2.Register(
         handle=live.handle,

@@ -6,7 +6,7 @@ The stream is a lease: what was submitted through it is gone when it ends.
 from __future__ import annotations
 
 import logging
-from typing import Protocol
+from collections.abc import Callable
 
 from grpc import aio
 
@@ -16,40 +16,43 @@ from router.admission.demand import Ticket
 from router.admission.ledger import Ledger
 from router.admission.pace import Pace
 from router.links.connection import Conversation, Ending
+from router.links.events import ModelEvent, ModelLoad, ModelLost, ModelReady, SubmitRefused
+from router.links.peer_errors import from_refusal
 from router.requests.prompt_arena import PromptArena
 from router.requests.request import RouterRequest
 
 log = logging.getLogger(__name__)
 
 
-class ModelLinkOwner(Protocol):
-    """Who is told what comes from the model."""
-
-    @property
-    def router_id(self) -> int:
-        """The number to say hello with."""
-
-    def welcomed(self) -> None:
-        """The model has said what it is, and takes requests."""
-
-    def changed(self) -> None:
-        """Its load has changed."""
-
-    def refused(self, refusal: model_pb2.Refusal) -> None:
-        """It will not run a request."""
-
-    def run_ended(self, ending: Ending, *, was_up: bool) -> None:
-        """The stream has ended, or was refused."""
-
-
 class ModelLink:
-    """A model and what it is committed to."""
+    """The Run stream of a model, and the commitments of the model.
 
-    def __init__(self, channel: aio.Channel, arena: PromptArena, owner: ModelLinkOwner) -> None:
-        """Prepare the link to the model behind `channel`; prompts are in `arena`."""
+    Attributes:
+        welcome: the model's last greeting; None: it was never seen.
+        load: its last report; empty while the stream is down.
+        pace: its speed, kept while the stream is down.
+        ledger: its commitments; None while the stream is down.
+    """
+
+    def __init__(
+        self,
+        channel: aio.Channel,
+        arena: PromptArena,
+        router_id: Callable[[], int],
+        emit: Callable[[ModelEvent], None],
+    ) -> None:
+        """Prepare the link.
+
+        Args:
+            channel: to the model.
+            arena: holds the prompts.
+            router_id: the number to say hello with, asked for each stream.
+            emit: takes the events.
+        """
         stub = model_pb2_grpc.ModelServiceStub(channel)
         self._arena = arena
-        self._owner = owner
+        self._router_id = router_id
+        self._emit = emit
         self._offered = ""
         self._proven: set[str] = set()
         self.welcome: model_pb2.Welcome | None = None
@@ -59,8 +62,8 @@ class ModelLink:
         self._stream: Conversation[model_pb2.RunRequest, model_pb2.RunResponse] = Conversation(
             lambda: stub.Run(wait_for_ready=True), self._hello, self._receive, self._lost
         )
-        self.keep = self._stream.keep
-        self.again = self._stream.again
+        self.run = self._stream.run
+        self.restart = self._stream.restart
 
     @property
     def up(self) -> bool:
@@ -109,7 +112,7 @@ class ModelLink:
             self._stream.send(model_pb2.RunRequest(arena=described))
 
     def _hello(self) -> model_pb2.RunRequest:
-        hello = model_pb2.Hello(router=self._owner.router_id, arena=self._arena.describe())
+        hello = model_pb2.Hello(router=self._router_id(), arena=self._arena.describe())
         self._offered = hello.arena.name
         return model_pb2.RunRequest(hello=hello)
 
@@ -118,7 +121,9 @@ class ModelLink:
             case "load":
                 self._report(response.load)
             case "refusal":
-                self._owner.refused(response.refusal)
+                refusal = response.refusal
+                error = from_refusal(refusal)
+                self._emit(SubmitRefused(refusal.handle, refusal.attempt, error))
             case "welcome":
                 self._welcomed(response.welcome)
             case "arena":
@@ -134,13 +139,13 @@ class ModelLink:
         told = {"model": welcome.model.name}
         log.info("model connected (%s)", medium(self.shares), extra=told)
         self.offer_arena()  # it may have been renewed since Hello
-        self._owner.welcomed()
+        self._emit(ModelReady(welcome.incarnation))
 
     def _report(self, load: model_pb2.Load) -> None:
         self.load = load
         if self.ledger is not None:
             self.ledger.report(load.submits_seen, load.kv_slots_used, load.running + load.waiting)
-        self._owner.changed()
+        self._emit(ModelLoad())
 
     def _lost(self, ending: Ending) -> None:
         if self.ledger is not None and not ending.closed_here:
@@ -149,11 +154,11 @@ class ModelLink:
         was_up, self.ledger = self.up, None
         self.load = model_pb2.Load()
         self._proven.clear()
-        self._owner.run_ended(ending, was_up=was_up)
+        self._emit(ModelLost(ending, was_up))
 
 
 def submission(live: RouterRequest) -> model_pb2.Submit:
-    """What a model is told of `live`, but for its prompt: all that it takes to go on."""
+    """The submit of a request without its prompt, with all that a model needs to go on with it."""
     submit = model_pb2.Submit(
         handle=live.handle,
         attempt=live.attempt,

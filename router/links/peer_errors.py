@@ -62,17 +62,12 @@ def from_peer(error: aio.AioRpcError, service: str, field: str = "prompt") -> Se
     return RequestFailed("PEER_FAILED", f"the {service} failed; its log has more")
 
 
-def from_refusal(refusal: model_pb2.Refusal, prompt_field: str) -> ServiceError:
-    """The failure to answer with where the model refused a submit.
-
-    Args:
-        refusal: the model's.
-        prompt_field: path of the prompt in the client's request.
-    """
+def from_refusal(refusal: model_pb2.Refusal) -> ServiceError:
+    """The failure to answer with where the model refused a submit."""
     code, message = refusal.code, refusal.message
     if code == code_pb2.INVALID_ARGUMENT:
         is_prompt = not refusal.field or refusal.field in _PROMPT_FIELDS
-        return InvalidRequest(prompt_field if is_prompt else refusal.field, message)
+        return InvalidRequest("prompt" if is_prompt else refusal.field, message)
     if code == code_pb2.RESOURCE_EXHAUSTED:
         return Overloaded(message)
     if code == code_pb2.UNAVAILABLE:

@@ -91,10 +91,10 @@ class TokenizerLink:
         file = self._arena.file
         return file is not None and file.name == self._proven
 
-    async def keep(self) -> None:
+    async def run(self) -> None:
         """Keep the link up until cancelled."""
         async with self._channel, self._tasks:
-            await self._watch.keep()
+            await self._watch.run()
 
     async def encode(
         self, request: tokenizer_pb2.EncodeRequest, slab_ids: int
@@ -236,7 +236,7 @@ class TokenizerLink:
     def _lost(self) -> None:
         """A call found the tokenizer gone; wait until its health says otherwise."""
         self._set_ready(False)
-        self._watch.again()
+        self._watch.restart()
 
     def _set_ready(self, ready: bool) -> None:
         if ready == self.ready:

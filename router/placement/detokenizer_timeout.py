@@ -1,55 +1,57 @@
-"""What becomes of requests that a model runs and no detokenizer reads.
+"""Time limit for requests that a model runs and no detokenizer reads.
 
 They wait, because the detokenizer is usually back at once and then goes on from where it was. After
-a while they are moved, as soon as there is a replica to move them to; for ever they do not wait.
+`rejoin_s` they are moved, as soon as there is a replica to move them to; after `recovery_s` they
+fail.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol
+from dataclasses import dataclass
 
 from router.settings import RecoveryTimeouts
 
 
-class Stranded(Protocol):
-    """Whose requests wait."""
+@dataclass(frozen=True, slots=True)
+class DetokenizerAway:
+    """A replica's detokenizer has been away for a limit; `gave_up` at the second."""
 
-    def move(self) -> None:
-        """Have them start again elsewhere, if there is anywhere."""
-
-    def give_up(self) -> None:
-        """Fail them."""
+    gave_up: bool
 
 
 class DetokenizerTimeout:
-    """How long a replica's detokenizer has been away from what its model runs."""
+    """Absence of a replica's detokenizer from its model.
 
-    def __init__(self, stranded: Stranded, patience: RecoveryTimeouts) -> None:
-        self._stranded = stranded
-        self._patience = patience
+    Attributes:
+        elapsed: true once requests are moved rather than kept waiting.
+    """
+
+    def __init__(self, timeouts: RecoveryTimeouts, emit: Callable[[DetokenizerAway], None]) -> None:
+        """Emit an event at each of the two limits."""
+        self._timeouts = timeouts
+        self._emit = emit
         self._timer: asyncio.TimerHandle | None = None
-        self.long = False
-        """Whether requests are rather moved than kept waiting."""
+        self.elapsed = False
 
     def begin(self) -> None:
-        """It is away; nothing where it was already."""
+        """Start the time, unless it runs."""
         if self._timer is None:
-            self._timer = _after(self._patience.rejoin_s, self._too_long)
+            self._timer = _after(self._timeouts.rejoin_s, self._rejoin_elapsed)
 
     def end(self) -> None:
-        """It is back, or nothing waits for it."""
+        """Stop the time: the detokenizer is back, or no request waits for it."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-            self.long = False
+            self.elapsed = False
 
-    def _too_long(self) -> None:
-        self.long = True
-        rest_s = self._patience.recovery_s - self._patience.rejoin_s
-        self._timer = _after(rest_s, self._stranded.give_up)
-        self._stranded.move()
+    def _rejoin_elapsed(self) -> None:
+        self.elapsed = True
+        rest_s = self._timeouts.recovery_s - self._timeouts.rejoin_s
+        self._timer = _after(rest_s, lambda: self._emit(DetokenizerAway(gave_up=True)))
+        self._emit(DetokenizerAway(gave_up=False))
 
 
 def _after(delay_s: float, then: Callable[[], None]) -> asyncio.TimerHandle:

@@ -1,7 +1,8 @@
-"""Brings waiting requests and replicas together: the queue's side of the event loop.
+"""Dispatch of waiting requests to replicas: the event loop's side of the admission queue.
 
-Whoever waits is granted a place by the queue's rules, gives its place up when it stops waiting, and
-is told UNAVAILABLE once no replica has been there for the recovery limit.
+The queue's rules grant a request its place. A request gives its place in line up when it stops
+waiting, and fails with UNAVAILABLE once no replica has been there for the recovery limit. Replicas
+notify the dispatcher through `update`; what it then asks of them does not notify it again.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from router.admission.demand import Demand, Ticket
 from router.admission.forecast import Late
 from router.admission.ledger import Ledger
 from router.admission.queue import AdmissionQueue, QueueFull
-from router.placement.attempt import Placement
-from router.placement.replica import Replica
+from router.placement.attempt import release_place
+from router.placement.replica import Change, Replica
+from router.requests.request import RouterRequest
 from router.requests.validation import Limits
 
 log = logging.getLogger(__name__)
@@ -30,8 +32,25 @@ _RETRY_LEAST_S, _RETRY_MOST_S = 1.0, 30.0
 
 
 @dataclass(frozen=True, slots=True)
+class Placement:
+    """A place in the ledger of a replica; `Replica.run` releases it."""
+
+    replica: Replica
+    ledger: Ledger
+    ticket: Ticket
+
+    async def run(self, request: RouterRequest) -> None:
+        """Run `request` there until it ends.
+
+        Raises:
+            ReplicaLost: the replica was lost before the end.
+        """
+        await self.replica.run(request, self.ledger, self.ticket)
+
+
+@dataclass(frozen=True, slots=True)
 class _Waiter:
-    """A request in line: what it is granted, and how long it waits while no replica is there."""
+    """A request in line: its demand, its grant, its time limit while no replica is there."""
 
     ask: Callable[[], Demand]
     grant: asyncio.Future[Placement]
@@ -77,7 +96,7 @@ class Dispatcher:
     @property
     def rate(self) -> float:
         """Tokens a second that the replicas have been seen to make at most."""
-        return sum(replica.run.pace.rate for replica in self.replicas if self.serves(replica))
+        return sum(replica.model.pace.rate for replica in self.replicas if self.serves(replica))
 
     @property
     def ready(self) -> bool:
@@ -86,13 +105,9 @@ class Dispatcher:
 
     def serves(self, replica: Replica) -> bool:
         """Whether `replica` takes requests for this deployment's model."""
-        model = replica.run.model
+        model = replica.model.model
         known = self._limits.model if self._limits else None
         return replica.ready and model is not None and model.name == known
-
-    def serves_beside(self, replica: Replica) -> bool:
-        """Whether another replica takes requests."""
-        return any(self.serves(other) for other in self.replicas if other is not replica)
 
     @property
     def prompt_ids(self) -> int:
@@ -116,7 +131,7 @@ class Dispatcher:
 
     def model(self) -> generation_pb2.Model | None:
         """The deployment's model, once a replica has told it."""
-        models = (replica.run.model for replica in self.replicas)
+        models = (replica.model.model for replica in self.replicas)
         known = self._limits.model if self._limits else None
         return next((model for model in models if model and model.name == known), None)
 
@@ -124,7 +139,7 @@ class Dispatcher:
         """A replica for what any can do, once there is one whose detokenizer is there."""
         while True:
             for replica in sorted(self.replicas, key=self.serves, reverse=True):
-                if replica.watch.up:
+                if replica.detokenizer.up:
                     return replica
             await self._change.wait()
 
@@ -159,7 +174,7 @@ class Dispatcher:
             raise _unmeetable(late)
 
     async def place(self, ticket: Ticket, ask: Callable[[], Demand]) -> Placement:
-        """Wait in line for a place for what `ask` answers; the caller frees it.
+        """Wait in line for a place for the demand that `ask` returns.
 
         Raises:
             DeadlineUnmeetable: it would not end in time.
@@ -185,8 +200,11 @@ class Dispatcher:
             if not taken:
                 self._give_up(ticket, grant)
 
-    def changed(self) -> None:
-        """Take note that a replica's readiness or room may have changed."""
+    def update(self, change: Change = Change.ROOM) -> None:
+        """Act on a change of a replica: move stranded requests, admit waiting ones."""
+        if change is Change.MODEL:
+            self._learn_limits()
+            self._refresh_demands()
         self._change.set()
         self._change.clear()
         serving = [self.serves(replica) for replica in self.replicas]
@@ -195,21 +213,29 @@ class Dispatcher:
             for waiter in self._waiters.values():
                 self._set_patience(waiter.patience)
             self._ready_changed()
-            for replica in self.replicas:
+        for replica in self.replicas:
+            if replica.stranded and self._serves_beside(replica):
                 replica.move()
-        ledgers = (replica.run.ledger for replica in self.replicas)
+        ledgers = (replica.model.ledger for replica in self.replicas)
         if self._waiters or any(ledger is not None and ledger.hurried for ledger in ledgers):
             self._admit()
 
     def ask_again(self) -> None:
-        """Take note that what requests in line ask for may have changed."""
-        for ticket, waiter in self._waiters.items():
-            ticket.demand = waiter.ask()
+        """Ask waiting requests for their demands again, and admit."""
+        self._refresh_demands()
         self._admit()
 
-    def welcomed(self) -> None:
-        """Take note of what a replica runs; the first names the deployment's model."""
-        welcomes = [replica.run.welcome for replica in self.replicas if replica.run.welcome]
+    def _serves_beside(self, replica: Replica) -> bool:
+        """Whether another replica takes requests."""
+        return any(self.serves(other) for other in self.replicas if other is not replica)
+
+    def _refresh_demands(self) -> None:
+        for ticket, waiter in self._waiters.items():
+            ticket.demand = waiter.ask()
+
+    def _learn_limits(self) -> None:
+        """Read the models of the replicas; the first names the deployment's model."""
+        welcomes = [replica.model.welcome for replica in self.replicas if replica.model.welcome]
         name = self._limits.model if self._limits else welcomes[0].model.name
         fitting = [welcome for welcome in welcomes if welcome.model.name == name]
         if len(fitting) < len(welcomes):
@@ -223,21 +249,21 @@ class Dispatcher:
                 defaults=fitting[0].model.generation_defaults,
             )
             self._known.set()
-        self.ask_again()
-        self.changed()
 
     def _give_up(self, ticket: Ticket, grant: asyncio.Future[Placement]) -> None:
         self._queue.leave(ticket)
         if not grant.done() or grant.cancelled():
             self._admit()  # the head may have been this one
         elif grant.exception() is None:
-            grant.result().free()  # it came while the request was being cancelled
+            placement = grant.result()  # it came while the request was being cancelled
+            release_place(placement.ledger, ticket)
+            self.update()
 
     def _admit(self) -> None:
         ledgers = {
-            replica: replica.run.ledger
+            replica: replica.model.ledger
             for replica in self.replicas
-            if replica.run.ledger is not None and self.serves(replica)
+            if replica.model.ledger is not None and self.serves(replica)
         }
         loop = asyncio.get_running_loop()
         now, deadlines = loop.time(), self._deadlines
@@ -272,7 +298,7 @@ class Dispatcher:
 
     def _look_is_due(self) -> None:
         self._look_again = None
-        self.changed()
+        self.update()
 
     def _set_patience(self, patience: asyncio.Timeout) -> None:
         """Let a waiter's recovery limit run while no replica is there, and only then."""

@@ -234,7 +234,7 @@ def _sampling(
 def prompt_field(request: generation_pb2.GenerateRequest) -> str:
     """The path of the prompt that `request` carries."""
     kind = request.WhichOneof("prompt")
-    return "token_ids.ids" if kind == "token_ids" else str(kind)
+    return "token_ids.ids" if kind == "token_ids" else kind or "prompt"
 
 
 def _max_tokens(request: generation_pb2.GenerateRequest, prompt_tokens: int, limits: Limits) -> int:

@@ -26,6 +26,7 @@ from protos import generation_pb2, model_pb2
 from router.admission.demand import Demand
 from router.admission.ledger import Ledger
 from router.placement.dispatcher import Dispatcher
+from router.placement.replica import Change
 
 
 async def test_load_tells_what_waits_and_runs(tmp_path):
@@ -151,10 +152,11 @@ async def test_a_replica_that_comes_up_as_the_recovery_limit_passes_harms_nobody
     model = generation_pb2.Model(name="m", context_length=64, vocab_size=8)
     welcome = model_pb2.Welcome(model=model, kv_slots=64, max_sequences=4)
     ledger = Ledger(64, 4)
-    replica = Mock(ready=False, running=0, run=Mock(welcome=welcome, model=model, ledger=ledger))
+    replica = Mock(ready=False, running=0, stranded=False)
+    replica.model = Mock(welcome=welcome, model=model, ledger=ledger)
     dispatcher = Dispatcher(max_queue=4, recovery_s=0, ready_changed=lambda: None)
     dispatcher.replicas = (replica,)
-    dispatcher.welcomed()
+    dispatcher.update(Change.MODEL)
     with dispatcher.arrival(0) as ticket:
         waiting = asyncio.create_task(dispatcher.place(ticket, lambda: Demand.fresh(1, 1, 1)))
         await asyncio.sleep(0)  # it waits, and its limit passes in the loop's next turn
@@ -162,7 +164,7 @@ async def test_a_replica_that_comes_up_as_the_recovery_limit_passes_harms_nobody
 
         def come_up():
             replica.ready = True
-            dispatcher.changed()
+            dispatcher.update()
             noted.set_result(None)
 
         asyncio.get_running_loop().call_soon(come_up)

@@ -68,10 +68,10 @@ class Deployment:
 
     def stop(self, service: str, replica: int) -> None:
         """Have a process end in order; what the router does not hear of in order is a crash."""
-        run = self.router.replicas[replica % len(self.replicas)].run
-        ledger = run.ledger
+        model = self.router.replicas[replica % len(self.replicas)].model
+        ledger = model.ledger
         stopped = self.replica(replica).stop(service)
-        unheard = ledger is None or run.ledger is ledger
+        unheard = ledger is None or model.ledger is ledger
         self._kills += stopped and unheard and service == "model"
 
     def pause(self, service: str, replica: int) -> None:
@@ -163,8 +163,8 @@ class Deployment:
         for linked in self.router.replicas:
             assert linked.ready
             assert not linked.running
-            assert linked.run.ledger is not None
-            assert (len(linked.run.ledger), linked.run.ledger.committed) == (0, 0)
+            assert linked.model.ledger is not None
+            assert (len(linked.model.ledger), linked.model.ledger.committed) == (0, 0)
         assert not self.router.dispatcher.queued
         assert not self.router.arena.held_slabs
         assert self._tasks() == self._tasks_at_rest

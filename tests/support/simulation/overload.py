@@ -15,7 +15,9 @@ from protos import generation_pb2, model_pb2
 from router.admission.demand import Demand, Ticket
 from router.admission.ledger import Ledger
 from router.admission.pace import Pace
+from router.placement.attempt import release_place
 from router.placement.dispatcher import Dispatcher
+from router.placement.replica import Change
 
 MAX_QUEUE = 1024
 KV_SLOTS = 20_000
@@ -63,11 +65,12 @@ class PacedReplica:
     """A replica that takes as long for a step as `step_s` says."""
 
     ready = True
+    stranded = False
 
     def __init__(self, loop: SimulatedLoop, dispatcher: Dispatcher, step_s: StepTime) -> None:
         pace = Pace()
         ledger = Ledger(KV_SLOTS, MOST_ROWS, pace)
-        self.run: Any = SimpleNamespace(model=MODEL, welcome=WELCOME, ledger=ledger, pace=pace)
+        self.model: Any = SimpleNamespace(model=MODEL, welcome=WELCOME, ledger=ledger, pace=pace)
         self.rows: dict[Ticket, Row] = {}
         self._loop = loop
         self._dispatcher = dispatcher
@@ -78,17 +81,11 @@ class PacedReplica:
     def running(self) -> int:
         return len(self.rows)
 
-    def move(self) -> None:
-        pass
-
-    def changed(self) -> None:
-        self._dispatcher.changed()
-
     def fail(self, ticket: Ticket, error: Exception) -> None:
         if ticket in self.rows and not self.rows[ticket].over.done():
             self.rows[ticket].over.set_exception(error)
 
-    async def carry(self, ticket: Ticket, call: Call) -> None:
+    async def run(self, ticket: Ticket, call: Call) -> None:
         row = self.rows[ticket] = Row(call, self._loop.create_future())
         if not self._stepping:
             self._begin()
@@ -106,7 +103,7 @@ class PacedReplica:
             self._loop.call_later(seconds, self._end, list(self.rows.items()))
 
     def _end(self, ran: Sequence[tuple[Ticket, Row]]) -> None:
-        ledger = self.run.ledger
+        ledger = self.model.ledger
         for ticket, row in ran:
             if self.rows.get(ticket) is not row or row.over.done():
                 continue
@@ -116,9 +113,8 @@ class PacedReplica:
                 ledger.finish(ticket, 0)
                 row.over.set_result(None)
                 ledger.leave(ticket)
-        if ledger.frame(self._loop.time()):
-            self.changed()
-        self.changed()
+        ledger.frame(self._loop.time())
+        self._dispatcher.update()
         self._loop.call_soon(self._begin)
 
 
@@ -147,14 +143,14 @@ class World:
     def play(self) -> None:
         """Let all calls come to their ends."""
         with self.loop.running():
-            self.dispatcher.welcomed()
+            self.dispatcher.update(Change.MODEL)
             while not all(call.outcome for call in self.calls):
                 assert self.loop.advance_to_next_timer()
             self.loop.kill(self.process)
         assert not self.loop.failures
         for replica in self.dispatcher.replicas:
-            assert replica.run.ledger is not None
-            assert not len(replica.run.ledger)
+            assert replica.model.ledger is not None
+            assert not len(replica.model.ledger)
         assert not self.dispatcher.queued
 
     async def _make(self, call: Call) -> None:
@@ -179,9 +175,10 @@ class World:
             self.dispatcher.expect(ticket, demand)
             placement = await self.dispatcher.place(ticket, lambda: demand)
             try:
-                await placement.replica.carry(ticket, call)  # type: ignore[arg-type]
+                await placement.replica.run(ticket, call)  # type: ignore[arg-type]
             finally:
-                placement.free()
+                release_place(placement.ledger, ticket)
+                self.dispatcher.update()
 
     def outcomes(self) -> dict[str, int]:
         return {

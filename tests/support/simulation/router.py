@@ -54,7 +54,7 @@ class SimulatedRouter:
         prompts = PromptReader(no_tokenizer, self.arena, sizes)
         self.runner = RequestRunner(prompts, self.dispatcher, sizes, recovery_s=RECOVERY_S)
         for replica in self.replicas:
-            network.loop.start(self.process, replica.keep())
+            network.loop.start(self.process, replica.run_links())
 
     def _link(self, replica: SimulatedReplica) -> Replica:
         return Replica(
@@ -64,7 +64,7 @@ class SimulatedRouter:
                 self._channel(f"watch{replica.index}", replica.detokenizer_address),
             ),
             self.arena,
-            self.dispatcher,
+            self.dispatcher.update,
             recovery_counted(),
             RecoveryTimeouts(RECOVERY_S, REJOIN_S),
         )
