@@ -1,7 +1,7 @@
 """The link to the model: token frames in, acknowledgements and requests for lost rows out.
 
 A frame is acknowledged only after all of it was taken in, because its memory is reused then.
-Whatever ends the link, it is made again, and then all rows that may have been lost are asked for.
+Whenever the link ends it is made again, and then all rows that may have been lost are requested.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import NoReturn
 
 from grpc import aio
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from chassis.links.reconnecting_stream import Reconnector, write_from
+from chassis.mailbox import Mailbox
 from chassis.memory.shared_file import PeerFiles
 from chassis.serving.introspection import medium, transport
 from detokenizer_svc.registry import Registry, Replays
@@ -26,10 +27,6 @@ from protos.token_frame import FrameError, read_frame
 
 log = logging.getLogger(__name__)
 
-# Pauses before a model that answered and ended the link at once is asked again; one that is away is
-# waited for by the channel.
-_PAUSE_FIRST_S = 0.05
-_PAUSE_MOST_S = 1.0
 _SECONDS = (5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 2e-2, 0.1)
 
 Call = aio.StreamStreamCall[model_pb2.FramesRequest, model_pb2.FramesResponse]
@@ -105,14 +102,16 @@ class ModelLink:
         self._changed = changed
         self._replays: Replays = []
         self._read_up_to = 0
-        self._wake = asyncio.Event()
+        self._acknowledged = 0
+        self._outgoing: Mailbox[model_pb2.FramesRequest] = Mailbox(self._next_request)
+        self.run = Reconnector(self._converse).run
 
     def ask(self, replays: Replays) -> None:
         """Ask for rows; without a link this is left to the next one."""
         if replays and self.state.linked:
             self.metrics.replays.inc(len(replays))
             self._replays += replays
-            self._wake.set()
+            self._outgoing.notify()
 
     def describe(self) -> service_pb2.Link:
         """The link, for introspection."""
@@ -123,17 +122,9 @@ class ModelLink:
             service="model", address=self.address, ready=self.state.linked, transport=way
         )
 
-    async def keep(self) -> NoReturn:
-        """Keep the link up until cancelled."""
-        pause_s = _PAUSE_FIRST_S
-        while True:
-            joined = await self._converse(self._stub.Frames(wait_for_ready=True))
-            pause_s = _PAUSE_FIRST_S if joined else min(2 * pause_s, _PAUSE_MOST_S)
-            # Not a poll: a model that refuses at once must not be asked again at once.
-            await asyncio.sleep(pause_s)
-
-    async def _converse(self, call: Call) -> bool:
-        """Read frames until the link ends; answer whether it began."""
+    async def _converse(self) -> bool:
+        """Read frames until the link ends; return whether it began."""
+        call: Call = self._stub.Frames(wait_for_ready=True)
         files = PeerFiles()
         cause = "the model ended it"
         try:
@@ -182,15 +173,14 @@ class ModelLink:
 
     async def _change(self, state: LinkState) -> None:
         self.state = state
-        self._read_up_to = 0
+        self._read_up_to = self._acknowledged = 0
         self._replays.clear()
-        self._wake.clear()
         self.ask(self._registry.all_missing())
         await self._changed(state)
 
     async def _read(self, call: Call, files: PeerFiles, failed: asyncio.Future[None]) -> None:
         """Read messages, and write, until the model ends the call or `failed` has an outcome."""
-        writer = asyncio.create_task(self._write(call))
+        writer = asyncio.create_task(write_from(self._outgoing, call))
         reader = asyncio.create_task(self._read_messages(call, files))
         try:
             ended, _ = await asyncio.wait([reader, failed], return_when=asyncio.FIRST_COMPLETED)
@@ -220,25 +210,17 @@ class ModelLink:
         self.ask(registry.take(content))
         if acknowledge:
             self._read_up_to = sequence
-            self._wake.set()
+            self._outgoing.notify()
         metrics.frames.inc()
         metrics.rows.inc(len(content.rows))
         metrics.fenced.inc(registry.fenced_rows - fenced_before)
         metrics.seconds.observe(time.perf_counter() - begun)
 
-    async def _write(self, call: Call) -> None:
-        """Acknowledge what was read and ask for what is missing, as soon as the model takes it."""
-        told = 0
-        try:
-            while True:
-                await self._wake.wait()
-                self._wake.clear()
-                if self._read_up_to > told:
-                    told = self._read_up_to
-                    ack = model_pb2.Ack(sequence=told)
-                    await call.write(model_pb2.FramesRequest(ack=ack))
-                replays, self._replays = self._replays, []
-                for replay in replays:
-                    await call.write(model_pb2.FramesRequest(replay=replay))
-        except (aio.AioRpcError, aio.InternalError, asyncio.InvalidStateError):
-            log.debug("link ended while writing")  # the reader finds out why
+    def _next_request(self) -> model_pb2.FramesRequest | None:
+        """Acknowledge what was read, else request the next of the lost rows."""
+        if self._read_up_to > self._acknowledged:
+            self._acknowledged = self._read_up_to
+            return model_pb2.FramesRequest(ack=model_pb2.Ack(sequence=self._acknowledged))
+        if self._replays:
+            return model_pb2.FramesRequest(replay=self._replays.pop(0))
+        return None

@@ -52,7 +52,7 @@ def make_mount(settings: DetokenizerSettings) -> Mount:
             servicer.attach(link)
             host.list_links = lambda: (link.describe(),)
             await host.set_ready(False)
-            linking = asyncio.create_task(link.keep())
+            linking = asyncio.create_task(link.run())
             linking.add_done_callback(lambda task: _end_with(task, host))
             try:
                 yield

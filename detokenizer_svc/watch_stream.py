@@ -1,15 +1,14 @@
-"""What is to be told to one router.
+"""Messages to one router.
 
-A router that keeps up is told of each token frame on its own; one that reads slowly is told of
-several at once, and nobody waits for it.
+A router that keeps up gets a message for each token frame; one that reads slowly gets several
+frames in one message, and nothing waits for it.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
 from collections.abc import Callable
 
+from chassis.mailbox import Mailbox
 from detokenizer_svc.candidate import Candidate
 from detokenizer_svc.request import Request
 from protos import detokenizer_pb2
@@ -25,32 +24,27 @@ class DeltaSender:
     def __init__(self, piece: Callable[[int], bytes]) -> None:
         """Spell log-probabilities' tokens with `piece`, the bytes of an id."""
         self._piece = piece
-        self._said: deque[detokenizer_pb2.WatchResponse] = deque()
         self._moved: dict[Candidate, Request] = {}  # in the order they moved
-        self._wake = asyncio.Event()
+        self._mailbox: Mailbox[detokenizer_pb2.WatchResponse] = Mailbox(self._take_text)
+        self.take = self._mailbox.take
 
     def say(self, response: detokenizer_pb2.WatchResponse) -> None:
         """Send `response` after those said before, and before any text."""
-        self._said.append(response)
-        self._wake.set()
+        self._mailbox.put(response)
 
     def touch(self, request: Request, candidate: Candidate) -> None:
         """Send what `candidate` has unsent."""
         self._moved[candidate] = request
-        self._wake.set()
+        self._mailbox.notify()
 
     def forget(self, request: Request) -> None:
         """Send no more of `request`."""
         for candidate in request.candidates:
             self._moved.pop(candidate, None)
 
-    async def take(self) -> detokenizer_pb2.WatchResponse:
-        """The next message, once there is one."""
-        while not (self._said or self._moved):
-            self._wake.clear()
-            await self._wake.wait()
-        if self._said:
-            return self._said.popleft()
+    def _take_text(self) -> detokenizer_pb2.WatchResponse | None:
+        if not self._moved:
+            return None
         response = detokenizer_pb2.WatchResponse()
         self._fill(response.text)
         return response

@@ -14,12 +14,13 @@ from typing import Any
 
 from grpc import aio
 
+from chassis.backoff import Backoff
 from chassis.errors import RequestFailed, Unavailable
+from chassis.links.reconnecting_stream import PAUSE_FIRST_S, PAUSE_MOST_S
 from chassis.serving.intake import let_request_go
 from protos import detokenizer_pb2, generation_pb2
 from router.admission.demand import Ticket
 from router.api.message_limits import Sizes, fit_answer
-from router.links.connection import PAUSE_FIRST_S, PAUSE_MOST_S
 from router.links.peer_errors import ReplicaLost, from_peer, is_away
 from router.placement.dispatcher import Dispatcher
 from router.prompts import PromptReader, without_prompt
@@ -102,7 +103,7 @@ class RequestRunner:
             Unavailable: none did.
             ServiceError: it failed.
         """
-        pause_s = PAUSE_FIRST_S
+        pauses = Backoff(PAUSE_FIRST_S, PAUSE_MOST_S)
         try:
             async with asyncio.timeout(self._recovery_s):
                 while True:
@@ -114,8 +115,7 @@ class RequestRunner:
                         if not is_away(error):
                             raise from_peer(error, "detokenizer", "token_ids") from error
                     # Its stream may not have ended yet; it must not be asked again at once.
-                    await asyncio.sleep(pause_s)
-                    pause_s = min(2 * pause_s, PAUSE_MOST_S)
+                    await asyncio.sleep(pauses.next_s())
         except TimeoutError:
             raise Unavailable("the detokenizer is away") from None
 

@@ -13,12 +13,11 @@ takes to write a frame, never while waiting.
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
-from collections.abc import Callable
 from threading import Lock
 from typing import Protocol
 
+from chassis.mailbox import Mailbox, Post, at_once
 from chassis.memory.doorbell import Doorbell
 from chassis.memory.ring import Ring
 from model_svc.engine.frame_builder import cut
@@ -32,14 +31,6 @@ _FRAMES_IN_ROOM = 4
 _ACKNOWLEDGEMENTS_IN_ROOM = 8
 # A full bell must hold one too: a pipe of a single page takes 170 announcements.
 _FRAMES_UNASKED = 128
-
-
-Post = Callable[[Callable[[], None]], object]
-
-
-def at_once(call: Callable[[], None]) -> None:
-    """Post to the thread that posts."""
-    call()
 
 
 class NoRoom(Exception):
@@ -122,13 +113,12 @@ class FrameStream:
         """Send through `room`; `post` has a call made on the event loop, from any thread."""
         self._lock = Lock()
         self._room = room
-        self._post = post
         self._sequence = 0
         self._unasked_frames = 0  # since one last asked to be acknowledged
         self._unasked_bytes = 0
-        self._responses: deque[model_pb2.FramesResponse] = deque()
+        self._mailbox: Mailbox[model_pb2.FramesResponse] = Mailbox(post=post)
+        self.take = self._mailbox.take
         self._gaps: dict[tuple[int, int, int], None] = {}  # ordered set
-        self._wake = asyncio.Event()
 
     def offer(self, frame: TokenFrame) -> int:
         """Send `frame`, or as much of it as there is room for; return the rows left out."""
@@ -152,7 +142,7 @@ class FrameStream:
         self._sequence += 1
         self._unasked_frames, self._unasked_bytes = (0, 0) if ask else (frames, used)
         if message is not None:
-            self._say(model_pb2.FramesResponse(frame=message))
+            self._mailbox.put(model_pb2.FramesResponse(frame=message))
 
     def _leave_out(self, frame: TokenFrame) -> int:
         rows = frame.rows[["handle", "attempt", "candidate"]].tolist()
@@ -185,18 +175,7 @@ class FrameStream:
             ]
             self._gaps.clear()
             gap = model_pb2.Gap(requests=missing)
-            self._say(model_pb2.FramesResponse(gap=gap))
-
-    def _say(self, response: model_pb2.FramesResponse) -> None:
-        self._responses.append(response)
-        self._post(self._wake.set)
-
-    async def take(self) -> model_pb2.FramesResponse:
-        """The next message, once there is one."""
-        while not self._responses:
-            self._wake.clear()
-            await self._wake.wait()
-        return self._responses.popleft()
+            self._mailbox.put(model_pb2.FramesResponse(gap=gap))
 
 
 def transport_for(

@@ -6,14 +6,13 @@ runs there. A router that reads slowly gets the newest load, not each.
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
 from functools import partial
 
+from chassis.mailbox import Mailbox, Post, at_once
 from chassis.memory.shared_file import PeerFiles
 from model_svc.engine.messages import Load, Report
 from model_svc.metrics import ModelMetrics
-from model_svc.serving.frame_stream import FrameStream, Post, at_once
+from model_svc.serving.frame_stream import FrameStream
 from protos import model_pb2
 
 
@@ -25,14 +24,13 @@ class RouterSession:
         self.arenas = PeerFiles()
         self.shared = False
         self.refused = 0
-        self._responses: deque[model_pb2.RunResponse] = deque()
         self._load: model_pb2.Load | None = None
-        self._wake = asyncio.Event()
+        self._mailbox: Mailbox[model_pb2.RunResponse] = Mailbox(self._take_load)
+        self.take = self._mailbox.take
 
     def send(self, response: model_pb2.RunResponse) -> None:
         """Send a response after those before it."""
-        self._responses.append(response)
-        self._wake.set()
+        self._mailbox.put(response)
 
     def tell(self, load: Load) -> None:
         """Send the load, unless a newer one comes before it could be sent."""
@@ -44,17 +42,11 @@ class RouterSession:
             steps=load.steps,
             step_seconds=load.step_seconds,
         )
-        self._wake.set()
+        self._mailbox.notify()
 
-    async def take(self) -> model_pb2.RunResponse:
-        """The next message, once there is one."""
-        while not self._responses and self._load is None:
-            self._wake.clear()
-            await self._wake.wait()
-        if self._responses:
-            return self._responses.popleft()
+    def _take_load(self) -> model_pb2.RunResponse | None:
         load, self._load = self._load, None
-        return model_pb2.RunResponse(load=load)
+        return None if load is None else model_pb2.RunResponse(load=load)
 
 
 class ReportPublisher:

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 from grpc import aio
 
+from chassis.links.reconnecting_stream import Ending, ReconnectingStream
 from protos import detokenizer_pb2, detokenizer_pb2_grpc
-from router.links.connection import Conversation, Ending
 from router.links.events import (
     DetokenizerEvent,
     DetokenizerLost,
@@ -54,10 +54,10 @@ class DetokenizerLink:
         self._emit = emit
         self.up = False
         self.upstream = detokenizer_pb2.Upstream()
-        self._stream: Conversation[detokenizer_pb2.WatchRequest, detokenizer_pb2.WatchResponse] = (
-            Conversation(
-                lambda: stub.Watch(wait_for_ready=True), self._listen, self._receive, self._lost
-            )
+        self._stream: ReconnectingStream[
+            detokenizer_pb2.WatchRequest, detokenizer_pb2.WatchResponse
+        ] = ReconnectingStream(
+            lambda: stub.Watch(wait_for_ready=True), self._listen, self._receive, self._lost
         )
         self.run = self._stream.run
         self.restart = self._stream.restart

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from chassis.errors import ServiceError
+from chassis.links.reconnecting_stream import Ending
 from protos import detokenizer_pb2
-from router.links.connection import Ending
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,12 @@ from collections.abc import Callable
 
 from grpc import aio
 
+from chassis.links.reconnecting_stream import Ending, ReconnectingStream
 from chassis.serving.introspection import medium
 from protos import generation_pb2, model_pb2, model_pb2_grpc
 from router.admission.demand import Ticket
 from router.admission.ledger import Ledger
 from router.admission.pace import Pace
-from router.links.connection import Conversation, Ending
 from router.links.events import ModelEvent, ModelLoad, ModelLost, ModelReady, SubmitRefused
 from router.links.peer_errors import from_refusal
 from router.requests.prompt_arena import PromptArena
@@ -59,8 +59,10 @@ class ModelLink:
         self.load = model_pb2.Load()
         self.pace = Pace()
         self.ledger: Ledger | None = None
-        self._stream: Conversation[model_pb2.RunRequest, model_pb2.RunResponse] = Conversation(
-            lambda: stub.Run(wait_for_ready=True), self._hello, self._receive, self._lost
+        self._stream: ReconnectingStream[model_pb2.RunRequest, model_pb2.RunResponse] = (
+            ReconnectingStream(
+                lambda: stub.Run(wait_for_ready=True), self._hello, self._receive, self._lost
+            )
         )
         self.run = self._stream.run
         self.restart = self._stream.restart

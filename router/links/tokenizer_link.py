@@ -15,9 +15,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from chassis.errors import StartError, Unavailable, error_info
 from chassis.links.channels import open_channel
+from chassis.links.reconnecting_stream import Reconnector
 from chassis.serving.introspection import medium
 from protos import tokenizer_pb2, tokenizer_pb2_grpc
-from router.links.connection import ReconnectingStream
 from router.links.peer_errors import from_peer, is_away
 from router.requests.prompt_arena import PromptArena, Slab
 
@@ -73,7 +73,7 @@ class TokenizerLink:
         self._channel = open_channel(address, max_message_mib=max_message_mib)
         self._stub = tokenizer_pb2_grpc.TokenizerServiceStub(self._channel)
         self._health = health_pb2_grpc.HealthStub(self._channel)
-        self._watch = ReconnectingStream(self._watch_health)
+        self._watch = Reconnector(self._watch_health)
         self._ready = asyncio.Event()
         self._proven = ""  # the arena file that the tokenizer has shown to see
         self._tasks = asyncio.TaskGroup()

@@ -20,11 +20,11 @@ import grpc
 from grpc import aio
 
 from chassis.errors import ServiceError, Unavailable
+from chassis.links.reconnecting_stream import Ending
 from protos import detokenizer_pb2, generation_pb2
 from router.admission.demand import Ticket
 from router.admission.ledger import Ledger
 from router.links import events
-from router.links.connection import Ending
 from router.links.detokenizer_link import DetokenizerLink
 from router.links.model_link import ModelLink
 from router.links.peer_errors import ReplicaLost

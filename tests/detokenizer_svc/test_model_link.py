@@ -84,7 +84,7 @@ class Link:
 @asynccontextmanager
 async def kept(link: Link) -> AsyncIterator[None]:
     async with asyncio.timeout(10):
-        task = asyncio.create_task(link.link.keep())
+        task = asyncio.create_task(link.link.run())
         try:
             yield
         finally:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 import grpc
 
+from chassis.backoff import Backoff
 from triptych.client.errors import Cancelled, DeadlineExceeded, Unavailable
 
 OnRetry = Callable[[Unavailable, float], None]
@@ -55,7 +56,7 @@ class Tries:
             timeout = None
         self._ends_at = None if timeout is None else clock() + timeout
         self._gives_up_at: float | None = None
-        self._step_s = FIRST_PAUSE_S
+        self._pauses = Backoff(FIRST_PAUSE_S, MOST_PAUSE_S)
 
     @property
     def left_s(self) -> float | None:
@@ -85,8 +86,8 @@ class Tries:
         until_given_up_s = self._gives_up_at - now
         if not until_given_up_s > 0:
             return None
-        pause_s = min(advised_s + self._step_s * (1 - self._draw() / 2), until_given_up_s)
-        self._step_s = min(2 * self._step_s, MOST_PAUSE_S)
+        step_s = self._pauses.next_s() * (1 - self._draw() / 2)
+        pause_s = min(advised_s + step_s, until_given_up_s)
         return pause_s if self._ends_at is None else min(pause_s, max(0.0, self._ends_at - now))
 
     def pause_after(self, error: Unavailable) -> float:

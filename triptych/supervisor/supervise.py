@@ -26,7 +26,7 @@ from chassis.memory.shared_file import sweep
 from chassis.metrics import served_over_http
 from chassis.serving.process import unless_ignored
 from triptych import addresses
-from triptych.supervisor.backoff import Backoff
+from triptych.supervisor.backoff import RestartBackoff
 from triptych.supervisor.child import Child, Ended
 from triptych.supervisor.display import Display
 from triptych.supervisor.log_lines import parse, write
@@ -153,7 +153,7 @@ class Supervisor:
     async def _keep(self, child: Child) -> None:
         """Run a service, again whenever it ends once the deployment was ready."""
         clock = asyncio.get_running_loop().time
-        backoff = Backoff()
+        backoff = RestartBackoff()
         while not self._stopping.is_set():
             started = clock()
             ended = await child.run()

@@ -64,7 +64,7 @@ async def test_a_frame_arrives_whole(room):
 async def test_a_frame_larger_than_the_room_comes_in_parts(room):
     outlet = FrameStream(room)
     left_out = outlet.offer(frame(*range(6), alternatives=2))
-    parts = [await outlet.take() for _ in range(len(outlet._responses))]
+    parts = [await outlet.take() for _ in range(len(outlet._mailbox._messages))]
 
     assert left_out == 0
     assert len(parts) > 1
@@ -98,8 +98,10 @@ async def test_a_full_room_holds_a_frame_that_asks_to_be_acknowledged(sizes, dat
     asked = acknowledged = 0
     for size in sizes:
         left_out = outlet.offer(frame(*range(size)))
-        sent = [response.frame for response in outlet._responses if response.HasField("frame")]
-        outlet._responses.clear()
+        sent = [
+            response.frame for response in outlet._mailbox._messages if response.HasField("frame")
+        ]
+        outlet._mailbox._messages.clear()
         asked = max([asked, *(one.sequence for one in sent if one.acknowledge)])
         assert not left_out or asked > acknowledged
         if asked > acknowledged and data.draw(st.booleans()):
@@ -112,7 +114,7 @@ async def test_few_frames_ask_to_be_acknowledged():
     for position in range(1000):
         outlet.offer(frame(position))
 
-    assert sum(response.frame.acknowledge for response in outlet._responses) == 1000 // 128
+    assert sum(response.frame.acknowledge for response in outlet._mailbox._messages) == 1000 // 128
 
 
 async def test_what_came_before_the_detokenizer_had_joined_becomes_a_gap(room):
@@ -156,7 +158,7 @@ async def test_frames_are_told_of_by_the_bell_where_the_detokenizer_listens(
 
     told = list(read_announcements(listener.hear()))
     assert [announced.sequence for announced in told] == ([1] if hears else [])
-    assert [sent.frame.sequence for sent in outlet._responses] == ([] if hears else [1])
+    assert [sent.frame.sequence for sent in outlet._mailbox._messages] == ([] if hears else [1])
     if hears:
         place = ring.file.view[told[0].offset : told[0].offset + told[0].length]
         assert read_frame(bytes(place)).rows["position"].tolist() == [3, 4]

@@ -133,7 +133,7 @@ class SimulatedDetokenizer:
         servicer.attach(link)
         server = MemoryServer(self.process)
         detokenizer_pb2_grpc.add_DetokenizerServiceServicer_to_server(servicer, server)
-        network.loop.start(self.process, link.keep())
+        network.loop.start(self.process, link.run())
         network.serve(address, server)
 
     def kill(self) -> None:

@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from triptych.supervisor.backoff import MOST_S, SETTLED_S, Backoff
+from triptych.supervisor.backoff import MOST_S, SETTLED_S, RestartBackoff
 
 
 def waits(*lives):
-    backoff = Backoff()
+    backoff = RestartBackoff()
     return [backoff.after(lived_s) for lived_s in lives]
 
 

@@ -1,7 +1,7 @@
-"""Keeping a stream to another service open for as long as the router lives.
+"""Streams to another service that are opened again whenever they end.
 
-Whatever ends a stream, it is opened again; the channel's own backoff covers a peer that is away,
-the pause here one that answers and refuses.
+The channel's own backoff covers a peer that is away; the pauses here, a peer that answers and
+refuses.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ import grpc
 from google.protobuf.message import Message
 from grpc import aio
 
+from chassis.backoff import Backoff
 from chassis.errors import error_info
+from chassis.mailbox import Mailbox
 
 log = logging.getLogger(__name__)
 
@@ -51,24 +53,24 @@ class Ending:
 _CLOSED_HERE = Ending(grpc.StatusCode.CANCELLED, "closed here", orderly=True)
 
 
-class ReconnectingStream:
-    """Runs a conversation again and again."""
+class Reconnector:
+    """Runs one conversation after another."""
 
     def __init__(self, converse: Callable[[], Awaitable[bool]]) -> None:
-        """Keep `converse` running; it answers whether the peer accepted the stream."""
+        """Keep `converse` running; it returns whether the peer accepted the stream."""
         self._converse = converse
         self._task: asyncio.Task[bool] | None = None
 
     async def run(self) -> NoReturn:
         """Run it until cancelled."""
-        pause_s = PAUSE_FIRST_S
+        pauses = Backoff(PAUSE_FIRST_S, PAUSE_MOST_S)
         while True:
             async with asyncio.TaskGroup() as group:
                 self._task = group.create_task(self._run())
-            accepted = not self._task.cancelled() and self._task.result()
-            pause_s = PAUSE_FIRST_S if accepted else min(2 * pause_s, PAUSE_MOST_S)
+            if not self._task.cancelled() and self._task.result():
+                pauses.reset()
             # Not a poll: a peer that refuses at once must not be asked again at once.
-            await asyncio.sleep(pause_s)
+            await asyncio.sleep(pauses.next_s())
 
     def restart(self) -> None:
         """End the conversation that is going on, and so begin another."""
@@ -79,10 +81,10 @@ class ReconnectingStream:
         return await self._converse()
 
 
-class Conversation(Generic[Request, Response]):
+class ReconnectingStream(Generic[Request, Response]):
     """A bidirectional stream that begins with a greeting and is opened again when it ends.
 
-    What is sent while it is not open is dropped: the peer has dropped what it was about.
+    Messages that are sent while it is not open are dropped: the peer has dropped their subject.
     """
 
     def __init__(
@@ -104,30 +106,30 @@ class Conversation(Generic[Request, Response]):
         self._greet = greet
         self._receive = receive
         self._ended = ended
-        self._outgoing: asyncio.Queue[Request] | None = None
-        self._reopened = ReconnectingStream(self._converse)
+        self._outgoing: Mailbox[Request] | None = None
+        self._reconnector = Reconnector(self._converse)
 
     async def run(self) -> NoReturn:
         """Keep the stream open until cancelled."""
-        await self._reopened.run()
+        await self._reconnector.run()
 
     def restart(self) -> None:
         """Close the stream and open another."""
-        self._reopened.restart()
+        self._reconnector.restart()
 
     def send(self, message: Request) -> None:
         """Send `message` after those before it."""
         if self._outgoing is not None:
-            self._outgoing.put_nowait(message)
+            self._outgoing.put(message)
 
     async def _converse(self) -> bool:
         call = self._open_call()
         accepted = False
         ending = _CLOSED_HERE
         async with asyncio.TaskGroup() as group:
-            outgoing: asyncio.Queue[Request] = asyncio.Queue()
-            outgoing.put_nowait(self._greet())
-            writer = group.create_task(_write(call, outgoing))
+            outgoing: Mailbox[Request] = Mailbox()
+            outgoing.put(self._greet())
+            writer = group.create_task(write_from(outgoing, call))
             try:
                 while (message := await call.read()) is not aio.EOF:
                     if not accepted:
@@ -148,12 +150,12 @@ class Conversation(Generic[Request, Response]):
         return accepted
 
 
-async def _write(
-    call: aio.StreamStreamCall[Request, Response], outgoing: asyncio.Queue[Request]
+async def write_from(
+    outgoing: Mailbox[Request], call: aio.StreamStreamCall[Request, Response]
 ) -> None:
-    """Send what is queued; the reader finds out why the stream has ended."""
+    """Write messages until the stream ends; its reader finds out why."""
     try:
         while True:
-            await call.write(await outgoing.get())
+            await call.write(await outgoing.take())
     except (aio.AioRpcError, aio.InternalError, asyncio.InvalidStateError):
         log.debug("stream ended while writing")
