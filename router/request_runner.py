@@ -1,6 +1,6 @@
-"""One request's way through the services, again from where it was whenever one of them is lost.
+"""Runs requests through the services, again from where they were whenever a service is lost.
 
-Whatever ends it, its slab, its place and what the services know of it are given back.
+Whatever ends a request, its slab, its place and its state in the services are given back.
 """
 
 from __future__ import annotations
@@ -12,34 +12,31 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
-from grpc import aio
-
-from chassis.backoff import Backoff
-from chassis.errors import RequestFailed, Unavailable
-from chassis.links.reconnecting_stream import PAUSE_FIRST_S, PAUSE_MOST_S
+from chassis.errors import RequestFailed
 from chassis.serving.intake import let_request_go
-from protos import detokenizer_pb2, generation_pb2
 from router.admission.demand import Ticket
-from router.api.message_limits import Sizes, fit_answer
-from router.links.peer_errors import ReplicaLost, from_peer, is_away
+from router.links.peer_errors import ReplicaLost
 from router.placement.dispatcher import Dispatcher
-from router.prompts import PromptReader, without_prompt
+from router.prompts import PromptReader
 from router.requests import validation
 from router.requests.delta_buffer import MERGED
+from router.requests.generation_request import GenerationRequest
 from router.requests.prompt_arena import Prompt
 from router.requests.request import RouterRequest, least_demand
+from router.requests.sizes import Sizes, fit_answer
+from router.text_decoder import TextDecoder
 
 
 class RequestRunner:
-    """Carries requests from their arrival to their end."""
+    """Runs requests from their arrival to their end."""
 
     def __init__(
         self,
         prompts: PromptReader,
         dispatcher: Dispatcher,
+        decoder: TextDecoder,
         sizes: Callable[[], Sizes],
         *,
-        recovery_s: float,
         generation_defaults: bool = False,
     ) -> None:
         """Use these.
@@ -47,34 +44,34 @@ class RequestRunner:
         Args:
             prompts: reads prompts.
             dispatcher: grants places.
-            sizes: asked how large an answer may be.
-            recovery_s: how long to wait for a text where a detokenizer is away, in seconds.
-            generation_defaults: the checkpoint's sampling parameters hold where none are asked for.
+            decoder: turns prompts of ids into text, where they are echoed.
+            sizes: asked for the largest answer.
+            generation_defaults: the checkpoint's sampling parameters hold where none are set.
         """
         self._prompts = prompts
         self._dispatcher = dispatcher
+        self._decoder = decoder
         self._sizes = sizes
-        self._recovery_s = recovery_s
         self._generation_defaults = generation_defaults
         self._numbers = itertools.count(1)
 
     @asynccontextmanager
-    async def carry(
+    async def run(
         self,
-        request: generation_pb2.GenerateRequest,
+        request: GenerationRequest,
         request_id: str,
         steps_apart: int,
         deadline: float | None = None,
     ) -> AsyncIterator[RouterRequest]:
-        """Carry `request` to its end; inside the block its outbox fills.
+        """Run `request` to its end; inside the block its buffer fills.
 
         The prompt as it was sent is dropped once it is read: it may be as long as a message.
 
         Args:
-            request: as sent.
+            request: as its adapter has made it.
             request_id: its id.
-            steps_apart: steps that the outbox keeps apart; 1: all are one message.
-            deadline: when it must have ended, by the loop's clock; None: whenever it does.
+            steps_apart: steps that the buffer keeps apart; 1: all are one message.
+            deadline: time by which it must have ended, by the loop's clock; None: any.
 
         Raises:
             ServiceError: it cannot run, or its tokenizer stayed away.
@@ -85,91 +82,59 @@ class RequestRunner:
             limits = await self._dispatcher.limits()
             validation.check_against(request, limits)
             reading = self._prompts.read(request, request_id, limits)
-            request = without_prompt(request)
+            request = request.without_prompt()
             prompt = await reading
             let_request_go()
             try:
                 plan = self._plan(request, prompt, limits, whole=steps_apart == MERGED)
-                live = RouterRequest(next(self._numbers), request_id, plan, prompt, steps_apart)
-                async with _meanwhile(self._run(live, ticket), live):
-                    yield live
+                running = RouterRequest(next(self._numbers), request_id, plan, prompt, steps_apart)
+                async with _meanwhile(self._run(running, ticket), running):
+                    yield running
             finally:
                 prompt.close()
 
-    async def decode(self, request: detokenizer_pb2.DecodeRequest) -> str:
-        """Turn ids into text, by whichever detokenizer answers.
-
-        Raises:
-            Unavailable: none did.
-            ServiceError: it failed.
-        """
-        pauses = Backoff(PAUSE_FIRST_S, PAUSE_MOST_S)
-        try:
-            async with asyncio.timeout(self._recovery_s):
-                while True:
-                    replica = await self._dispatcher.any_replica()
-                    try:
-                        answer = await replica.detokenizer.decode(request, timeout=self._recovery_s)
-                        return answer.text
-                    except aio.AioRpcError as error:
-                        if not is_away(error):
-                            raise from_peer(error, "detokenizer", "token_ids") from error
-                    # Its stream may not have ended yet; it must not be asked again at once.
-                    await asyncio.sleep(pauses.next_s())
-        except TimeoutError:
-            raise Unavailable("the detokenizer is away") from None
-
     def _plan(
-        self,
-        request: generation_pb2.GenerateRequest,
-        prompt: Prompt,
-        limits: validation.Limits,
-        *,
-        whole: bool,
+        self, request: GenerationRequest, prompt: Prompt, limits: validation.Limits, *, whole: bool
     ) -> validation.Plan:
-        if not self._generation_defaults:
+        if not self._generation_defaults and limits.defaults is not None:
             limits = replace(limits, defaults=None)
         plan = validation.resolve(request, prompt.count, limits)
-        bounded = request.stop.HasField("max_tokens")
+        bounded = request.stop.max_tokens is not None
         return fit_answer(plan, self._sizes(), whole=whole, bounded=bounded)
 
-    async def _run(self, live: RouterRequest, ticket: Ticket) -> None:
-        """Run `live` to its end, on as many replicas as it takes."""
-        await self._fill_echo(live)
+    async def _run(self, request: RouterRequest, ticket: Ticket) -> None:
+        """Run `request` to its end, on as many replicas as it takes."""
+        await self._fill_echo(request)
         while True:
-            placement = await self._dispatcher.place(ticket, live.demand)
+            placement = await self._dispatcher.place(ticket, request.demand)
             try:
-                await placement.run(live)
+                await placement.run(request)
                 return
             except ReplicaLost:
-                live.attempt += 1
+                request.attempt += 1
             try:
-                await placement.replica.check(live)
+                await placement.replica.check(request)
             except RequestFailed:
                 self._dispatcher.ask_again()  # others are cleared by it
                 raise
 
-    async def _fill_echo(self, live: RouterRequest) -> None:
+    async def _fill_echo(self, request: RouterRequest) -> None:
         """Turn a prompt of ids into text, where it is to be echoed."""
-        output, prompt = live.plan.output, live.prompt
-        if not output.echo or prompt.text:
-            return
-        decode = detokenizer_pb2.DecodeRequest(
-            request_id=live.request_id,
-            token_ids=prompt.ids(),
-            skip_special_tokens=skips_special_tokens(output),
-        )
-        prompt.text = await self.decode(decode)
+        output, prompt = request.plan.output, request.prompt
+        if output.echo and not prompt.text:
+            prompt.text = await self._decoder.decode(
+                request.request_id, prompt.ids(), skip_special_tokens=output.skip_special_tokens
+            )
 
 
 @asynccontextmanager
-async def _meanwhile(run: Coroutine[Any, Any, None], live: RouterRequest) -> AsyncIterator[None]:
-    """Have `run` go on beside the block; whatever it fails with is what `live` ends with."""
+async def _meanwhile(run: Coroutine[Any, Any, None], request: RouterRequest) -> AsyncIterator[None]:
+    """Have `run` go on beside the block; `request` ends with its failure, if it fails."""
 
     def ended(task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
         if error is not None:
-            live.fail(error)
+            request.fail(error)
 
     task = asyncio.create_task(run)
     task.add_done_callback(ended)
@@ -178,10 +143,3 @@ async def _meanwhile(run: Coroutine[Any, Any, None], live: RouterRequest) -> Asy
     finally:
         task.cancel()
         await asyncio.wait([task])
-
-
-def skips_special_tokens(
-    options: generation_pb2.OutputOptions | generation_pb2.DetokenizeRequest,
-) -> bool:
-    """Whether special tokens are left out of the text; they are unless told otherwise."""
-    return options.skip_special_tokens if options.HasField("skip_special_tokens") else True

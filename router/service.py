@@ -10,7 +10,7 @@ from chassis.links.channels import open_channel
 from chassis.serving.introspection import transport
 from chassis.serving.server import Host, Mount
 from protos import generation_pb2_grpc, service_pb2
-from router.api.message_limits import HELD_METHODS, Sizes, request_checks
+from router.api.message_limits import HELD_METHODS, request_checks
 from router.api.triptych_v1 import GenerationServicer
 from router.links.tokenizer_link import TokenizerLink
 from router.metrics import LinkCollector, RecoveryMetrics, RouterMetrics
@@ -19,7 +19,9 @@ from router.placement.replica import Channels, Replica
 from router.prompts import PromptReader
 from router.request_runner import RequestRunner
 from router.requests.prompt_arena import PromptArena
+from router.requests.sizes import Sizes
 from router.settings import RouterSettings, check_ranges, replica_addresses
+from router.text_decoder import TextDecoder
 
 SERVICE = "triptych.v1.GenerationService"
 
@@ -55,11 +57,12 @@ class Router:
             for address, channels in zip(replica_addresses(settings), self._channels, strict=True)
         )
         self._settings = settings
+        self.decoder = TextDecoder(self.dispatcher, settings.recovery_s)
         self.runner = RequestRunner(
             PromptReader(self.tokenizer, arena, self.sizes),
             self.dispatcher,
+            self.decoder,
             self.sizes,
-            recovery_s=settings.recovery_s,
             generation_defaults=settings.generation_defaults,
         )
 
@@ -162,7 +165,7 @@ def _add_service(host: Host, router: Router) -> None:
         lambda: dispatcher.rate,
     )
     servicer = GenerationServicer(
-        router.runner, router.tokenizer, dispatcher, router.sizes, metrics
+        router.runner, router.tokenizer, router.decoder, dispatcher, router.sizes, metrics
     )
     generation_pb2_grpc.add_GenerationServiceServicer_to_server(servicer, host.server)
     host.registry.register(LinkCollector(router.list_links))

@@ -11,7 +11,6 @@ from grpc import aio
 
 from chassis.errors import ServiceError
 from chassis.serving.calls import outcome_of
-from protos import generation_pb2
 from router.metrics import RouterMetrics
 from router.requests.request import RouterRequest
 
@@ -70,10 +69,7 @@ class RequestLog:
         if longest > 1:
             span_s = live.last_output - live.first_output
             self._metrics.per_token.observe(span_s / (longest - 1))
-        reasons = (
-            generation_pb2.FinishReason.Name(candidate.finish) for candidate in live.candidates
-        )
-        finish = ",".join(name.removeprefix("FINISH_REASON_").lower() for name in reasons)
+        finish = ",".join(candidate.finish.name.lower() for candidate in live.candidates)
         return {**line, "ttft_ms": _ms(first_s), "finish": finish}
 
 

@@ -1,6 +1,6 @@
-"""gRPC face of the router: `triptych.v1.GenerationService`.
+"""Adapter of the protocol `triptych.v1`: its `GenerationService` over the router's core.
 
-Every call about a request has an id, told in its answers, its initial metadata and its log lines.
+Every call about a request has an id, sent in its answers, its initial metadata and its log lines.
 """
 
 from __future__ import annotations
@@ -15,19 +15,26 @@ from grpc import aio
 
 from chassis import logs
 from chassis.errors import InvalidRequest, ServiceError
-from chassis.serving.introspection import triptych_version
-from protos import detokenizer_pb2, generation_pb2, generation_pb2_grpc, tokenizer_pb2
-from router.api.message_limits import Sizes
+from protos import generation_pb2, generation_pb2_grpc
 from router.api.request_log import RequestLog
-from router.api.responses import prompt_of, tokens_of, usage_of
-from router.links.tokenizer_link import TokenizerLink
+from router.api.requests import (
+    generation_request,
+    prompt_path,
+    skips_special_tokens,
+    special_tokens,
+    text_prompt,
+    with_path,
+)
+from router.api.responses import add_parts, model_of, prompt_of, replica_of, tokens_of, usage_of
+from router.links.tokenizer_link import TokenizerLink, question_of
 from router.metrics import RouterMetrics
 from router.placement.dispatcher import Dispatcher
-from router.prompts import put_prompt
-from router.request_runner import RequestRunner, skips_special_tokens
+from router.request_runner import RequestRunner
 from router.requests import validation
 from router.requests.delta_buffer import MERGED, STEPS_APART
 from router.requests.request import RouterRequest
+from router.requests.sizes import Sizes
+from router.text_decoder import TextDecoder
 
 REQUEST_ID_KEY = "x-request-id"
 
@@ -41,12 +48,14 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         self,
         runner: RequestRunner,
         tokenizer: TokenizerLink,
+        decoder: TextDecoder,
         dispatcher: Dispatcher,
         sizes: Callable[[], Sizes],
         metrics: RouterMetrics,
     ) -> None:
-        self._journeys = runner
+        self._runner = runner
         self._tokenizer = tokenizer
+        self._decoder = decoder
         self._dispatcher = dispatcher
         self._sizes = sizes
         self._metrics = metrics
@@ -58,13 +67,12 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         running = self._running(request, context, MERGED)
         del request  # it is dropped once it is read
         async with running as live:
-            candidates = await live.outbox.take_all()
-            return generation_pb2.GenerateResponse(
-                request_id=live.request_id,
-                candidates=candidates,
-                usage=usage_of(live),
-                prompt=await prompt_of(live),
+            parts = await live.buffer.take()
+            response = generation_pb2.GenerateResponse(
+                request_id=live.request_id, usage=usage_of(live), prompt=await prompt_of(live)
             )
+            add_parts(response.candidates, parts)
+            return response
 
     async def GenerateStream(  # type: ignore[override]  # noqa: N802  (name fixed by the proto)
         self, request: generation_pb2.GenerateRequest, context: Context
@@ -74,14 +82,14 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         del request  # it is dropped once it is read
         async with running as live:
             first = True
-            while not live.outbox.drained:
-                deltas = await live.outbox.take()
+            while not live.buffer.drained:
+                parts = await live.buffer.take()
                 message = generation_pb2.GenerateStreamResponse(
                     request_id=live.request_id,
-                    deltas=deltas,
                     prompt=await prompt_of(live) if first else None,
-                    usage=usage_of(live) if live.outbox.drained else None,
+                    usage=usage_of(live) if live.buffer.drained else None,
                 )
+                add_parts(message.deltas, parts)
                 first = False
                 await _write(context, message)
 
@@ -90,13 +98,16 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
     ) -> generation_pb2.TokenizeResponse:
         """Turn text or a chat into ids."""
         with self._recorded("Tokenize", context) as request_id:
-            validation.check_prompt(request)
+            prompt, path = text_prompt(request), prompt_path(request)
             validation.check_model(request.model, await self._dispatcher.limits())
-            ask = tokenizer_pb2.EncodeRequest(request_id=request_id, want_tokens=True)
-            put_prompt(ask, request)
-            answer, _ = await self._tokenizer.encode(ask, 0)
-            response = await tokens_of(answer)
-            self._sizes().check_answer(str(request.WhichOneof("prompt")), response.ByteSize())
+            question = question_of(prompt, special_tokens(request), request_id)
+            question.want_tokens = True
+            try:
+                encoded = await self._tokenizer.encode(question, 0)
+            except ServiceError as error:
+                raise with_path(error, path) from error
+            response = await tokens_of(encoded)
+            self._sizes().check_answer(path, response.ByteSize())
             return response
 
     async def Detokenize(  # noqa: N802  (name fixed by the proto)
@@ -107,36 +118,33 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             limits = await self._dispatcher.limits()
             validation.check_model(request.model, limits)
             validation.check_ids("token_ids", request.token_ids, limits)
-            decode = detokenizer_pb2.DecodeRequest(
-                request_id=request_id,
-                token_ids=request.token_ids,
+            text = await self._decoder.decode(
+                request_id,
+                request.token_ids,
                 skip_special_tokens=skips_special_tokens(request),
             )
-            return generation_pb2.DetokenizeResponse(text=await self._journeys.decode(decode))
+            return generation_pb2.DetokenizeResponse(text=text)
 
     async def ListModels(  # noqa: N802  (name fixed by the proto)
         self, request: generation_pb2.ListModelsRequest, context: Context
     ) -> generation_pb2.ListModelsResponse:
-        """List the model, once a replica has told it."""
+        """List the model, once a replica has described it."""
         model = self._dispatcher.model()
         if model is None:
             return generation_pb2.ListModelsResponse()
-        told = generation_pb2.Model()
-        told.CopyFrom(model)
-        told.version = told.version or triptych_version()
-        return generation_pb2.ListModelsResponse(models=[told])
+        return generation_pb2.ListModelsResponse(models=[model_of(model)])
 
     async def GetLoad(  # noqa: N802  (name fixed by the proto)
         self, request: generation_pb2.GetLoadRequest, context: Context
     ) -> generation_pb2.GetLoadResponse:
-        """Tell what waits and runs."""
+        """Report the load: requests that wait and run, and the KV slots of each replica."""
         replicas = [replica.describe() for replica in self._dispatcher.replicas]
         return generation_pb2.GetLoadResponse(
             queued=self._dispatcher.queued,
             running=self._dispatcher.running,
             kv_slots_used=sum(replica.kv_slots_used for replica in replicas),
             kv_slots_total=sum(replica.kv_slots_total for replica in replicas),
-            replicas=replicas,
+            replicas=map(replica_of, replicas),
         )
 
     @contextmanager
@@ -152,17 +160,19 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
     async def _running(
         self, request: generation_pb2.GenerateRequest, context: Context, steps_apart: int
     ) -> AsyncIterator[RouterRequest]:
-        """Carry `request` for the block, recorded under its id."""
+        """Run `request` for the block, recorded under its id."""
         given = _given_id(request.request_id, context)
         request_id = _usable_id(given)
-        prompt_field = validation.prompt_field(request)
+        path = prompt_path(request)
         with logs.about(request_id), RequestLog(self._metrics, context) as record:
             try:
                 validation.check_request_id(given)
                 deadline = _deadline(context)
-                carried = self._journeys.carry(request, request_id, steps_apart, deadline)
+                running = self._runner.run(
+                    generation_request(request), request_id, steps_apart, deadline
+                )
                 del request
-                async with carried as live:
+                async with running as live:
                     record.live = live
                     # Now, because the model is at work meanwhile.
                     await _tell_id(context, request_id)
@@ -170,7 +180,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             except ServiceError as error:
                 if record.live is None:
                     await _tell_id(context, request_id)
-                raise _with_path(error, prompt_field) from error
+                raise with_path(error, path) from error
 
 
 def _given_id(given: str, context: Context) -> str:
@@ -191,15 +201,8 @@ def _usable_id(given: str) -> str:
     return given or secrets.token_hex(6)
 
 
-def _with_path(error: ServiceError, prompt_field: str) -> ServiceError:
-    """`error` with the path of the prompt in the caller's request, where it is about the prompt."""
-    if isinstance(error, InvalidRequest) and error.field == "prompt":
-        return InvalidRequest(prompt_field, error.description)
-    return error
-
-
 def _deadline(context: Context) -> float | None:
-    """The end of the caller's patience, by the loop's clock; None: there is none."""
+    """The caller's deadline, by the loop's clock; None: there is none."""
     left_s = context.time_remaining()
     return None if left_s is None else asyncio.get_running_loop().time() + left_s
 

@@ -6,7 +6,7 @@ The stream is a lease: what was registered through it is gone when it ends.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from grpc import aio
 
@@ -20,11 +20,11 @@ from router.links.events import (
     Text,
     UpstreamChanged,
 )
+from router.links.messages import delta_of, registration
+from router.links.peer_errors import from_peer, is_away
 from router.requests.request import RouterRequest
 
 log = logging.getLogger(__name__)
-
-TAIL_IDS = 16  # the detokenizer needs enough of the prompt to spell the first output token
 
 
 class DetokenizerLink:
@@ -49,7 +49,7 @@ class DetokenizerLink:
             emit: takes the events.
         """
         stub = detokenizer_pb2_grpc.DetokenizerServiceStub(channel)
-        self.decode = stub.Decode
+        self._stub = stub
         self._router_id = router_id
         self._emit = emit
         self.up = False
@@ -62,9 +62,27 @@ class DetokenizerLink:
         self.run = self._stream.run
         self.restart = self._stream.restart
 
-    def register(self, live: RouterRequest) -> None:
-        """Have it turn the tokens of `live` into text."""
-        self._stream.send(detokenizer_pb2.WatchRequest(register=registration(live)))
+    async def decode(
+        self, request_id: str, ids: Sequence[int], *, skip_special_tokens: bool, timeout_s: float
+    ) -> str | None:
+        """Turn ids into text; None: the detokenizer is away.
+
+        Raises:
+            ServiceError: it failed.
+        """
+        request = detokenizer_pb2.DecodeRequest(
+            request_id=request_id, token_ids=ids, skip_special_tokens=skip_special_tokens
+        )
+        try:
+            return (await self._stub.Decode(request, timeout=timeout_s)).text
+        except aio.AioRpcError as error:
+            if is_away(error):
+                return None
+            raise from_peer(error, "detokenizer", "token_ids") from error
+
+    def register(self, request: RouterRequest) -> None:
+        """Have it turn the tokens of `request` into text."""
+        self._stream.send(detokenizer_pb2.WatchRequest(register=registration(request)))
 
     def forget(self, handle: int) -> None:
         """Have it forget a request."""
@@ -78,7 +96,7 @@ class DetokenizerLink:
     def _receive(self, response: detokenizer_pb2.WatchResponse) -> None:
         match response.WhichOneof("message"):
             case "text":
-                self._emit(Text(response.text.deltas))
+                self._emit(Text(map(delta_of, response.text.deltas)))
             case "registered":
                 registered = response.registered
                 self._emit(Registered(registered.handle, registered.attempt))
@@ -97,30 +115,3 @@ class DetokenizerLink:
         self.up = False
         self.upstream = detokenizer_pb2.Upstream()
         self._emit(DetokenizerLost(ending))
-
-
-def registration(live: RouterRequest) -> detokenizer_pb2.Register:
-    """The registration of a request, with all that a detokenizer needs to go on with it.
-
-    Wherever rows of it may have come before, the output delivered so far is named, even if there is
-    none: the detokenizer then asks for the rows after it.
-    """
-    register = detokenizer_pb2.Register(
-        handle=live.handle,
-        attempt=live.attempt,
-        request_id=live.request_id,
-        prompt_tail=live.prompt.tail(TAIL_IDS),
-        candidates=live.plan.candidates,
-        stop=live.plan.stop,
-        output=live.plan.output,
-    )
-    register.output.prompt_logprobs = live.awaits_prompt
-    if live.resumed:
-        for index, candidate in enumerate(live.candidates):
-            register.delivered.add(
-                candidate=index,
-                ids=candidate.ids.tobytes(),
-                text_length=candidate.text_length,
-                finished=candidate.finished,
-            )
-    return register

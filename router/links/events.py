@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from chassis.errors import ServiceError
 from chassis.links.reconnecting_stream import Ending
-from protos import detokenizer_pb2
+from router.requests.results import Delta
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Registered:
 class Text:
     """Deltas of one step."""
 
-    deltas: Sequence[detokenizer_pb2.TextDelta]
+    deltas: Iterable[Delta]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,14 +12,16 @@ from grpc import aio
 
 from chassis.links.reconnecting_stream import Ending, ReconnectingStream
 from chassis.serving.introspection import medium
-from protos import generation_pb2, model_pb2, model_pb2_grpc
+from protos import model_pb2, model_pb2_grpc
 from router.admission.demand import Ticket
 from router.admission.ledger import Ledger
 from router.admission.pace import Pace
 from router.links.events import ModelEvent, ModelLoad, ModelLost, ModelReady, SubmitRefused
+from router.links.messages import model_info, submission
 from router.links.peer_errors import from_refusal
 from router.requests.prompt_arena import PromptArena
 from router.requests.request import RouterRequest
+from router.requests.results import ModelInfo
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +30,8 @@ class ModelLink:
     """The Run stream of a model, and the commitments of the model.
 
     Attributes:
-        welcome: the model's last greeting; None: it was never seen.
+        info: the model, as it was last seen; None: it was never seen.
+        kv_slots: tokens that its KV pool holds, as it was last seen.
         load: its last report; empty while the stream is down.
         pace: its speed, kept while the stream is down.
         ledger: its commitments; None while the stream is down.
@@ -55,7 +58,8 @@ class ModelLink:
         self._emit = emit
         self._offered = ""
         self._proven: set[str] = set()
-        self.welcome: model_pb2.Welcome | None = None
+        self.info: ModelInfo | None = None
+        self.kv_slots = 0
         self.load = model_pb2.Load()
         self.pace = Pace()
         self.ledger: Ledger | None = None
@@ -78,20 +82,15 @@ class ModelLink:
         file = self._arena.file
         return file is not None and file.name in self._proven
 
-    @property
-    def model(self) -> generation_pb2.Model | None:
-        """What it runs, or ran when it was last seen."""
-        return self.welcome.model if self.welcome else None
-
-    def submit(self, live: RouterRequest, ticket: Ticket) -> None:
-        """Have the model run `live`, which is in the ledger under `ticket`."""
-        submit = submission(live)
-        span = live.prompt.span
+    def submit(self, request: RouterRequest, ticket: Ticket) -> None:
+        """Have the model run `request`, which is in the ledger under `ticket`."""
+        submit = submission(request)
+        span = request.prompt.span
         if span is not None and span.name in self._proven:
             submit.slab.CopyFrom(span)
         else:
-            submit.ids = live.prompt.to_bytes()
-        live.submits += 1
+            submit.ids = request.prompt.to_bytes()
+        request.submits += 1
         if self.ledger is not None:
             self.ledger.submit(ticket)
         self._stream.send(model_pb2.RunRequest(submit=submit))
@@ -136,7 +135,8 @@ class ModelLink:
         file = self._arena.file
         if file is not None and file.proven_by(welcome.proof):
             self._proven.add(file.name)
-        self.welcome = welcome
+        self.info = model_info(welcome.model)
+        self.kv_slots = welcome.kv_slots
         self.ledger = Ledger(welcome.kv_slots, welcome.max_sequences, self.pace)
         told = {"model": welcome.model.name}
         log.info("model connected (%s)", medium(self.shares), extra=told)
@@ -157,28 +157,3 @@ class ModelLink:
         self.load = model_pb2.Load()
         self._proven.clear()
         self._emit(ModelLost(ending, was_up))
-
-
-def submission(live: RouterRequest) -> model_pb2.Submit:
-    """The submit of a request without its prompt, with all that a model needs to go on with it."""
-    submit = model_pb2.Submit(
-        handle=live.handle,
-        attempt=live.attempt,
-        request_id=live.request_id,
-        sampling=live.plan.sampling,
-        stop=live.plan.stop,
-        prompt_logprobs=live.awaits_prompt,
-        priority=live.plan.priority,
-        bad_words=live.prompt.bad_words,
-    )
-    if live.plan.output.HasField("logprobs"):
-        submit.logprobs = live.plan.output.logprobs
-    if live.all_ended:  # only scores of the prompt are still missing
-        submit.sampling.n = 1
-        submit.stop.max_tokens = 0
-    elif live.resumed:
-        for index, candidate in enumerate(live.candidates):
-            submit.progress.add(
-                candidate=index, ids=candidate.ids.tobytes(), finished=candidate.finished
-            )
-    return submit

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -19,6 +20,7 @@ from chassis.links.reconnecting_stream import Reconnector
 from chassis.serving.introspection import medium
 from protos import tokenizer_pb2, tokenizer_pb2_grpc
 from router.links.peer_errors import from_peer, is_away
+from router.requests.generation_request import ChatPrompt, TextPrompt
 from router.requests.prompt_arena import PromptArena, Slab
 
 log = logging.getLogger(__name__)
@@ -34,6 +36,42 @@ LONG_AT_ONCE = 8
 SHORT_AT_ONCE = 256
 
 Answer = tokenizer_pb2.EncodeResponse | aio.AioRpcError
+Question = tokenizer_pb2.EncodeRequest
+
+
+@dataclass(slots=True)
+class Encoded:
+    """A prompt that the tokenizer has encoded.
+
+    Attributes:
+        count: number of ids.
+        slab: holds the ids, int32; None: `ids` does. Its receiver releases it.
+        ids: int32, little-endian.
+        text: text of the prompt, where asked for.
+        tokens: bytes of each id, where asked for.
+        bad_words: sequences of ids that the output may not have.
+    """
+
+    count: int
+    slab: Slab | None = None
+    ids: bytes = b""
+    text: str = ""
+    tokens: Sequence[bytes] = ()
+    bad_words: Sequence[Sequence[int]] = ()
+
+
+def question_of(
+    prompt: TextPrompt | ChatPrompt, add_special_tokens: bool | None, request_id: str
+) -> Question:
+    """The request to encode a prompt; further options may be set in it."""
+    question = tokenizer_pb2.EncodeRequest(
+        request_id=request_id, add_special_tokens=add_special_tokens
+    )
+    if isinstance(prompt, ChatPrompt):
+        question.chat.MergeFromString(prompt.encoded)
+    else:
+        question.text = prompt.text
+    return question
 
 
 class TokenizerLink:
@@ -96,17 +134,12 @@ class TokenizerLink:
         async with self._channel, self._tasks:
             await self._watch.run()
 
-    async def encode(
-        self, request: tokenizer_pb2.EncodeRequest, slab_ids: int
-    ) -> tuple[tokenizer_pb2.EncodeResponse, Slab | None]:
+    async def encode(self, question: Question, slab_ids: int) -> Encoded:
         """Encode one prompt, waiting for the tokenizer and asking again where it went away.
 
         Args:
-            request: what to encode, without a slab.
+            question: without a slab.
             slab_ids: size of the slab to lend, in ids; 0: none.
-
-        Returns:
-            The answer, and the slab that holds the ids where it says so; the caller lets it go.
 
         Raises:
             Unavailable: the tokenizer stayed away.
@@ -116,59 +149,54 @@ class TokenizerLink:
             async with asyncio.timeout(self._recovery_s):
                 while True:
                     await self._ready.wait()
-                    answer, lease = await self._ask(request, slab_ids)
+                    answer, slab = await self._ask(question, slab_ids)
                     if not isinstance(answer, aio.AioRpcError):
-                        return answer, lease
+                        return _encoded(answer, slab)
                     if not is_away(answer):
-                        field = request.WhichOneof("prompt") or "prompt"
-                        raise from_peer(answer, "tokenizer", field)
+                        raise from_peer(answer, "tokenizer")
                     self._lost()
         except TimeoutError:
             raise Unavailable("the tokenizer is away") from None
 
-    async def _ask(
-        self, request: tokenizer_pb2.EncodeRequest, slab_ids: int
-    ) -> tuple[Answer, Slab | None]:
+    async def _ask(self, question: Question, slab_ids: int) -> tuple[Answer, Slab | None]:
         """Ask once, when there is a place."""
-        if request.ByteSize() < LONG_PROMPT_BYTES:
-            return await self._ask_short(request, slab_ids)
-        request.ClearField("slab")
+        if question.ByteSize() < LONG_PROMPT_BYTES:
+            return await self._ask_short(question, slab_ids)
+        question.ClearField("slab")
         async with self._long_places:
-            return await self._call(request, None), None
+            return await self._call(question, None), None
 
-    async def _ask_short(
-        self, request: tokenizer_pb2.EncodeRequest, slab_ids: int
-    ) -> tuple[Answer, Slab | None]:
+    async def _ask_short(self, question: Question, slab_ids: int) -> tuple[Answer, Slab | None]:
         """Ask once. The call goes on where the caller is cancelled, and lets the slab go then."""
         await self._places.acquire()
-        lease = self._arena.lend(slab_ids) if slab_ids and self.shares else None
-        if lease is not None:
-            request.slab.CopyFrom(lease.slab)
-            lease.hold()
+        slab = self._arena.lend(slab_ids) if slab_ids and self.shares else None
+        if slab is not None:
+            question.slab.CopyFrom(slab.span)
+            slab.hold()
         else:
-            request.ClearField("slab")
+            question.ClearField("slab")
         kept = False
         try:
-            call = self._tasks.create_task(self._call(request, lease))
+            call = self._tasks.create_task(self._call(question, slab))
             call.add_done_callback(lambda _: self._places.release())
             answer = await asyncio.shield(call)
             kept = isinstance(answer, tokenizer_pb2.EncodeResponse) and answer.in_slab
-            return answer, lease if kept else None
+            return answer, slab if kept else None
         finally:
-            if lease is not None and not kept:
-                lease.let_go()
+            if slab is not None and not kept:
+                slab.release()
 
-    async def _call(self, request: tokenizer_pb2.EncodeRequest, lease: Slab | None) -> Answer:
+    async def _call(self, question: Question, slab: Slab | None) -> Answer:
         try:
-            return await self._stub.Encode(request, timeout=self._recovery_s)
+            return await self._stub.Encode(question, timeout=self._recovery_s)
         except aio.AioRpcError as error:
             # Unless the service itself has answered, a worker of it may still be writing.
-            if lease is not None and error_info(error) is None:
-                self._retire(lease.slab.name)
+            if slab is not None and error_info(error) is None:
+                self._retire(slab.span.name)
             return error
         finally:
-            if lease is not None:
-                lease.let_go()
+            if slab is not None:
+                slab.release()
 
     def _retire(self, name: str) -> None:
         if self._arena.retire(name):
@@ -252,3 +280,8 @@ class TokenizerLink:
         else:
             log.info("tokenizer disconnected", extra=told)
         self._changed()
+
+
+def _encoded(answer: tokenizer_pb2.EncodeResponse, slab: Slab | None) -> Encoded:
+    bad_words = [tuple(words.ids) for words in answer.bad_words] if answer.bad_words else ()
+    return Encoded(answer.count, slab, answer.ids, answer.text, answer.tokens, bad_words)

@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from protos import detokenizer_pb2
 from router.admission.demand import Ticket
 from router.admission.ledger import Ledger
 from router.links.detokenizer_link import DetokenizerLink
 from router.links.model_link import ModelLink
 from router.requests.request import RouterRequest
+from router.requests.results import Delta
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class Attempt:
         self._links.model.submit(self.request, self.ticket)
         self.submitted = True
 
-    def receive(self, delta: detokenizer_pb2.TextDelta, step: int) -> bool:
+    def receive(self, delta: Delta, step: int) -> bool:
         """Take in a delta of the current attempt; return whether others may find room now."""
         request, room = self.request, False
         if request.take(delta, step):
@@ -113,15 +113,15 @@ class Attempt:
         release_place(self.ledger, self.ticket)
         return True
 
-    def _account(self, delta: detokenizer_pb2.TextDelta) -> bool:
+    def _account(self, delta: Delta) -> bool:
         """Count a delta in the ledger; return whether others may find room now."""
         ledger, ticket, candidate = self.ledger, self.ticket, delta.candidate
-        ended = bool(delta.finish_reason)
+        ended = bool(delta.finish)
         if tokens := len(delta.token_ids):
             ledger.grow(ticket, candidate, tokens)
         if ended:
             ledger.finish(ticket, candidate)
-            if delta.HasField("matched_stop") and not self.request.finished:
+            if delta.matched_stop is not None and not self.request.finished:
                 # The model knows nothing of stop strings.
                 self._links.model.cancel(self.request.handle, candidate)
         if self.isolated and self.request.crash_record.passed_crash:

@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from chassis.errors import DeadlineUnmeetable, Overloaded, Unavailable
-from protos import generation_pb2
 from router.admission.deadlines import Deadlines
 from router.admission.demand import Demand, Ticket
 from router.admission.forecast import Late
@@ -23,6 +22,7 @@ from router.admission.queue import AdmissionQueue, QueueFull
 from router.placement.attempt import release_place
 from router.placement.replica import Change, Replica
 from router.requests.request import RouterRequest
+from router.requests.results import ModelInfo
 from router.requests.validation import Limits
 
 log = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ class Dispatcher:
 
     def serves(self, replica: Replica) -> bool:
         """Whether `replica` takes requests for this deployment's model."""
-        model = replica.model.model
+        model = replica.model.info
         known = self._limits.model if self._limits else None
         return replica.ready and model is not None and model.name == known
 
@@ -129,9 +129,9 @@ class Dispatcher:
         assert self._limits is not None
         return self._limits
 
-    def model(self) -> generation_pb2.Model | None:
-        """The deployment's model, once a replica has told it."""
-        models = (replica.model.model for replica in self.replicas)
+    def model(self) -> ModelInfo | None:
+        """The deployment's model, once a replica has described it."""
+        models = (replica.model.info for replica in self.replicas)
         known = self._limits.model if self._limits else None
         return next((model for model in models if model and model.name == known), None)
 
@@ -235,18 +235,19 @@ class Dispatcher:
 
     def _learn_limits(self) -> None:
         """Read the models of the replicas; the first names the deployment's model."""
-        welcomes = [replica.model.welcome for replica in self.replicas if replica.model.welcome]
-        name = self._limits.model if self._limits else welcomes[0].model.name
-        fitting = [welcome for welcome in welcomes if welcome.model.name == name]
-        if len(fitting) < len(welcomes):
+        links = [replica.model for replica in self.replicas]
+        models = [(link.info, link.kv_slots) for link in links if link.info is not None]
+        name = self._limits.model if self._limits else models[0][0].name
+        fitting = [(model, slots) for model, slots in models if model.name == name]
+        if len(fitting) < len(models):
             log.error("a replica runs another model and is left out", extra={"model": name})
         if fitting:
             self._limits = Limits(
                 model=name,
-                context_length=min(welcome.model.context_length for welcome in fitting),
-                vocab_size=min(welcome.model.vocab_size for welcome in fitting),
-                kv_slots=min(welcome.kv_slots for welcome in fitting),
-                defaults=fitting[0].model.generation_defaults,
+                context_length=min(model.context_length for model, _ in fitting),
+                vocab_size=min(model.vocab_size for model, _ in fitting),
+                kv_slots=min(slots for _, slots in fitting),
+                defaults=fitting[0][0].defaults,
             )
             self._known.set()
 

@@ -21,7 +21,6 @@ from grpc import aio
 
 from chassis.errors import ServiceError, Unavailable
 from chassis.links.reconnecting_stream import Ending
-from protos import detokenizer_pb2, generation_pb2
 from router.admission.demand import Ticket
 from router.admission.ledger import Ledger
 from router.links import events
@@ -34,6 +33,7 @@ from router.placement.crash_check import CrashCheck
 from router.placement.detokenizer_timeout import DetokenizerAway, DetokenizerTimeout
 from router.requests.prompt_arena import PromptArena
 from router.requests.request import RouterRequest
+from router.requests.results import Delta, ReplicaLoad
 from router.settings import RecoveryTimeouts, ReplicaAddress
 
 log = logging.getLogger(__name__)
@@ -178,15 +178,15 @@ class Replica:
             if attempt.ticket is ticket:
                 attempt.request.fail(error)
 
-    def describe(self) -> generation_pb2.Replica:
-        """Its load, as clients are told it."""
-        welcome, load = self.model.welcome, self.model.load
-        return generation_pb2.Replica(
+    def describe(self) -> ReplicaLoad:
+        """Its load."""
+        load = self.model.load
+        return ReplicaLoad(
             address=self.address.model,
             ready=self.ready,
             running=self.running,
             kv_slots_used=load.kv_slots_used,
-            kv_slots_total=welcome.kv_slots if welcome else 0,
+            kv_slots_total=self.model.kv_slots,
             kv_slots_cached=load.kv_slots_cached,
         )
 
@@ -198,7 +198,7 @@ class Replica:
             self._timeout.begin()
         self._notify(change)
 
-    def _receive(self, deltas: Iterable[detokenizer_pb2.TextDelta]) -> bool:
+    def _receive(self, deltas: Iterable[Delta]) -> bool:
         """Hand a step's deltas to their requests; return whether the owner is to be notified."""
         step, changed = next(self._steps), False
         for delta in deltas:

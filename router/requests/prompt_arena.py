@@ -1,8 +1,8 @@
 """The prompt arena: shared memory in which a prompt's ids stay for as long as its request.
 
-A slab is lent again only when its request has ended and nobody can still write to it. When a
-writer dies, nobody can tell what it may still write: the whole file is retired, and goes when its
-last slab has come back.
+A slab is lent again only when its request has ended and no writer can reach it. After the death of
+a writer its last writes are unknown: the whole file is retired, and goes when its last slab has
+come back.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from chassis.memory.arena import Arena
 from chassis.memory.shared_file import SharedFile
-from protos import generation_pb2, memory_pb2
+from protos import memory_pb2
 
 log = logging.getLogger(__name__)
 
@@ -24,9 +24,9 @@ class Slab:
     """A slab on loan, given back when the last of its holders lets go."""
 
     def __init__(
-        self, slab: memory_pb2.Span, arena: Arena, settle: Callable[[Arena], None]
+        self, span: memory_pb2.Span, arena: Arena, settle: Callable[[Arena], None]
     ) -> None:
-        self.slab = slab
+        self.span = span
         self._arena = arena
         self._settle = settle
         self._holders = 1
@@ -35,16 +35,16 @@ class Slab:
         """Count one holder more."""
         self._holders += 1
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Count one holder less."""
         self._holders -= 1
         if self._holders == 0:
-            self._arena.give_back(self.slab)
+            self._arena.give_back(self.span)
             self._settle(self._arena)
 
     def view(self, ids: int) -> memoryview:
         """The bytes of the first `ids` ids."""
-        start = self.slab.offset
+        start = self.span.offset
         return self._arena.file.view[start : start + ids * ID_BYTES]
 
 
@@ -75,7 +75,7 @@ class PromptArena:
         return self._current.file if self._current else None
 
     def describe(self) -> memory_pb2.SharedFile:
-        """What a peer is asked to prove; empty where nothing is shared."""
+        """The file that a peer is asked to prove; empty where nothing is shared."""
         return self._current.file.describe() if self._current else memory_pb2.SharedFile()
 
     def proven_by(self, name: str, proof: memory_pb2.SharedProof) -> bool:
@@ -85,17 +85,17 @@ class PromptArena:
 
     def lend(self, ids: int) -> Slab | None:
         """Lend a slab for `ids` ids, or None where there is no room."""
-        slab = self._current.take(ids * ID_BYTES) if self._current else None
-        if slab is None or self._current is None:
+        span = self._current.take(ids * ID_BYTES) if self._current else None
+        if span is None or self._current is None:
             return None
-        return Slab(slab, self._current, self._settle)
+        return Slab(span, self._current, self._settle)
 
     def store(self, ids: bytes) -> Slab | None:
         """Lend a slab that holds `ids`, or None where there is no room."""
-        lease = self.lend(len(ids) // ID_BYTES)
-        if lease is not None:
-            lease.view(len(ids) // ID_BYTES)[:] = ids
-        return lease
+        slab = self.lend(len(ids) // ID_BYTES)
+        if slab is not None:
+            slab.view(len(ids) // ID_BYTES)[:] = ids
+        return slab
 
     def retire(self, name: str) -> bool:
         """Lend no more of the file `name`; answer whether it was the current one."""
@@ -136,37 +136,37 @@ class Prompt:
 
     Attributes:
         count: how many there are.
-        text: what they spell, where it is to be echoed.
+        text: their text, where it is to be echoed.
         bad_words: sequences of ids that its output may not have.
     """
 
     def __init__(
         self,
         count: int,
-        lease: Slab | None,
+        slab: Slab | None,
         ids: bytes = b"",
         *,
         text: str = "",
-        bad_words: Sequence[generation_pb2.TokenIds] = (),
+        bad_words: Sequence[Sequence[int]] = (),
     ) -> None:
-        """Hold `count` ids, which are int32 in `lease`, or in `ids` where there is none."""
+        """Hold `count` ids, which are int32 in `slab`, or in `ids` where there is none."""
         self.count = count
         self.text = text
         self.bad_words = tuple(bad_words)
-        self._lease = lease
+        self._slab = slab
         self._ids = ids
 
     @property
     def span(self) -> memory_pb2.Span | None:
         """Where the ids are in shared memory."""
-        if self._lease is None:
+        if self._slab is None:
             return None
-        slab = self._lease.slab
+        slab = self._slab.span
         return memory_pb2.Span(name=slab.name, offset=slab.offset, length=self.count * ID_BYTES)
 
     def to_bytes(self) -> bytes:
         """The ids as int32, little-endian."""
-        return self._ids if self._lease is None else bytes(self._lease.view(self.count))
+        return self._ids if self._slab is None else bytes(self._slab.view(self.count))
 
     def ids(self) -> array.array[int]:
         """The ids."""
@@ -175,13 +175,13 @@ class Prompt:
     def tail(self, count: int) -> array.array[int]:
         """The last `count` ids, or all where there are fewer."""
         start = max(0, self.count - count) * ID_BYTES
-        if self._lease is None:
+        if self._slab is None:
             return array.array("i", self._ids[start:])
-        return array.array("i", bytes(self._lease.view(self.count)[start:]))
+        return array.array("i", bytes(self._slab.view(self.count)[start:]))
 
     def close(self) -> None:
         """Let the slab go."""
-        if self._lease is not None:
-            self._lease.let_go()
-            self._lease = None
+        if self._slab is not None:
+            self._slab.release()
+            self._slab = None
             self._ids = b""

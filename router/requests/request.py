@@ -1,4 +1,4 @@
-"""What the router knows of one request on its way: all that it takes to start it again.
+"""State of one request in the router, with all that it takes to start it again.
 
 Each output position of each candidate is taken in exactly once, from the current attempt only.
 """
@@ -8,31 +8,34 @@ from __future__ import annotations
 import array
 import time
 
-from protos import detokenizer_pb2, generation_pb2
 from router.admission.demand import Demand
 from router.admission.quarantine import CrashRecord
 from router.requests.delta_buffer import DeltaBuffer
+from router.requests.generation_request import GenerationRequest
 from router.requests.prompt_arena import Prompt
+from router.requests.results import Delta, Finish, TokenLogprob
 from router.requests.validation import Plan
 
-_NO_FINISH = generation_pb2.FINISH_REASON_UNSPECIFIED
 FIRST_ATTEMPT = 1
 
 
 class CandidateProgress:
-    """What one candidate's client has been given, or will be by the outbox."""
+    """Output of one candidate that its client has been given, or will be by the buffer.
+
+    It is all that a service needs to go on with the candidate.
+    """
 
     __slots__ = ("finish", "ids", "text_length")
 
     def __init__(self) -> None:
         self.ids = array.array("i")
         self.text_length = 0
-        self.finish: generation_pb2.FinishReason.ValueType = _NO_FINISH
+        self.finish = Finish.UNSPECIFIED
 
     @property
     def finished(self) -> bool:
         """Whether it has ended."""
-        return self.finish != _NO_FINISH
+        return self.finish is not Finish.UNSPECIFIED
 
 
 class RouterRequest:
@@ -49,7 +52,7 @@ class RouterRequest:
     def __init__(
         self, number: int, request_id: str, plan: Plan, prompt: Prompt, steps_apart: int
     ) -> None:
-        """Begin the first attempt; `steps_apart` is the outbox's."""
+        """Begin the first attempt; `steps_apart` is the buffer's."""
         self.number = number
         self.request_id = request_id
         self.plan = plan
@@ -60,20 +63,20 @@ class RouterRequest:
         self.candidates = [CandidateProgress() for _ in range(plan.candidates)]
         self.crash_record = CrashRecord(self.candidates)
         self._open = plan.candidates
-        self.outbox = DeltaBuffer(plan.output, steps_apart)
-        self.prompt_logprobs: list[generation_pb2.TokenLogprob] = []
-        self.outbox.withhold(self.awaits_prompt)
+        self.buffer = DeltaBuffer(plan.output, steps_apart)
+        self.prompt_logprobs: list[TokenLogprob] = []
+        self.buffer.withhold(self.awaits_prompt)
         self.first_output: float | None = None  # when, by `time.monotonic`
         self.last_output: float | None = None
 
     def demand(self) -> Demand:
-        """What it will hold of a replica."""
+        """Needs of the request for a replica."""
         outputs = {
             index: len(candidate.ids)
             for index, candidate in enumerate(self.candidates)
             if not candidate.finished
         }
-        standing, stops = self.crash_record.standing, _may_stop(self.plan.stop)
+        standing, stops = self.crash_record.standing, self.plan.stop.may_stop
         return Demand(self.plan.prompt_tokens, self.plan.max_tokens, outputs, standing, stops)
 
     @property
@@ -83,12 +86,12 @@ class RouterRequest:
 
     @property
     def all_ended(self) -> bool:
-        """Whether all candidates have; rows of the prompt may still be missing."""
+        """Whether all candidates have ended; rows of the prompt may still be missing."""
         return not self._open
 
     @property
     def resumed(self) -> bool:
-        """Whether a detokenizer may have told something of it before."""
+        """Whether a detokenizer may have sent output of it before."""
         return self.submits > 0
 
     @property
@@ -96,10 +99,10 @@ class RouterRequest:
         """Output tokens of all candidates so far."""
         return sum(len(candidate.ids) for candidate in self.candidates)
 
-    def take(self, delta: detokenizer_pb2.TextDelta, step: int) -> bool:
-        """Take in a delta of `step`; answer whether it was the next of its candidate.
+    def take(self, delta: Delta, step: int) -> bool:
+        """Take in a delta of `step`; return whether it was the next of its candidate.
 
-        What bears another attempt, another position than the next, or comes after an ending is
+        A delta of another attempt, at another position than the next, or after an ending is
         dropped.
         """
         if delta.attempt != self.attempt or delta.candidate >= len(self.candidates):
@@ -108,14 +111,14 @@ class RouterRequest:
             self._take_prompt(delta)
         taken = self._take_output(delta, step)
         if self.finished:
-            self.outbox.close()
+            self.buffer.close()
         return taken
 
-    def _take_output(self, delta: detokenizer_pb2.TextDelta, step: int) -> bool:
+    def _take_output(self, delta: Delta, step: int) -> bool:
         candidate = self.candidates[delta.candidate]
-        if candidate.finished or delta.position != len(candidate.ids):
+        before, finish = len(candidate.ids), delta.finish
+        if candidate.finished or delta.position != before:
             return False
-        before, finish = len(candidate.ids), delta.finish_reason
         candidate.ids.extend(delta.token_ids)
         candidate.text_length += len(delta.text)
         if finish:
@@ -124,21 +127,19 @@ class RouterRequest:
         if finish or len(candidate.ids) > before:  # and not scores of the prompt alone
             self.last_output = time.monotonic()
             self.first_output = self.first_output or self.last_output
-        self.outbox.add(delta, step)
+        self.buffer.add(delta, step)
         return True
 
     def fail(self, error: BaseException) -> None:
         """End it with `error`."""
-        self.outbox.fail(error)
+        self.buffer.fail(error)
 
-    def _take_prompt(self, delta: detokenizer_pb2.TextDelta) -> None:
+    def _take_prompt(self, delta: Delta) -> None:
         start = delta.prompt_position
         for position, logprob in enumerate(delta.prompt_logprobs, start):
             if position == len(self.prompt_logprobs):
-                kept = generation_pb2.TokenLogprob()
-                kept.CopyFrom(logprob)  # so as not to keep the whole frame
-                self.prompt_logprobs.append(kept)
-        self.outbox.withhold(self.awaits_prompt)
+                self.prompt_logprobs.append(logprob)
+        self.buffer.withhold(self.awaits_prompt)
 
     @property
     def awaits_prompt(self) -> bool:
@@ -148,13 +149,6 @@ class RouterRequest:
         )
 
 
-def least_demand(request: generation_pb2.GenerateRequest) -> Demand:
+def least_demand(request: GenerationRequest) -> Demand:
     """Least needs of `request`, as far as they are known before its prompt is read."""
-    stop = request.stop
-    max_tokens = stop.max_tokens if stop.HasField("max_tokens") else 0
-    return Demand(0, max_tokens, {0: 0}, may_stop=_may_stop(stop))
-
-
-def _may_stop(stop: generation_pb2.StopConditions) -> bool:
-    """Tell whether an output may end before it has `max_tokens`."""
-    return bool(not stop.ignore_eos or stop.strings or stop.token_ids)
+    return Demand(0, request.stop.max_tokens or 0, {0: 0}, may_stop=request.stop.may_stop)

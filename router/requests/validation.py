@@ -1,6 +1,6 @@
-"""What makes a request acceptable: pure checks, and the defaults that depend on the model.
+"""Checks of requests, and the defaults that depend on the model. Pure.
 
-Whoever passes them can run on any replica; whoever does not is told which field is at fault.
+A request that passes them can run on any replica; the error of another names the field at fault.
 """
 
 from __future__ import annotations
@@ -8,22 +8,26 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
-
-from google.protobuf.message import Message
 
 from chassis.errors import InvalidRequest, NotFound
-from protos import generation_pb2
-from router.requests.parameters import check_output, check_sampling, check_stop
+from router.requests.generation_request import GenerationRequest
+from router.requests.parameters import (
+    OutputOptions,
+    SamplingParams,
+    StopConditions,
+    check_output,
+    check_sampling,
+    check_stop,
+)
 
 MOST_REQUEST_ID = 256
-
-M = TypeVar("M", bound=Message)
+PROMPT = "prompt"
+"""Name of the prompt in errors."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the deployment's model allows.
+    """Limits of the deployment's model.
 
     Attributes:
         model: the name a request may give.
@@ -37,7 +41,7 @@ class Limits:
     context_length: int
     vocab_size: int
     kv_slots: int
-    defaults: generation_pb2.SamplingParams | None = None
+    defaults: SamplingParams | None = None
 
     @property
     def most_tokens(self) -> int:
@@ -54,47 +58,31 @@ class Plan:
         candidates: how many continuations.
         max_tokens: output tokens of one candidate at most.
         priority: lower runs first.
-        sampling: with seed and n set.
-        stop: with max_tokens set.
+        seed: of the sampling.
+        sampling: as sent, over the defaults; `seed` and `candidates` hold instead of its own.
+        stop: as sent; `max_tokens` holds instead of its own.
         output: as sent.
-        prompt_field: path of the prompt in the request.
     """
 
     prompt_tokens: int
     candidates: int
     max_tokens: int
     priority: int
-    sampling: generation_pb2.SamplingParams
-    stop: generation_pb2.StopConditions
-    output: generation_pb2.OutputOptions
-    prompt_field: str = "prompt"
+    seed: int
+    sampling: SamplingParams
+    stop: StopConditions
+    output: OutputOptions
 
 
-def check_request(request: generation_pb2.GenerateRequest) -> None:
-    """Check all that can be checked without knowing the model.
+def check_request(request: GenerationRequest) -> None:
+    """Check the parameters, as far as that needs no model.
 
     Raises:
-        InvalidRequest: a field is missing or out of range.
+        InvalidRequest: a parameter is out of range.
     """
-    check_prompt(request)
     check_sampling(request.sampling)
     check_stop(request.stop)
     check_output(request.output)
-
-
-def check_prompt(
-    request: generation_pb2.GenerateRequest | generation_pb2.TokenizeRequest,
-) -> None:
-    """Check that there is a prompt.
-
-    Raises:
-        InvalidRequest: there is none.
-    """
-    kind = request.WhichOneof("prompt")
-    if kind is None:
-        raise InvalidRequest("prompt", "missing")
-    if kind == "chat" and not request.chat.messages:
-        raise InvalidRequest("chat.messages", "there are none")
 
 
 def check_request_id(request_id: str) -> None:
@@ -119,8 +107,8 @@ def check_model(name: str, limits: Limits) -> None:
         raise NotFound(f"no model {name!r} is served; there is {limits.model!r}")
 
 
-def check_against(request: generation_pb2.GenerateRequest, limits: Limits) -> None:
-    """Check what depends on the model but not on the prompt's length in tokens.
+def check_against(request: GenerationRequest, limits: Limits) -> None:
+    """Check the parameters against the model, as far as that needs no prompt length in tokens.
 
     Raises:
         InvalidRequest: an id is not of the vocabulary, or a length is beyond the context.
@@ -136,19 +124,23 @@ def check_against(request: generation_pb2.GenerateRequest, limits: Limits) -> No
     check_ids("sampling.logit_bias", request.sampling.logit_bias, limits)
 
 
-def sent_ids(request: generation_pb2.GenerateRequest, limits: Limits) -> Sequence[int]:
+def kept_ids(ids: Sequence[int], truncate: int, limits: Limits) -> Sequence[int]:
     """The ids of a prompt that was sent as ids, without those that are cut off.
+
+    Args:
+        ids: as sent.
+        truncate: last ids that are kept; 0: all.
+        limits: of the model.
 
     Raises:
         InvalidRequest: there are none, too many, or unknown ones.
     """
-    field, ids = "token_ids.ids", request.token_ids.ids
-    if 0 < request.truncate_prompt_tokens < len(ids):
-        kept = ids[-request.truncate_prompt_tokens :]
+    if 0 < truncate < len(ids):
+        kept = ids[-truncate:]
     else:
-        check_length(field, len(ids), limits)
+        check_length(len(ids), limits)
         kept = ids[:]
-    check_ids(field, kept, limits)
+    check_ids(PROMPT, kept, limits)
     return kept
 
 
@@ -165,13 +157,13 @@ def check_ids(field: str, ids: Iterable[int], limits: Limits) -> None:
         )
 
 
-def resolve(request: generation_pb2.GenerateRequest, prompt_tokens: int, limits: Limits) -> Plan:
+def resolve(request: GenerationRequest, prompt_tokens: int, limits: Limits) -> Plan:
     """Check the lengths and fill in the defaults.
 
     Args:
         request: passed `check_request` and `check_against`.
         prompt_tokens: length of its prompt.
-        limits: what the model allows.
+        limits: of the model.
 
     Raises:
         InvalidRequest: the prompt is empty or too long, alone or with max_tokens.
@@ -181,78 +173,51 @@ def resolve(request: generation_pb2.GenerateRequest, prompt_tokens: int, limits:
         raise InvalidRequest(
             "stop.min_tokens", f"{request.stop.min_tokens} is more than max_tokens, {max_tokens}"
         )
-    sampling = _sampling(request.sampling, limits.defaults)
-    if not sampling.HasField("seed"):
-        sampling.seed = secrets.randbits(64)
-    if not sampling.HasField("n"):
-        sampling.n = 1
-    stop = _copied(request.stop)
-    stop.max_tokens = max_tokens
+    sampling = request.sampling
+    if limits.defaults is not None:
+        sampling = sampling.over(limits.defaults)
     return Plan(
         prompt_tokens=prompt_tokens,
-        candidates=sampling.n,
+        candidates=1 if sampling.n is None else sampling.n,
         max_tokens=max_tokens,
         priority=request.priority,
+        seed=secrets.randbits(64) if sampling.seed is None else sampling.seed,
         sampling=sampling,
-        stop=stop,
-        output=_copied(request.output),
-        prompt_field=prompt_field(request),
+        stop=request.stop,
+        output=request.output,
     )
 
 
-def _copied(part: M) -> M:
-    """The same by itself: a part of a request keeps all of it."""
-    copy = type(part)()
-    copy.CopyFrom(part)
-    return copy
-
-
-def check_length(field: str, prompt_tokens: int, limits: Limits) -> None:
+def check_length(prompt_tokens: int, limits: Limits) -> None:
     """Check that a prompt of so many tokens can run.
 
     Raises:
         InvalidRequest: it is empty or too long.
     """
     if prompt_tokens == 0:
-        raise InvalidRequest(field, "the prompt has no tokens")
+        raise InvalidRequest(PROMPT, "the prompt has no tokens")
     if prompt_tokens > limits.most_tokens:
         raise InvalidRequest(
-            field, f"the prompt has {prompt_tokens} tokens, more than the {_room(limits)}"
+            PROMPT, f"the prompt has {prompt_tokens} tokens, more than the {_room(limits)}"
         )
 
 
-def _sampling(
-    asked: generation_pb2.SamplingParams, defaults: generation_pb2.SamplingParams | None
-) -> generation_pb2.SamplingParams:
-    """Fill in `asked` from `defaults`; without bad words, which reach the model as ids."""
-    sampling = generation_pb2.SamplingParams() if defaults is None else _copied(defaults)
-    sampling.MergeFrom(asked)
-    sampling.ClearField("bad_words")
-    return sampling
-
-
-def prompt_field(request: generation_pb2.GenerateRequest) -> str:
-    """The path of the prompt that `request` carries."""
-    kind = request.WhichOneof("prompt")
-    return "token_ids.ids" if kind == "token_ids" else kind or "prompt"
-
-
-def _max_tokens(request: generation_pb2.GenerateRequest, prompt_tokens: int, limits: Limits) -> int:
+def _max_tokens(request: GenerationRequest, prompt_tokens: int, limits: Limits) -> int:
     """Output tokens of one candidate at most, as asked for or as there is room."""
-    field = prompt_field(request)
-    check_length(field, prompt_tokens, limits)
-    if request.stop.HasField("max_tokens"):
-        wanted = prompt_tokens + request.stop.max_tokens
+    check_length(prompt_tokens, limits)
+    asked = request.stop.max_tokens
+    if asked is not None:
+        wanted = prompt_tokens + asked
         if wanted > limits.most_tokens:
             raise InvalidRequest(
                 "stop.max_tokens",
-                f"the prompt's {prompt_tokens} tokens and max_tokens {request.stop.max_tokens} "
+                f"the prompt's {prompt_tokens} tokens and max_tokens {asked} "
                 f"make {wanted}, more than the {_room(limits)}",
             )
-        return request.stop.max_tokens
+        return asked
     if prompt_tokens == limits.most_tokens:
         raise InvalidRequest(
-            field,
+            PROMPT,
             f"the prompt's {prompt_tokens} tokens leave no room for output in the {_room(limits)}",
         )
     return limits.most_tokens - prompt_tokens

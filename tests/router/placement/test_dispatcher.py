@@ -22,11 +22,12 @@ from support.fakes.router import (
 )
 
 from chassis.errors import Unavailable
-from protos import generation_pb2, model_pb2
+from protos import generation_pb2
 from router.admission.demand import Demand
 from router.admission.ledger import Ledger
 from router.placement.dispatcher import Dispatcher
 from router.placement.replica import Change
+from router.requests.results import ModelInfo
 
 
 async def test_load_tells_what_waits_and_runs(tmp_path):
@@ -149,11 +150,10 @@ async def test_what_waits_while_a_replica_is_lost_starts_when_it_is_back(tmp_pat
 
 
 async def test_a_replica_that_comes_up_as_the_recovery_limit_passes_harms_nobody():
-    model = generation_pb2.Model(name="m", context_length=64, vocab_size=8)
-    welcome = model_pb2.Welcome(model=model, kv_slots=64, max_sequences=4)
+    info = ModelInfo(name="m", context_length=64, vocab_size=8)
     ledger = Ledger(64, 4)
     replica = Mock(ready=False, running=0, stranded=False)
-    replica.model = Mock(welcome=welcome, model=model, ledger=ledger)
+    replica.model = Mock(info=info, kv_slots=64, ledger=ledger)
     dispatcher = Dispatcher(max_queue=4, recovery_s=0, ready_changed=lambda: None)
     dispatcher.replicas = (replica,)
     dispatcher.update(Change.MODEL)

@@ -5,20 +5,19 @@ import asyncio
 import pytest
 
 from chassis.errors import Unavailable
-from protos import detokenizer_pb2, generation_pb2
 from router.requests.delta_buffer import MERGED, DeltaBuffer
+from router.requests.parameters import OutputOptions
+from router.requests.results import Delta, Finish
 
-LENGTH = generation_pb2.FINISH_REASON_LENGTH
+LENGTH = Finish.LENGTH
 
 
-def delta(text="", candidate=0, ids=(), finish=0, **more):
-    return detokenizer_pb2.TextDelta(
-        candidate=candidate, text=text, token_ids=ids, finish_reason=finish, **more
-    )
+def delta(text="", candidate=0, ids=(), **more):
+    return Delta(1, 1, candidate, 0, ids, text, **more)
 
 
 def outbox(steps_apart=4, **options):
-    return DeltaBuffer(generation_pb2.OutputOptions(**options), steps_apart)
+    return DeltaBuffer(OutputOptions(**options), steps_apart)
 
 
 async def taken(box: DeltaBuffer) -> list[str]:
@@ -38,12 +37,14 @@ async def test_steps_stay_apart_and_a_steps_candidates_together():
 async def test_steps_a_slow_client_missed_are_merged_in_order():
     box = outbox(steps_apart=2, token_ids=True)
     for step, letter in enumerate("abcd"):
-        box.add(delta(letter, ids=[step], finish=LENGTH if letter == "d" else 0), step)
+        box.add(
+            delta(letter, ids=[step], finish=LENGTH if letter == "d" else Finish.UNSPECIFIED), step
+        )
     box.close()
 
     assert await taken(box) == ["a"]
     (last,) = await box.take()
-    assert (last.text, list(last.token_ids), last.finish_reason) == ("bcd", [1, 2, 3], LENGTH)
+    assert (last.text, last.token_ids, last.finish) == ("bcd", [1, 2, 3], LENGTH)
     assert box.drained
 
 
@@ -69,21 +70,21 @@ async def test_a_client_that_wants_all_at_once_gets_one_part_however_long():
         box.add(delta("a", ids=[step]), step)
     box.close()
 
-    (part,) = await box.take_all()
+    (part,) = await box.take()
     assert len(part.token_ids) == 5000
 
 
 async def test_ids_and_logprobs_are_given_only_where_asked_for():
-    logprob = generation_pb2.TokenLogprob(token_id=7, logprob=-1)
-    moved = delta("a", ids=[7], logprobs=[logprob])
+    scores = [object()]
+    moved = delta("a", ids=[7], logprobs=scores)
     plain, asked = outbox(), outbox(token_ids=True, logprobs=0)
     plain.add(moved, 0)
     asked.add(moved, 0)
 
     (part,) = await plain.take()
-    assert (list(part.token_ids), list(part.logprobs)) == ([], [])
+    assert (part.token_ids, part.logprobs) == ([], [])
     (part,) = await asked.take()
-    assert (list(part.token_ids), list(part.logprobs)) == ([7], [logprob])
+    assert (part.token_ids, part.logprobs) == ([7], [scores])
 
 
 async def test_a_step_that_has_nothing_for_the_client_is_no_step():
@@ -96,8 +97,8 @@ async def test_a_step_that_has_nothing_for_the_client_is_no_step():
 
 async def test_what_matched_comes_with_the_ending():
     box = outbox()
-    box.add(delta("a", finish=1, matched_stop="END"), 0)
-    box.add(delta("b", candidate=1, finish=1, matched_token_id=9), 0)
+    box.add(delta("a", finish=Finish.STOP, matched_stop="END"), 0)
+    box.add(delta("b", candidate=1, finish=Finish.STOP, matched_token_id=9), 0)
 
     first, second = await box.take()
     assert (first.matched_stop, second.matched_token_id) == ("END", 9)
@@ -105,7 +106,7 @@ async def test_what_matched_comes_with_the_ending():
 
 async def test_whole_candidates_come_once_all_have_ended():
     box = outbox(steps_apart=1)
-    waiting = asyncio.create_task(box.take_all())
+    waiting = asyncio.create_task(box.take())
     box.add(delta("a"), 0)
     await asyncio.sleep(0)
     assert not waiting.done()

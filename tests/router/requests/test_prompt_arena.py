@@ -22,16 +22,16 @@ def ids(*values: int) -> bytes:
 def test_a_slab_comes_back_when_its_last_holder_lets_go(arena):
     lease = arena.lend(10)
     lease.hold()
-    lease.let_go()
+    lease.release()
     assert arena.held_slabs == 1
-    lease.let_go()
+    lease.release()
     assert arena.held_slabs == 0
 
 
 def test_there_is_no_slab_where_there_is_no_room(arena):
     first = arena.lend(1024)
     assert arena.lend(1) is None
-    first.let_go()
+    first.release()
     assert arena.lend(1) is not None
 
 
@@ -51,7 +51,7 @@ def test_a_retired_file_goes_with_its_last_slab_and_is_never_lent_again(arena):
     assert not arena.retire(name)
     assert arena.file.name != name
     assert (FOLDER / name).exists()
-    lease.let_go()
+    lease.release()
     assert not (FOLDER / name).exists()
     assert arena.held_slabs == 0
 

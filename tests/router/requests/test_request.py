@@ -4,31 +4,33 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protos import detokenizer_pb2, generation_pb2
+from protos import generation_pb2
+from router.api.requests import generation_request
 from router.requests.prompt_arena import Prompt
 from router.requests.request import FIRST_ATTEMPT, RouterRequest
+from router.requests.results import Delta, Finish
 from router.requests.validation import Limits, resolve
 
 LIMITS = Limits(model="m", context_length=1000, vocab_size=50, kv_slots=1000)
-LENGTH = generation_pb2.FINISH_REASON_LENGTH
+LENGTH = Finish.LENGTH
 
 
 def live_request(candidates=1, prompt_tokens=3, **output):
     request = generation_pb2.GenerateRequest(text="x")
     request.sampling.n = candidates
     request.output.CopyFrom(generation_pb2.OutputOptions(token_ids=True, **output))
-    plan = resolve(request, prompt_tokens, LIMITS)
+    plan = resolve(generation_request(request), prompt_tokens, LIMITS)
     return RouterRequest(1, "id", plan, Prompt(prompt_tokens, None, bytes(4 * prompt_tokens)), 1)
 
 
-def delta(position, ids, *, text="", attempt=FIRST_ATTEMPT, candidate=0, finish=0, **more):
-    return detokenizer_pb2.TextDelta(
+def delta(position, ids, *, text="", attempt=FIRST_ATTEMPT, candidate=0, **more):
+    return Delta(
+        handle=1,
         attempt=attempt,
         candidate=candidate,
         position=position,
         token_ids=ids,
         text=text,
-        finish_reason=finish,
         **more,
     )
 
@@ -66,7 +68,7 @@ async def test_a_candidate_that_was_not_asked_for_is_not_heard(live):
 async def test_text_that_was_held_back_comes_without_a_token(live):
     live.take(delta(0, [1]), 0)
     assert live.take(delta(1, [], text="é", finish=LENGTH), 1)
-    assert [part.text for part in await live.outbox.take_all()] == ["é"]
+    assert [part.text for part in await live.buffer.take()] == ["é"]
 
 
 async def test_it_ends_when_all_candidates_have():
@@ -94,14 +96,14 @@ async def test_the_first_message_waits_for_all_of_the_prompts_logprobs():
     live.take(delta(0, [], prompt_logprobs=scores[:2]), 0)
     live.take(delta(0, [], prompt_logprobs=scores[1:2], prompt_position=1), 1)
     live.take(delta(0, [5], text="a", finish=LENGTH), 2)
-    assert live.outbox._withheld
+    assert live.buffer._withheld
     assert not live.finished
     live.take(delta(1, [], prompt_logprobs=scores[2:], prompt_position=2), 3)
 
     assert live.finished
     assert live.prompt_logprobs == scores
-    assert [part.text for part in await live.outbox.take()] == ["a"]
-    assert live.outbox.drained
+    assert [part.text for part in await live.buffer.take()] == ["a"]
+    assert live.buffer.drained
 
 
 @given(st.data())

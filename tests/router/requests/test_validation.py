@@ -6,7 +6,9 @@ import pytest
 
 from chassis.errors import InvalidRequest, NotFound
 from protos import generation_pb2
+from router.api.requests import generation_request
 from router.requests import validation
+from router.requests.parameters import SamplingParams
 from router.requests.validation import Limits
 
 LIMITS = Limits(model="m", context_length=100, vocab_size=50, kv_slots=1000)
@@ -16,7 +18,7 @@ SMALL_POOL = Limits(model="m", context_length=100, vocab_size=50, kv_slots=40)
 def request(**fields):
     if not {"token_ids", "chat"} & fields.keys():
         fields.setdefault("text", "hello")
-    return generation_pb2.GenerateRequest(**fields)
+    return generation_request(generation_pb2.GenerateRequest(**fields))
 
 
 def sampling(**fields):
@@ -30,8 +32,6 @@ def stop(**fields):
 @pytest.mark.parametrize(
     ("bad", "field"),
     [
-        (generation_pb2.GenerateRequest(), "prompt"),
-        (request(chat=generation_pb2.Chat()), "chat.messages"),
         (sampling(temperature=-0.1), "sampling.temperature"),
         (sampling(temperature=math.nan), "sampling.temperature"),
         (sampling(temperature=math.inf), "sampling.temperature"),
@@ -100,36 +100,35 @@ def test_an_unknown_id_is_named_with_the_limit(bad, field):
     assert error.value.field == field
 
 
-def ids(*sent, **fields):
-    return request(token_ids=generation_pb2.TokenIds(ids=sent), **fields)
-
-
 @pytest.mark.parametrize(
     ("bad", "words"),
     [
-        (ids(), "no tokens"),
-        (ids(1, 50, 2), "unknown token id 50: ids are below 50"),
-        (ids(*[1] * 101), "101 tokens, more than the 100 of the model's context"),
-        (ids(*[50] * 101), "101 tokens"),  # what is too long is not walked
-        (ids(1, 50, truncate_prompt_tokens=1), "unknown token id 50"),
+        ([], "no tokens"),
+        ([1, 50, 2], "unknown token id 50: ids are below 50"),
+        ([1] * 101, "101 tokens, more than the 100 of the model's context"),
+        ([50] * 101, "101 tokens"),  # what is too long is not walked
     ],
 )
 def test_ids_that_cannot_be_a_prompt_are_told(bad, words):
     with pytest.raises(InvalidRequest, match=words) as error:
-        validation.sent_ids(bad, LIMITS)
-    assert error.value.field == "token_ids.ids"
+        validation.kept_ids(bad, 0, LIMITS)
+    assert error.value.field == "prompt"
+
+
+def test_kept_ids_are_checked():
+    with pytest.raises(InvalidRequest, match="unknown token id 50"):
+        validation.kept_ids([1, 50], 1, LIMITS)
 
 
 @pytest.mark.parametrize(
     ("most", "kept"), [(0, [1, 2, 3]), (2, [2, 3]), (3, [1, 2, 3]), (9, [1, 2, 3])]
 )
 def test_the_last_ids_of_a_longer_prompt_are_kept(most, kept):
-    assert list(validation.sent_ids(ids(1, 2, 3, truncate_prompt_tokens=most), LIMITS)) == kept
+    assert list(validation.kept_ids([1, 2, 3], most, LIMITS)) == kept
 
 
 def test_what_is_cut_off_may_be_longer_than_the_context():
-    sent = ids(*[99] * 500, 7, truncate_prompt_tokens=1)
-    assert list(validation.sent_ids(sent, LIMITS)) == [7]
+    assert list(validation.kept_ids([99] * 500 + [7], 1, LIMITS)) == [7]
 
 
 def test_more_ids_than_the_context_has_cannot_be_kept():
@@ -149,10 +148,10 @@ def test_another_model_is_not_found_and_none_means_the_only_one():
 @pytest.mark.parametrize(
     ("prompt_tokens", "max_tokens", "limits", "field", "words"),
     [
-        (0, None, LIMITS, "text", "no tokens"),
-        (101, None, LIMITS, "text", "101 tokens, more than the 100 of the model's context"),
-        (41, 0, SMALL_POOL, "text", "41 tokens, more than the 40 of the KV pool"),
-        (100, None, LIMITS, "text", "100 tokens leave no room for output in the 100"),
+        (0, None, LIMITS, "prompt", "no tokens"),
+        (101, None, LIMITS, "prompt", "101 tokens, more than the 100 of the model's context"),
+        (41, 0, SMALL_POOL, "prompt", "41 tokens, more than the 40 of the KV pool"),
+        (100, None, LIMITS, "prompt", "100 tokens leave no room for output in the 100"),
         (
             99,
             2,
@@ -174,7 +173,7 @@ def test_lengths_that_cannot_fit_are_told_with_both_numbers(
 
 def test_unset_max_tokens_is_what_context_and_pool_leave():
     assert validation.resolve(request(), 10, LIMITS).max_tokens == 90
-    assert validation.resolve(request(), 10, SMALL_POOL).stop.max_tokens == 30
+    assert validation.resolve(request(), 10, SMALL_POOL).max_tokens == 30
 
 
 def test_min_tokens_beyond_the_room_is_told():
@@ -187,9 +186,9 @@ def test_a_prompt_as_long_as_the_context_may_be_scored():
 
 
 def test_an_unset_seed_is_drawn_and_a_set_one_kept():
-    drawn = {validation.resolve(request(), 1, LIMITS).sampling.seed for _ in range(3)}
+    drawn = {validation.resolve(request(), 1, LIMITS).seed for _ in range(3)}
     assert len(drawn) == 3
-    assert validation.resolve(sampling(seed=0), 1, LIMITS).sampling.seed == 0
+    assert validation.resolve(sampling(seed=0), 1, LIMITS).seed == 0
     assert validation.resolve(request(), 1, LIMITS).candidates == 1
 
 
@@ -210,21 +209,17 @@ DEFAULTS = Limits(
     context_length=100,
     vocab_size=50,
     kv_slots=1000,
-    defaults=generation_pb2.SamplingParams(temperature=0.6, top_k=20),
+    defaults=SamplingParams(temperature=0.6, top_k=20, logit_bias={1: 2.0}),
 )
 
 
 def test_defaults_hold_where_a_request_sets_nothing():
     resolved = validation.resolve(request(), 1, DEFAULTS).sampling
     assert (round(resolved.temperature, 3), resolved.top_k) == (0.6, 20)
-    assert not resolved.HasField("top_p")
+    assert resolved.top_p is None
+    assert resolved.logit_bias == {1: 2.0}
 
 
 def test_what_a_request_sets_holds_even_where_it_is_zero():
     resolved = validation.resolve(sampling(temperature=0, top_k=0), 1, DEFAULTS).sampling
-    assert resolved.HasField("temperature")
     assert (resolved.temperature, resolved.top_k) == (0, 0)
-
-
-def test_bad_words_reach_no_model_as_text():
-    assert not validation.resolve(sampling(bad_words=["x"]), 1, LIMITS).sampling.bad_words

@@ -24,9 +24,11 @@ from support.simulation.router import SimulatedRouter
 
 from chassis.errors import ServiceError
 from protos import generation_pb2
-from router.api.responses import prompt_of, usage_of
+from router.api.requests import generation_request
+from router.api.responses import add_parts, prompt_of, usage_of
 from router.requests.delta_buffer import STEPS_APART
 from router.requests.request import RouterRequest
+from router.requests.results import CandidatePart
 
 
 class Client:
@@ -54,7 +56,7 @@ class Client:
         self._undisturbed = undisturbed(kind, seed)
         self._flavours = flavours.of(name)
         self._given = [generation_pb2.Candidate(index=i) for i in range(KINDS[kind].n)]
-        self._journeys = router.runner
+        self._runner = router.runner
         self._reads = asyncio.Semaphore(0)
         self._hurries = not KINDS[kind].slow
         self._task = router.start(self._run())
@@ -81,10 +83,11 @@ class Client:
     async def _run(self) -> None:
         steps_apart = 1 if self._whole else STEPS_APART
         try:
-            async with self._journeys.carry(self._request, self.name, steps_apart) as live:
+            request = generation_request(self._request)
+            async with self._runner.run(request, self.name, steps_apart) as live:
                 self.live = live
                 if self._whole:
-                    self._take(await live.outbox.take_all(), live)
+                    self._take(await live.buffer.take(), live)
                 else:
                     await self._stream(live)
                 await self._check_end(live)
@@ -95,16 +98,18 @@ class Client:
 
     async def _stream(self, live: RouterRequest) -> None:
         first = True
-        while not live.outbox.drained:
+        while not live.buffer.drained:
             if not self._hurries:
                 await self._reads.acquire()
-            self._take(await live.outbox.take(), live)
+            self._take(await live.buffer.take(), live)
             if first:
                 await self._check_prompt(live)
             first = False
 
-    def _take(self, parts: list[generation_pb2.Candidate], live: RouterRequest) -> None:
-        for part in parts:
+    def _take(self, parts: list[CandidatePart], live: RouterRequest) -> None:
+        told = generation_pb2.GenerateResponse()
+        add_parts(told.candidates, parts)
+        for part in told.candidates:
             given = self._given[part.index]
             assert not given.finish_reason, f"{self.name}: {part} after its end"
             text = given.text + part.text

@@ -11,21 +11,20 @@ from typing import Any
 from support.simulation.loop import Process, SimulatedLoop
 
 from chassis.errors import DeadlineUnmeetable, Overloaded
-from protos import generation_pb2, model_pb2
 from router.admission.demand import Demand, Ticket
 from router.admission.ledger import Ledger
 from router.admission.pace import Pace
 from router.placement.attempt import release_place
 from router.placement.dispatcher import Dispatcher
 from router.placement.replica import Change
+from router.requests.results import ModelInfo
 
 MAX_QUEUE = 1024
 KV_SLOTS = 20_000
 MOST_ROWS = 64
 PROMPT_TOKENS = 5
 PROMPT_TOKEN_S = 0.0008
-MODEL = generation_pb2.Model(name="m", context_length=4096, vocab_size=8)
-WELCOME = model_pb2.Welcome(model=MODEL, kv_slots=KV_SLOTS, max_sequences=MOST_ROWS)
+INFO = ModelInfo(name="m", context_length=4096, vocab_size=8)
 
 StepTime = Callable[[float, int], float]
 
@@ -70,7 +69,7 @@ class PacedReplica:
     def __init__(self, loop: SimulatedLoop, dispatcher: Dispatcher, step_s: StepTime) -> None:
         pace = Pace()
         ledger = Ledger(KV_SLOTS, MOST_ROWS, pace)
-        self.model: Any = SimpleNamespace(model=MODEL, welcome=WELCOME, ledger=ledger, pace=pace)
+        self.model: Any = SimpleNamespace(info=INFO, kv_slots=KV_SLOTS, ledger=ledger, pace=pace)
         self.rows: dict[Ticket, Row] = {}
         self._loop = loop
         self._dispatcher = dispatcher

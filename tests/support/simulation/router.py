@@ -14,14 +14,15 @@ from support.simulation.links import Network
 from support.simulation.loop import Process
 from support.simulation.services import Conditions, SimulatedReplica
 
-from router.api.message_limits import Sizes
 from router.metrics import RecoveryMetrics
 from router.placement.dispatcher import Dispatcher
 from router.placement.replica import Channels, Replica
 from router.prompts import PromptReader
 from router.request_runner import RequestRunner
 from router.requests.prompt_arena import PromptArena
+from router.requests.sizes import Sizes
 from router.settings import RecoveryTimeouts, ReplicaAddress, RouterSettings
+from router.text_decoder import TextDecoder
 
 ARENA_BYTES = 512  # some prompts find no room
 RECOVERY_S = 1e6  # nobody gives up: that has tests of its own
@@ -52,7 +53,9 @@ class SimulatedRouter:
         self.dispatcher.replicas = self.replicas
         no_tokenizer = cast(Any, None)
         prompts = PromptReader(no_tokenizer, self.arena, sizes)
-        self.runner = RequestRunner(prompts, self.dispatcher, sizes, recovery_s=RECOVERY_S)
+        self.runner = RequestRunner(
+            prompts, self.dispatcher, TextDecoder(self.dispatcher, RECOVERY_S), sizes
+        )
         for replica in self.replicas:
             network.loop.start(self.process, replica.run_links())
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from router.api.message_limits import Sizes
+from router.requests.sizes import Sizes
 from router.settings import RouterSettings
 from triptych.supervisor.request_limit import TEXT_BYTES, find_request_limit
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from protos import generation_pb2
-from router.prompts import most_ids
+from router.api.requests import text_prompt
 
 TEXT = "é" * 3000
 
@@ -25,9 +25,10 @@ TEXT = "é" * 3000
 def test_every_text_of_a_message_has_room(fields: dict[str, Any]) -> None:
     message = generation_pb2.ChatMessage(role="user", **fields)
     chat = generation_pb2.Chat(messages=[message])
-    assert most_ids(generation_pb2.GenerateRequest(chat=chat)) >= len(TEXT.encode())
+    assert text_prompt(generation_pb2.GenerateRequest(chat=chat)).most_ids >= len(TEXT.encode())
 
 
 def test_the_arguments_of_a_template_have_room() -> None:
-    chat = generation_pb2.Chat(template_arguments_json=TEXT, tools_json=TEXT)
-    assert most_ids(generation_pb2.GenerateRequest(chat=chat)) >= 2 * len(TEXT.encode())
+    messages = [generation_pb2.ChatMessage(role="user")]
+    chat = generation_pb2.Chat(messages=messages, template_arguments_json=TEXT, tools_json=TEXT)
+    assert text_prompt(generation_pb2.GenerateRequest(chat=chat)).most_ids >= 2 * len(TEXT.encode())
