@@ -29,13 +29,13 @@ help: ## List targets
 demo: $(COMPILED) ## Stream a completion from the bundled model through all four services
 	@$(BIN)/python tools/demo.py
 
-# Those of kernels only compute, and do so side by side; those of services mind each other's time.
-COMPUTING := tests/kernels
+# Whole deployments mind each other's time; all else runs side by side, a process for each core.
+DEPLOYMENTS := tests/e2e
 
-test: $(READY) $(COMPILED) ## Run the tests (ARGS="-k ring" narrows them)
-ifeq ($(ARGS),)
-	$(BIN)/python -m pytest -n auto $(COMPUTING)
-	$(BIN)/python -m pytest --ignore $(COMPUTING)
+test: $(READY) $(COMPILED) ## Run the tests (ARGS="-k ring" narrows them, ARGS=--full widens them)
+ifeq ($(filter-out --full,$(ARGS)),)
+	$(BIN)/python -m pytest -n auto --dist worksteal --ignore $(DEPLOYMENTS) $(ARGS)
+	$(BIN)/python -m pytest $(DEPLOYMENTS)
 else
 	$(BIN)/python -m pytest $(ARGS)
 endif

@@ -12,12 +12,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.kernels.sweeps import part_of_sweeps
 
 from kernels import cpu
 from kernels.c.levels import LEVELS
 from kernels.c.library import Library, built, installed, supported
 from kernels.c.operations import NativeOperations
 from kernels.ops import Operations
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.option.full:
+        chosen = part_of_sweeps(items, config.option.sweep_seed)
+        config.hook.pytest_deselected(items=[item for item in items if item.nodeid not in chosen])
+        items[:] = [item for item in items if item.nodeid in chosen]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -50,6 +58,8 @@ def loaded(level: str) -> Library:
     if level not in supported(path):
         pytest.skip(f"this processor does not support {level}")
     if level not in built(path):
+        if "TRIPTYCH_TEST_LIBRARY" in os.environ:
+            pytest.skip(f"the library to be tested has no {level}")
         pytest.fail(f"the library has no {level}: run `make native LEVELS=supported`")
     return Library(path, level)
 

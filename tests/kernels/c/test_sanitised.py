@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from kernels.c.levels import LEVELS
+from kernels.c.library import installed, supported
+
 ROOT = Path(__file__).resolve().parents[3]
 COMPILER = os.environ.get("CC", "cc")
 # Unoptimised: optimising what the sanitiser adds takes minutes.
@@ -49,18 +52,22 @@ def runtimes() -> str:
     return " ".join(found)
 
 
-@pytest.fixture(scope="module")
-def sanitised(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(params=LEVELS)
+def sanitised(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A library of one level, so that levels are compiled and tested side by side."""
     runtimes()
-    folder = tmp_path_factory.mktemp("sanitised")
-    built = run(
+    path = installed()
+    if path is None or request.param not in supported(path):
+        pytest.skip(f"this processor does not support {request.param}")
+    folder = tmp_path / "library"
+    made = run(
         *(sys.executable, "setup.py", "build_ext"),
         *("--build-lib", str(folder), "--build-temp", str(folder)),
-        TRIPTYCH_BUILD_LEVELS="supported",
+        TRIPTYCH_BUILD_LEVELS=request.param,
         CFLAGS=FLAGS,
     )
     libraries = list(folder.glob("kernels/c/_library*.so"))
-    assert len(libraries) == 1, built.stdout + built.stderr
+    assert len(libraries) == 1, made.stdout + made.stderr
     return libraries[0]
 
 
@@ -75,28 +82,35 @@ def run_tests(library: Path, *arguments: str) -> subprocess.CompletedProcess[str
     )
 
 
-@pytest.mark.timeout(900)
-def test_the_tests_of_operations_pass_sanitised(sanitised: Path) -> None:
-    done = run_tests(sanitised, *TESTS)
-
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert " passed" in done.stdout
-
-
-def test_reading_past_a_row_is_found(sanitised: Path, tmp_path: Path) -> None:
+def assert_reading_past_a_row_is_found(library: Path, tmp_path: Path) -> None:
     wrong = tmp_path / "test_wrong.py"
     wrong.write_text(
         "import os, pathlib, torch\n"
         "from kernels.c.arguments import SILU_MUL\n"
-        "from kernels.c.library import Library\n"
+        "from kernels.c.library import Library, built\n"
         "def test_wrong():\n"
-        "    library = Library(pathlib.Path(os.environ['TRIPTYCH_TEST_LIBRARY']), 'portable')\n"
+        "    path = pathlib.Path(os.environ['TRIPTYCH_TEST_LIBRARY'])\n"
+        "    library = Library(path, built(path)[0])\n"
         "    x, out = torch.zeros(6), torch.zeros(4)\n"
         "    where = x.data_ptr(), out.data_ptr()\n"
         "    library.function('silu_mul')(SILU_MUL.pack(0, 1, *where, 1, 4))\n"
     )
 
-    done = run_tests(sanitised, str(wrong))
+    done = run_tests(library, str(wrong))
 
     assert done.returncode == 99
     assert "AddressSanitizer: heap-buffer-overflow" in done.stderr + done.stdout
+
+
+@pytest.mark.timeout(900)
+def test_operations_read_and_write_only_their_own(
+    sanitised: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    options = request.config.option
+    sweeps = ["--full"] if options.full else ["--sweep-seed", str(options.sweep_seed)]
+
+    assert_reading_past_a_row_is_found(sanitised, tmp_path)
+    done = run_tests(sanitised, *sweeps, *TESTS)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " passed" in done.stdout
