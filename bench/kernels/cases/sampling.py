@@ -155,9 +155,7 @@ def _log_probabilities(sizes: Sizes, place: Place) -> Trial:
     tokens = place.integers(0, sizes.vocab, sizes.rows, dtype=torch.int32)
 
     def prepare() -> Call:
-        wanted = torch.full(
-            (sizes.rows,), _ALTERNATIVES, dtype=torch.int32, device=place.device
-        )
+        wanted = torch.full((sizes.rows,), _ALTERNATIVES, dtype=torch.int32, device=place.device)
         partials = Partials.allocate(sizes.rows, sizes.vocab, place.device)
         out = LogProbabilities.allocate(sizes.rows, place.device)
 
