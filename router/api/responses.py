@@ -26,16 +26,17 @@ T = TypeVar("T")
 def add_parts(candidates: Any, parts: Iterable[CandidatePart]) -> None:
     """Add each part to `candidates`, a repeated field of `triptych.v1.Candidate`."""
     for part in parts:
-        candidate = candidates.add(
-            index=part.index,
-            text=part.text,
-            token_ids=part.token_ids,
-            finish_reason=part.finish,
-            matched_stop=part.matched_stop,
-            matched_token_id=part.matched_token_id,
-        )
+        candidate = candidates.add(index=part.index, text=part.text)
+        if part.token_ids:
+            candidate.token_ids.extend(part.token_ids)
         for logprobs in part.logprobs:
             candidate.logprobs.extend(_messages(logprobs))
+        if part.finish:
+            candidate.finish_reason = part.finish
+            if part.matched_stop is not None:
+                candidate.matched_stop = part.matched_stop
+            elif part.matched_token_id is not None:
+                candidate.matched_token_id = part.matched_token_id
 
 
 def usage_of(request: RouterRequest) -> generation_pb2.Usage:

@@ -106,13 +106,13 @@ def _stop(plan: Plan) -> generation_pb2.StopConditions:
 
 
 def delta_of(message: detokenizer_pb2.TextDelta) -> Delta:
-    """A delta; its ids are a view of `message`, its log-probabilities are copies."""
+    """A delta, with copies of everything in `message`, which is a part of a whole step's."""
     delta = Delta(
         message.handle,
         message.attempt,
         message.candidate,
         message.position,
-        message.token_ids,
+        message.token_ids[:],
         message.text,
     )
     if reason := message.finish_reason:
@@ -132,7 +132,9 @@ def delta_of(message: detokenizer_pb2.TextDelta) -> Delta:
 
 def _copied(logprobs: Sequence[generation_pb2.TokenLogprob]) -> Logprobs:
     """The same by themselves: a part of a message keeps all of it."""
-    return generation_pb2.Candidate(logprobs=logprobs).logprobs
+    copies = detokenizer_pb2.TextDelta().logprobs
+    copies.extend(logprobs)
+    return copies
 
 
 def model_info(model: generation_pb2.Model) -> ModelInfo:

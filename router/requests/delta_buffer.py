@@ -60,7 +60,11 @@ class DeltaBuffer:
         part = parts.get(index)
         if part is None:
             part = parts[index] = CandidatePart(index)
-        part.add(delta, token_ids=self._token_ids, logprobs=self._logprobs)
+        part.add(delta)
+        if self._token_ids:
+            part.token_ids += ids
+        if self._logprobs and delta.logprobs:
+            part.logprobs.append(delta.logprobs)
         self._mailbox.notify()
 
     def _begins(self, step: int) -> bool:
@@ -93,4 +97,6 @@ class DeltaBuffer:
         if waits or not self._steps:
             return None
         _, parts = self._steps.popleft()
+        if len(parts) == 1:
+            return [*parts.values()]
         return [parts[index] for index in sorted(parts)]

@@ -108,16 +108,12 @@ class CandidatePart:
         """New text."""
         return "".join(self._texts)
 
-    def add(self, delta: Delta, *, token_ids: bool, logprobs: bool) -> None:
-        """Merge `delta`, with its ids and log-probabilities where asked for."""
-        if delta.text:
-            self._texts.append(delta.text)
-        if token_ids:
-            self.token_ids += delta.token_ids
-        if logprobs and delta.logprobs:
-            self.logprobs.append(delta.logprobs)
-        if delta.finish:
-            self.finish = delta.finish
+    def add(self, delta: Delta) -> None:
+        """Merge the text and the end of `delta`."""
+        if text := delta.text:
+            self._texts.append(text)
+        if finish := delta.finish:
+            self.finish = finish
             self.matched_stop = delta.matched_stop
             self.matched_token_id = delta.matched_token_id
 
