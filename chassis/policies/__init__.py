@@ -1,0 +1,1 @@
+"""Scheduling policies of the router's queue and the engine's scheduler."""
