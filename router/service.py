@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from chassis.links.channels import open_channel
+from chassis.policies.registry import POLICIES
 from chassis.serving.introspection import transport
 from chassis.serving.server import Host, Mount
 from protos import generation_pb2_grpc, service_pb2
@@ -42,7 +43,12 @@ class Router:
         self._readiness = asyncio.Event()
         self._readiness.set()
         self.arena = arena
-        self.dispatcher = Dispatcher(settings.max_queue, settings.recovery_s, self._readiness.set)
+        self.dispatcher = Dispatcher(
+            settings.max_queue,
+            settings.recovery_s,
+            self._readiness.set,
+            POLICIES[settings.policy],
+        )
         self.tokenizer = TokenizerLink(
             settings.tokenizer,
             arena,

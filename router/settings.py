@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 
 from chassis.config import ConfigError, ServiceSettings
+from chassis.policies.registry import DEFAULT_POLICY, POLICIES
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class RouterSettings(ServiceSettings):
     Attributes:
         tokenizer: address of the tokenizer.
         replicas: comma-separated `MODEL_ADDRESS+DETOKENIZER_ADDRESS`, one a replica.
+        policy: order in which waiting requests start, a name in `chassis.policies.registry`.
         max_queue: requests that may wait for admission.
         max_queue_mib: requests that may wait or be read at once, in MiB of their messages.
         max_text_kib: longest text where the tokenizer does not bound the bytes of a token, or where
@@ -53,6 +55,7 @@ class RouterSettings(ServiceSettings):
 
     tokenizer: str
     replicas: str
+    policy: str = DEFAULT_POLICY
     max_queue: int = 1024
     max_queue_mib: int = 64
     max_text_kib: int = 4096
@@ -87,11 +90,15 @@ def replica_addresses(settings: RouterSettings) -> tuple[ReplicaAddress, ...]:
 
 
 def check_ranges(settings: RouterSettings) -> None:
-    """Refuse numbers that no router can work with.
+    """Refuse settings that no router can work with.
 
     Raises:
-        ConfigError: a number is out of range.
+        ConfigError: a number is out of range, or there is no such policy.
     """
+    if settings.policy not in POLICIES:
+        raise ConfigError(
+            f"TRIPTYCH_ROUTER_POLICY: {settings.policy!r} is none of {', '.join(POLICIES)}"
+        )
     for name, value, least in (
         ("max_queue", settings.max_queue, 1),
         ("max_queue_mib", settings.max_queue_mib, 1),

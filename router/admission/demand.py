@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from chassis.policies.policy import Claim, Rank
 from router.admission.quarantine import Standing
 
 RESERVED_TOKENS = 128
@@ -58,6 +59,8 @@ class Ticket:
     deadline: float | None = None
     """Time by which the answer must have ended, by the loop's clock."""
     demand: Demand | None = None
+    rank: Rank = ()
+    """Place among the waiting, by the policy; set once the demand is known."""
     first: bool = False
     """True where it goes before all others, whatever their priority."""
     admitted: bool = False
@@ -73,8 +76,20 @@ class Ticket:
         return self.demand
 
     @property
-    def order(self) -> tuple[bool, int, int]:
-        return (not self.first, self.priority, self.arrival)
+    def order(self) -> tuple[bool, Rank]:
+        """Sort key of tickets in line; the lowest goes first."""
+        return (not self.first, self.rank)
+
+    @property
+    def claim(self) -> Claim:
+        """The facts that a policy may order by."""
+        demand = self.asked
+        return Claim(
+            self.priority,
+            self.arrival,
+            prompt_tokens=demand.prompt_tokens,
+            max_tokens=demand.max_tokens,
+        )
 
 
 def held_slots(prompt_tokens: int, reserved_tokens: int, outputs: Mapping[int, int]) -> int:

@@ -1,7 +1,8 @@
-"""Which request starts next, and where. Pure: no clock, no loop, no wire.
+"""Admission of waiting requests to replicas. Pure: no clock, no loop, no wire.
 
-A request is never overtaken by one behind it: a large one waits, it does not starve. A replica is
-never committed to more than it has, except that an empty one takes any request.
+The policy orders the line; its head is admitted as soon as a replica has room. A request is never
+overtaken by one behind it: a large one waits, it does not starve. A replica is never committed to
+more than it has, except that an empty one takes any request.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import heapq
 from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
+from chassis.policies.policy import Policy
+from chassis.policies.registry import DEFAULT_POLICY, POLICIES
 from router.admission.demand import Demand, Ticket
 from router.admission.ledger import Ledger
 
@@ -24,13 +27,16 @@ class QueueFull(Exception):
 
 
 class AdmissionQueue:
-    """Requests that have arrived and not been admitted, ordered by priority, then arrival.
+    """Requests that have arrived and not been admitted, in the order of a policy.
 
-    A ticket is in line once its demand is known, which takes the tokenizer.
+    A ticket is in line once its demand is known, which takes the tokenizer. A request that the
+    quarantine isolates goes before all others.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, policy: Policy = POLICIES[DEFAULT_POLICY]) -> None:
+        """Let at most `limit` requests wait, in the order of `policy`."""
         self._limit = limit
+        self._policy = policy
         self._arrivals = 0
         self._waiting: set[Ticket] = set()
         self._line: list[Ticket] = []  # heap; holds tickets that have left until they surface
@@ -60,6 +66,7 @@ class AdmissionQueue:
         """Stand in line at the place that `ticket` gives, again where it was admitted before."""
         ticket.demand = demand
         ticket.first = demand.standing.goes_first
+        ticket.rank = self._policy.admission_rank(ticket.claim)
         self._waiting.add(ticket)
         heapq.heappush(self._line, ticket)
 

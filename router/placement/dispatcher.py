@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from chassis.errors import DeadlineUnmeetable, Overloaded, Unavailable
+from chassis.policies.policy import Policy
+from chassis.policies.registry import DEFAULT_POLICY, POLICIES
 from router.admission.deadlines import Deadlines
 from router.admission.demand import Demand, Ticket
 from router.admission.forecast import Late
@@ -61,7 +63,11 @@ class Dispatcher:
     """The admission queue over the replicas of one model."""
 
     def __init__(
-        self, max_queue: int, recovery_s: float, ready_changed: Callable[[], None]
+        self,
+        max_queue: int,
+        recovery_s: float,
+        ready_changed: Callable[[], None],
+        policy: Policy = POLICIES[DEFAULT_POLICY],
     ) -> None:
         """Begin with no replica.
 
@@ -69,9 +75,10 @@ class Dispatcher:
             max_queue: requests that may wait.
             recovery_s: how long one waits while no replica is there, in seconds.
             ready_changed: called when a replica comes up or goes down.
+            policy: orders the waiting requests.
         """
         self.replicas: Sequence[Replica] = ()
-        self._queue = AdmissionQueue(max_queue)
+        self._queue = AdmissionQueue(max_queue, policy)
         self._recovery_s = recovery_s
         self._ready_changed = ready_changed
         self._waiters: dict[Ticket, _Waiter] = {}

@@ -44,7 +44,8 @@ class Line:
 
 def running(one: Ledger, tokens: int, left_s: float | None, *, made: int = 0) -> Ticket:
     """A request that has run for `made` tokens, and has a deadline."""
-    ticket = Ticket(0, -len(one), None if left_s is None else NOW + left_s)
+    deadline = None if left_s is None else NOW + left_s
+    ticket = Ticket(0, -len(one), deadline, rank=(0, -len(one)))
     one.enter(ticket, demand(tokens))
     if made:
         one.grow(ticket, 0, made)

@@ -4,6 +4,8 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from chassis.policies.first_come import FirstCome
+from chassis.policies.policy import Claim, Rank
 from router.admission.demand import Demand
 from router.admission.ledger import Ledger
 from router.admission.quarantine import Standing
@@ -196,6 +198,25 @@ def test_a_suspect_that_leaves_keeps_nobody_out():
     ledger.enter(queue.arrive(0), demand(CLEAR))
 
     assert ledger.fits(demand(CLEAR))
+
+
+class ShortestFirst(FirstCome):
+    """Admits the shortest prompt first."""
+
+    def admission_rank(self, claim: Claim) -> Rank:
+        return (claim.prompt_tokens, claim.arrival)
+
+
+def test_the_policy_orders_the_line():
+    queue, ledger = AdmissionQueue(LIMIT, ShortestFirst()), Ledger(KV_SLOTS, 8)
+    long, short, isolated = (
+        lined_up(queue, Demand(tokens, 1, {0: 0}, standing=standing))
+        for tokens, standing in ((9, CLEAR), (3, CLEAR), (12, ISOLATED))
+    )
+    assert queue.line() == [isolated, short, long]
+    ledger.enter(queue.arrive(0), demand(CLEAR))
+    queue.leave(isolated)
+    assert [ticket for ticket, _ in queue.admit({"r": ledger})] == [short, long]
 
 
 class Admission(RuleBasedStateMachine):
