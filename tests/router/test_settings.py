@@ -34,7 +34,13 @@ def test_a_malformed_replica_is_refused_by_name(replicas):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("POLICY", "luck"), ("MAX_QUEUE", "0"), ("ARENA_MIB", "0"), ("RECOVERY_S", "0"), ("RECOVERY_S", "nan")],
+    [
+        ("POLICY", "luck"),
+        ("MAX_QUEUE", "0"),
+        ("ARENA_MIB", "0"),
+        ("RECOVERY_S", "0"),
+        ("RECOVERY_S", "nan"),
+    ],
 )
 def test_a_value_out_of_range_is_refused_by_name(name, value):
     with pytest.raises(ConfigError, match=f"TRIPTYCH_ROUTER_{name}"):
