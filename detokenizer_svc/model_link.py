@@ -33,7 +33,7 @@ Call = aio.StreamStreamCall[model_pb2.FramesRequest, model_pb2.FramesResponse]
 
 
 class LinkMetrics:
-    """What is counted of the link, and of what routers want of it."""
+    """Counts of the link, and of the requests that routers registered."""
 
     def __init__(self, registry: CollectorRegistry, requests: Callable[[], int]) -> None:
         prefix = "triptych_detokenizer"
@@ -62,7 +62,7 @@ class LinkMetrics:
 
 @dataclass(frozen=True, slots=True)
 class LinkState:
-    """Whether frames arrive, and whether in shared memory."""
+    """State of the link: frames arrive, in shared memory or in messages."""
 
     linked: bool = False
     shared: bool = False

@@ -18,7 +18,7 @@ _PREFIX = "triptych_router"
 
 
 class RouterMetrics:
-    """What is counted of requests."""
+    """Counts of requests."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ def _add_gauges(
 
 
 class RecoveryMetrics:
-    """What is counted of recovery."""
+    """Counts of recovery."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.resubmissions = Counter(
@@ -93,7 +93,7 @@ class RecoveryMetrics:
         )
         self.fenced_deltas = Counter(
             f"{_PREFIX}_fenced_deltas",
-            "Deltas dropped because nobody wants them: their request has moved on, or ended.",
+            "Deltas dropped because their request has moved on, or ended.",
             registry=registry,
         )
         self.crash_implications = Counter(
@@ -104,7 +104,7 @@ class RecoveryMetrics:
 
 
 class LinkCollector(Collector):
-    """Tells at each scrape which links are up, and how bulk data travels over them."""
+    """State of the links at each scrape, and the transport of bulk data over them."""
 
     def __init__(self, list_links: ListLinks) -> None:
         self._list_links = list_links

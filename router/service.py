@@ -82,7 +82,7 @@ class Router:
         )
 
     async def run(self, host: Host) -> None:
-        """Keep all links up, and `host` told whether they are, until cancelled."""
+        """Keep all links up, and the readiness of `host` as theirs, until cancelled."""
         async with AsyncExitStack() as opened, asyncio.TaskGroup() as group:
             for channels in self._channels:
                 await opened.enter_async_context(channels.model)
@@ -96,7 +96,7 @@ class Router:
                 await host.set_ready(self.tokenizer.ready and self.dispatcher.ready)
 
     def list_links(self) -> Sequence[service_pb2.Link]:
-        """The links to other services, as introspection tells them."""
+        """The links to other services, for introspection."""
         tokenizer = self.tokenizer
         links = [_link("tokenizer", tokenizer.address, tokenizer.ready, tokenizer.shares)]
         for replica in self.dispatcher.replicas:
@@ -125,7 +125,7 @@ def _open_channels(settings: RouterSettings) -> list[Channels]:
 
 
 def _link(service: str, address: str, ready: bool, shared: bool | None) -> service_pb2.Link:
-    """A link as introspection tells it; `shared` is None where the transport is not agreed yet."""
+    """A link for introspection; `shared` is None where the transport is not agreed yet."""
     known = ready and shared is not None
     how = transport(bool(shared)) if known else service_pb2.TRANSPORT_UNSPECIFIED
     return service_pb2.Link(service=service, address=address, ready=ready, transport=how)
@@ -162,7 +162,7 @@ def mount(settings: RouterSettings) -> Mount:
 
 
 def _add_service(host: Host, router: Router) -> None:
-    """Have `host` answer clients by `router`, and tell of its links."""
+    """Have `host` answer clients by `router`, and show its links."""
     dispatcher = router.dispatcher
     metrics = RouterMetrics(
         host.registry,

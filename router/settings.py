@@ -13,7 +13,7 @@ from chassis.policies.registry import DEFAULT_POLICY, POLICIES
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ReplicaAddress:
-    """Where one replica's two services are, each `unix:PATH` or `HOST:PORT`."""
+    """Addresses of one replica's two services, each `unix:PATH` or `HOST:PORT`."""
 
     model: str
     detokenizer: str
@@ -34,7 +34,7 @@ class RecoveryTimeouts:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RouterSettings(ServiceSettings):
-    """What the router can be told.
+    """Settings of a router.
 
     Attributes:
         tokenizer: address of the tokenizer.

@@ -34,10 +34,10 @@ Response = TypeVar("Response", bound=Message)
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a stream ended.
+    """End of a stream.
 
     Attributes:
-        orderly: one of its ends meant it; else a process or a connection is gone.
+        orderly: true if one of its sides ended it; else a process or a connection is gone.
     """
 
     code: grpc.StatusCode
@@ -46,7 +46,7 @@ class Ending:
 
     @property
     def closed_here(self) -> bool:
-        """Whether this side closed it."""
+        """True if this side closed it."""
         return self is _CLOSED_HERE
 
 
@@ -100,7 +100,7 @@ class ReconnectingStream(Generic[Request, Response]):
             open_call: opens it, waiting for the peer.
             greet: makes its first request.
             receive: takes each response.
-            ended: told when an accepted stream ends, or one was refused, and how.
+            ended: called when an accepted stream ends, or one was refused.
         """
         self._open_call = open_call
         self._greet = greet

@@ -1,4 +1,4 @@
-"""Where a server listens: checked, taken and given up.
+"""Addresses that a server listens on: checked, taken and given up.
 
 One address has one live server. A unix socket that a killed process left is replaced, and only the
 server's own user may connect to it.
@@ -34,7 +34,7 @@ def bind(server: aio.Server, address: str) -> str:
             _add(server, address)
         return address
     _, port = split_address(address, example=_EXAMPLE)
-    _check_bindable(address, port)  # gRPC would tell the reason on lines of its own, and not to us
+    _check_bindable(address, port)  # gRPC would log the reason by itself
     return f"{address.rpartition(':')[0]}:{_add(server, address)}"
 
 
@@ -96,7 +96,7 @@ def _refusal(address: str, error: OSError) -> StartError:
 
 @contextmanager
 def _alone_at(path: Path) -> Iterator[None]:
-    """Let one process at a time bind in the folder, and nobody but its user connect.
+    """Let one process at a time bind in the folder, and its user alone connect.
 
     Raises:
         StartError: the path cannot be had.
@@ -124,10 +124,10 @@ def _alone_at(path: Path) -> Iterator[None]:
 
 
 def _remove_stale(path: Path) -> None:
-    """Remove the socket at `path` if nobody serves it.
+    """Remove the socket at `path` if no process serves it.
 
     Raises:
-        OSError: somebody does, or it is no socket.
+        OSError: a process does, or it is no socket.
     """
     with socket.socket(socket.AF_UNIX) as probe:
         # A live server whose queue is full would have us wait.

@@ -1,7 +1,7 @@
 """Both directions of a bidirectional stream at once, from the server's side.
 
 Neither direction outlives the other's failure, both end with the call, and a call ends at once when
-its service is told to stop.
+its service stops.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ async def first(context: aio.ServicerContext[Any, Any]) -> Any:
 
 @asynccontextmanager
 async def ended_by(stopping: asyncio.Event, service: str) -> AsyncIterator[None]:
-    """End the block with `Unavailable` when `stopping` is set: `service` is told to stop.
+    """End the block with `Unavailable` when `stopping` is set: `service` stops.
 
     So a peer learns at once, and by the ErrorInfo that comes with it, that nothing has crashed.
     """

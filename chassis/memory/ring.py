@@ -1,7 +1,7 @@
 """A ring of records in shared memory: one writer, one reader that acknowledges.
 
 Only acknowledged records are overwritten; a record never wraps, so the end of the file may stay
-unused for a round. The writer never waits: it is told that there is no room.
+unused for a round. The writer never waits: without room it is refused.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Ring:
         return memory_pb2.Span(name=self.file.name, offset=offset, length=size)
 
     def _fit(self, room: int) -> int | None:
-        """Where `room` bytes may go: before the oldest live record, or behind the newest."""
+        """A place for `room` bytes: before the oldest live record, or behind the newest."""
         if not self._live:
             return self._start if self._start + room <= self._end else None
         tail = self._live[0][1]

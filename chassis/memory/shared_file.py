@@ -109,7 +109,7 @@ class SharedFile:
         return memory_pb2.SharedFile(name=self.name, bytes=len(self.view))
 
     def proven_by(self, proof: memory_pb2.SharedProof) -> bool:
-        """Whether a peer's answer shows that it sees this file."""
+        """Tell whether a peer's answer shows that it sees this file."""
         return secrets.compare_digest(proof.nonce, self.nonce)
 
     def close(self) -> None:
@@ -127,7 +127,7 @@ class SharedFile:
 
 
 def is_shared_name(name: str) -> bool:
-    """Whether `name` is one that `make_locked` gives."""
+    """Tell whether `name` is one that `make_locked` gives."""
     return _NAME.fullmatch(name) is not None
 
 

@@ -38,7 +38,7 @@ class Ledger:
     Attributes:
         kv_slots: tokens that its KV pool holds.
         max_sequences: candidates that may run at once.
-        pace: how fast it is; the ledger tells it what comes.
+        pace: its speed, measured by what the ledger counts.
     """
 
     kv_slots: int

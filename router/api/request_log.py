@@ -1,4 +1,4 @@
-"""What each request came to: its metrics and its one line in the log."""
+"""The end of each request: its metrics and its one line in the log."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ log = logging.getLogger(__name__)
 
 
 class RequestLog:
-    """Follows one request for a block; set `live` once it runs.
+    """Follows one request for a block; set `request` once it runs.
 
-    A call that runs nothing is told by its `method`, and is not counted among the requests.
+    A call that runs nothing is logged with its `method`, and not counted among the requests.
     """
 
     def __init__(
         self, metrics: RouterMetrics, context: aio.ServicerContext[Any, Any], method: str = ""
     ) -> None:
-        self.live: RouterRequest | None = None
+        self.request: RouterRequest | None = None
         self._method = method
         self._metrics = metrics
         self._context = context
@@ -49,27 +49,27 @@ class RequestLog:
         else:
             self._metrics.requests.labels(outcome).inc()
             self._metrics.whole.observe(duration_s)
-        if self.live is not None:
-            line |= self._measure(self.live)
+        if self.request is not None:
+            line |= self._measure(self.request)
         if isinstance(error, ServiceError):
             line["cause"] = str(error)
         log.info("request ended", extra=line)
 
-    def _measure(self, live: RouterRequest) -> dict[str, Any]:
-        """Count its tokens and times; return what the log says of them."""
-        prompt_tokens, output_tokens = live.plan.prompt_tokens, live.completion_tokens
+    def _measure(self, request: RouterRequest) -> dict[str, Any]:
+        """Count its tokens and times; return their part of the log line."""
+        prompt_tokens, output_tokens = request.plan.prompt_tokens, request.completion_tokens
         self._metrics.prompt_tokens.inc(prompt_tokens)
         self._metrics.output_tokens.inc(output_tokens)
         line = {"prompt_tokens": prompt_tokens, "output_tokens": output_tokens}
-        if live.first_output is None or live.last_output is None:
+        if request.first_output is None or request.last_output is None:
             return line
-        first_s = live.first_output - self._arrived
+        first_s = request.first_output - self._arrived
         self._metrics.first_token.observe(first_s)
-        longest = max(len(candidate.ids) for candidate in live.candidates)
+        longest = max(len(candidate.ids) for candidate in request.candidates)
         if longest > 1:
-            span_s = live.last_output - live.first_output
+            span_s = request.last_output - request.first_output
             self._metrics.per_token.observe(span_s / (longest - 1))
-        finish = ",".join(candidate.finish.name.lower() for candidate in live.candidates)
+        finish = ",".join(candidate.finish.name.lower() for candidate in request.candidates)
         return {**line, "ttft_ms": _ms(first_s), "finish": finish}
 
 

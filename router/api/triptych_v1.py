@@ -173,12 +173,12 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
                 )
                 del request
                 async with running as live:
-                    record.live = live
+                    record.request = live
                     # Now, because the model is at work meanwhile.
                     await _tell_id(context, request_id)
                     yield live
             except ServiceError as error:
-                if record.live is None:
+                if record.request is None:
                     await _tell_id(context, request_id)
                 raise with_path(error, path) from error
 
@@ -193,7 +193,7 @@ def _given_id(given: str, context: Context) -> str:
 
 
 def _usable_id(given: str) -> str:
-    """`given`, or an id made up where there is none that can be told."""
+    """`given`, or a new id where there is none that can be sent back."""
     try:
         validation.check_request_id(given)
     except InvalidRequest:

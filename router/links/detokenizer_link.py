@@ -1,6 +1,6 @@
 """The router's side of one detokenizer's Watch stream: registrations down, text up.
 
-The stream is a lease: what was registered through it is gone when it ends.
+The stream is a lease: the detokenizer drops what was registered through it when it ends.
 """
 
 from __future__ import annotations

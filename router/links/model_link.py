@@ -1,6 +1,6 @@
 """The router's side of one model's Run stream: submits down, load up.
 
-The stream is a lease: what was submitted through it is gone when it ends.
+The stream is a lease: the model drops what was submitted through it when it ends.
 """
 
 from __future__ import annotations
@@ -73,12 +73,12 @@ class ModelLink:
 
     @property
     def up(self) -> bool:
-        """Whether the model has welcomed this router."""
+        """True while the stream is open and the model takes requests."""
         return self.ledger is not None
 
     @property
     def shares(self) -> bool:
-        """Whether prompts go through shared memory."""
+        """True while prompts go through shared memory."""
         file = self._arena.file
         return file is not None and file.name in self._proven
 
@@ -138,8 +138,7 @@ class ModelLink:
         self.info = model_info(welcome.model)
         self.kv_slots = welcome.kv_slots
         self.ledger = Ledger(welcome.kv_slots, welcome.max_sequences, self.pace)
-        told = {"model": welcome.model.name}
-        log.info("model connected (%s)", medium(self.shares), extra=told)
+        log.info("model connected (%s)", medium(self.shares), extra={"model": welcome.model.name})
         self.offer_arena()  # it may have been renewed since Hello
         self._emit(ModelReady(welcome.incarnation))
 

@@ -1,4 +1,4 @@
-"""What another service's failure means to the client: the same status, said in our own words."""
+"""Failures of other services as failures of the request: the same status, in our own words."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from protos import model_pb2
 _AWAY = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED})
 
 
-_PROMPT_FIELDS = frozenset({"prompt", "ids", "slab"})  # what peers call the prompt
+_PROMPT_FIELDS = frozenset({"prompt", "ids", "slab"})  # names that peers have for the prompt
 
 
 class ReplicaLost(Exception):
@@ -30,17 +30,17 @@ class ReplicaLost(Exception):
 
 
 def is_away(error: aio.AioRpcError) -> bool:
-    """Whether the peer is gone, so that the call may be made again."""
+    """Tell whether the peer is gone, so that the call may be made again."""
     return error.code() in _AWAY
 
 
 def from_peer(error: aio.AioRpcError, service: str, field: str = "prompt") -> ServiceError:
-    """The failure to answer with where a call to `service` failed with `error`.
+    """The failure of a request for which a call to `service` failed with `error`.
 
     Args:
-        error: how it failed.
+        error: of the call.
         service: its name.
-        field: path of what the client sent for it.
+        field: name of the part of the request that was sent to it.
     """
     message, info = error.details() or "", error_info(error)
     if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
@@ -63,7 +63,7 @@ def from_peer(error: aio.AioRpcError, service: str, field: str = "prompt") -> Se
 
 
 def from_refusal(refusal: model_pb2.Refusal) -> ServiceError:
-    """The failure to answer with where the model refused a submit."""
+    """The failure of a request that the model refused."""
     code, message = refusal.code, refusal.message
     if code == code_pb2.INVALID_ARGUMENT:
         is_prompt = not refusal.field or refusal.field in _PROMPT_FIELDS

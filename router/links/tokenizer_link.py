@@ -97,10 +97,10 @@ class TokenizerLink:
         Args:
             address: of the tokenizer.
             arena: where ids go.
-            recovery_s: how long a call waits for the tokenizer, in seconds.
+            recovery_s: seconds that a call waits for the tokenizer.
             max_message_mib: largest message, in MiB.
             changed: called when readiness changes.
-            arena_renewed: called when the arena has a new file, for others to be told.
+            arena_renewed: called when the arena has a new file, which other peers need to see.
         """
         self.address = address
         self.bytes_per_id = 0
@@ -120,12 +120,12 @@ class TokenizerLink:
 
     @property
     def ready(self) -> bool:
-        """Whether it serves."""
+        """True while it serves."""
         return self._ready.is_set()
 
     @property
     def shares(self) -> bool:
-        """Whether ids come through shared memory."""
+        """True while ids come through shared memory."""
         file = self._arena.file
         return file is not None and file.name == self._proven
 
@@ -250,7 +250,7 @@ class TokenizerLink:
             self._proven = described.name
 
     async def _learn(self) -> None:
-        """Ask what bounds the length of a text; a tokenizer that cannot tell bounds nothing."""
+        """Ask for the bound on the length of a text; a tokenizer that has none bounds nothing."""
         request = tokenizer_pb2.GetVocabularyRequest()
         try:
             answer = await self._stub.GetVocabulary(request, timeout=ATTACH_TIMEOUT_S)
@@ -262,7 +262,7 @@ class TokenizerLink:
         self.bytes_per_id = answer.most_bytes_per_id
 
     def _lost(self) -> None:
-        """A call found the tokenizer gone; wait until its health says otherwise."""
+        """Wait for the tokenizer's health, after a call found it gone."""
         self._set_ready(False)
         self._watch.restart()
 
@@ -274,11 +274,11 @@ class TokenizerLink:
         else:
             self._proven = ""
             self._ready.clear()
-        told = {"address": self.address}
+        extra = {"address": self.address}
         if ready:
-            log.info("tokenizer connected (%s)", medium(self.shares), extra=told)
+            log.info("tokenizer connected (%s)", medium(self.shares), extra=extra)
         else:
-            log.info("tokenizer disconnected", extra=told)
+            log.info("tokenizer disconnected", extra=extra)
         self._changed()
 
 

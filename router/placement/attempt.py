@@ -59,7 +59,7 @@ class Attempt:
 
     @property
     def isolated(self) -> bool:
-        """Whether it keeps others from starting beside it."""
+        """True while it keeps others from starting beside it."""
         return self.ledger.isolates(self.ticket)
 
     def register(self) -> None:

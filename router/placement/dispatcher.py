@@ -73,7 +73,7 @@ class Dispatcher:
 
         Args:
             max_queue: requests that may wait.
-            recovery_s: how long one waits while no replica is there, in seconds.
+            recovery_s: seconds that a request waits while no replica is there.
             ready_changed: called when a replica comes up or goes down.
             policy: orders the waiting requests.
         """
@@ -82,7 +82,7 @@ class Dispatcher:
         self._recovery_s = recovery_s
         self._ready_changed = ready_changed
         self._waiters: dict[Ticket, _Waiter] = {}
-        self._known = asyncio.Event()  # a replica has said what its model is
+        self._known = asyncio.Event()  # a replica has described its model
         self._change = asyncio.Event()  # set for a moment at each change of a replica
         self._serving: list[bool] = []
         self._limits: Limits | None = None
@@ -102,27 +102,27 @@ class Dispatcher:
 
     @property
     def rate(self) -> float:
-        """Tokens a second that the replicas have been seen to make at most."""
+        """Highest measured rate of the replicas, in tokens a second."""
         return sum(replica.model.pace.rate for replica in self.replicas if self.serves(replica))
 
     @property
     def ready(self) -> bool:
-        """Whether a replica takes requests."""
+        """True while a replica takes requests."""
         return any(self.serves(replica) for replica in self.replicas)
 
     def serves(self, replica: Replica) -> bool:
-        """Whether `replica` takes requests for this deployment's model."""
+        """Tell whether `replica` takes requests for this deployment's model."""
         model = replica.model.info
         known = self._limits.model if self._limits else None
         return replica.ready and model is not None and model.name == known
 
     @property
     def prompt_ids(self) -> int:
-        """Ids that a prompt may have; 0: no replica has told."""
+        """Ids that a prompt may have; 0: no replica has described its model."""
         return self._limits.most_tokens if self._limits else 0
 
     async def limits(self) -> Limits:
-        """What the model allows, once a replica has told it.
+        """The limits of the model, once a replica has described it.
 
         Raises:
             Unavailable: none did within the recovery limit.
@@ -143,7 +143,7 @@ class Dispatcher:
         return next((model for model in models if model and model.name == known), None)
 
     async def any_replica(self) -> Replica:
-        """A replica for what any can do, once there is one whose detokenizer is there."""
+        """Any replica with a detokenizer, once there is one."""
         while True:
             for replica in sorted(self.replicas, key=self.serves, reverse=True):
                 if replica.detokenizer.up:
@@ -156,7 +156,7 @@ class Dispatcher:
 
         Args:
             priority: lower goes first.
-            deadline: when the answer must have ended, by the loop's clock; None: whenever.
+            deadline: time by which the answer must have ended, by the loop's clock; None: any.
 
         Raises:
             Overloaded: the queue is full.
@@ -171,7 +171,7 @@ class Dispatcher:
             self._queue.leave(ticket)
 
     def expect(self, ticket: Ticket, demand: Demand) -> None:
-        """Refuse a request that needs `demand` at least, where it is clear that it is too late.
+        """Refuse a request that needs `demand` at least, if it cannot end in time.
 
         Raises:
             DeadlineUnmeetable: it would not end in time.
@@ -233,7 +233,7 @@ class Dispatcher:
         self._admit()
 
     def _serves_beside(self, replica: Replica) -> bool:
-        """Whether another replica takes requests."""
+        """Tell whether another replica takes requests."""
         return any(self.serves(other) for other in self.replicas if other is not replica)
 
     def _refresh_demands(self) -> None:
@@ -294,7 +294,7 @@ class Dispatcher:
                 grant.set_result(Placement(replica, ledgers[replica], ticket))
 
     def _look(self, ledgers: Mapping[Replica, Ledger], now: float) -> None:
-        """Refuse, or end, what will miss its deadline."""
+        """Refuse, or end, the requests that will miss their deadlines."""
         refused, ended = self._deadlines.look(ledgers, self._queue.line(), now)
         for late in refused:
             self._queue.leave(late.ticket)

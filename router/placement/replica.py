@@ -2,7 +2,7 @@
 
 A request is known to both or to neither: it is registered before it is submitted, and forgotten by
 both when it ends. Requests of a lost model start again elsewhere; a detokenizer that comes back is
-told of the requests that the model still runs. Events of the links and of the timeout are applied
+given the requests that the model still runs. Events of the links and of the timeout are applied
 in `apply`, one at a time; the owner is notified once, after an event was applied.
 """
 
@@ -99,7 +99,7 @@ class Replica:
 
     @property
     def ready(self) -> bool:
-        """Whether it takes requests."""
+        """True while it takes requests."""
         return self.model.up and self.detokenizer.up and self.detokenizer.upstream.linked
 
     @property
@@ -109,7 +109,7 @@ class Replica:
 
     @property
     def stranded(self) -> bool:
-        """Whether its requests have waited too long for the detokenizer."""
+        """True once its requests have waited too long for the detokenizer."""
         return self._timeout.elapsed
 
     async def run(self, request: RouterRequest, ledger: Ledger, ticket: Ticket) -> None:

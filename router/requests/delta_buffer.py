@@ -44,7 +44,7 @@ class DeltaBuffer:
 
     @property
     def drained(self) -> bool:
-        """Whether all has been taken, and nothing more will come."""
+        """True once everything was taken and nothing more will come."""
         return self._closed and not self._steps
 
     def add(self, delta: Delta, step: int) -> None:
@@ -76,12 +76,12 @@ class DeltaBuffer:
         return len(self._steps) < self._steps_apart or self._merged_tokens >= _MOST_MERGED_TOKENS
 
     def withhold(self, withheld: bool) -> None:
-        """Give out nothing until told otherwise."""
+        """Give out nothing while `withheld`."""
         self._withheld = withheld
         self._mailbox.notify()
 
     def close(self) -> None:
-        """Nothing more will come."""
+        """Note that nothing more will come."""
         self._closed = True
         self._mailbox.notify()
 

@@ -80,7 +80,7 @@ class StopConditions:
 
     @property
     def may_stop(self) -> bool:
-        """Whether an output may end before it has `max_tokens`."""
+        """True if an output may end before it has `max_tokens`."""
         return bool(not self.ignore_eos or self.strings or self.token_ids)
 
 

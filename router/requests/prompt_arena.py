@@ -21,7 +21,7 @@ ID_BYTES = 4
 
 
 class Slab:
-    """A slab on loan, given back when the last of its holders lets go."""
+    """A slab on loan, given back when its last holder releases it."""
 
     def __init__(
         self, span: memory_pb2.Span, arena: Arena, settle: Callable[[Arena], None]
@@ -79,7 +79,7 @@ class PromptArena:
         return self._current.file.describe() if self._current else memory_pb2.SharedFile()
 
     def proven_by(self, name: str, proof: memory_pb2.SharedProof) -> bool:
-        """Whether a peer has shown that it sees the file `name`, and that is the current one."""
+        """Tell whether `proof` shows that a peer sees the file `name`, the current one."""
         file = self.file
         return file is not None and file.name == name and file.proven_by(proof)
 
@@ -98,7 +98,7 @@ class PromptArena:
         return slab
 
     def retire(self, name: str) -> bool:
-        """Lend no more of the file `name`; answer whether it was the current one."""
+        """Lend no more of the file `name`; return whether it was the current one."""
         current = self._current
         if current is None or current.file.name != name:
             return False
@@ -135,7 +135,7 @@ class Prompt:
     """The ids of a prompt, in a slab or here, until the request ends.
 
     Attributes:
-        count: how many there are.
+        count: number of ids.
         text: their text, where it is to be echoed.
         bad_words: sequences of ids that its output may not have.
     """
@@ -158,7 +158,7 @@ class Prompt:
 
     @property
     def span(self) -> memory_pb2.Span | None:
-        """Where the ids are in shared memory."""
+        """Place of the ids in shared memory; None: they are not there."""
         if self._slab is None:
             return None
         slab = self._slab.span
@@ -180,7 +180,7 @@ class Prompt:
         return array.array("i", bytes(self._slab.view(self.count)[start:]))
 
     def close(self) -> None:
-        """Let the slab go."""
+        """Release the slab."""
         if self._slab is not None:
             self._slab.release()
             self._slab = None

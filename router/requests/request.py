@@ -34,7 +34,7 @@ class CandidateProgress:
 
     @property
     def finished(self) -> bool:
-        """Whether it has ended."""
+        """True once it has ended."""
         return self.finish is not Finish.UNSPECIFIED
 
 
@@ -42,10 +42,10 @@ class RouterRequest:
     """One request from the moment its prompt is known.
 
     Attributes:
-        number: lower half of its handles, its own for as long as the router lives.
-        handle: what the replica that has it calls it, or the last that had.
-        attempt: which one this is; what bears another is not heard.
-        submits: how often a model was told to run it.
+        number: lower half of its handles; unique for as long as the router lives.
+        handle: its number on the replica that runs it, or that ran it last.
+        attempt: number of this attempt; deltas of another are dropped.
+        submits: number of submits to a model.
         crash_record: engine crashes that count against it.
     """
 
@@ -81,17 +81,17 @@ class RouterRequest:
 
     @property
     def finished(self) -> bool:
-        """Whether nothing more is to come."""
+        """True once nothing more is to come."""
         return self.all_ended and not self.awaits_prompt
 
     @property
     def all_ended(self) -> bool:
-        """Whether all candidates have ended; rows of the prompt may still be missing."""
+        """True once all candidates have ended; rows of the prompt may still be missing."""
         return not self._open
 
     @property
     def resumed(self) -> bool:
-        """Whether a detokenizer may have sent output of it before."""
+        """True if a detokenizer may have sent output of it before."""
         return self.submits > 0
 
     @property
@@ -143,7 +143,7 @@ class RouterRequest:
 
     @property
     def awaits_prompt(self) -> bool:
-        """Whether log-probabilities of the prompt, which the first message carries, are missing."""
+        """True while log-probabilities of the prompt, due in the first message, are missing."""
         return self.plan.output.prompt_logprobs and (
             len(self.prompt_logprobs) < self.plan.prompt_tokens
         )

@@ -22,9 +22,8 @@ class Sizes:
     Attributes:
         message_bytes: of a message, for gRPC.
         text_bytes: of a text, where nothing else bounds it or it may be truncated.
-        prompt_ids: ids that a prompt may have; 0: no model has told.
-        bytes_per_id: bytes of text that one id stands for at most; 0: the tokenizer bounds them
-            not, or has not told.
+        prompt_ids: ids that a prompt may have; 0: no model is known.
+        bytes_per_id: bytes of text that one id stands for at most; 0: not bounded, or not known.
     """
 
     message_bytes: int
@@ -81,7 +80,7 @@ class Sizes:
 
 
 def fit_answer(plan: Plan, sizes: Sizes, *, whole: bool, bounded: bool) -> Plan:
-    """The plan whose answer fits a message.
+    """The plan, with `max_tokens` made less where the answer would not fit a message.
 
     Args:
         plan: with max_tokens set.
@@ -109,7 +108,7 @@ def fit_answer(plan: Plan, sizes: Sizes, *, whole: bool, bounded: bool) -> Plan:
 
 
 def _beside_the_prompt(plan: Plan, most: int, token_bytes: int) -> int:
-    """Bytes of an answer of `most` that what is told of the prompt leaves.
+    """Bytes of an answer of `most` that remain beside its prompt.
 
     Raises:
         InvalidRequest: it may leave none.

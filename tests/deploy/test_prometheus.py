@@ -69,7 +69,7 @@ def test_failures_are_counted_by_reasons_that_there_are() -> None:
         for _, wanted in queries.selectors(rule["expr"])
         for outcome in wanted.get("outcome", "").split("|")
     } - {""}
-    sources = [path for name in ("chassis", "router") for path in (ROOT / name).glob("*.py")]
+    sources = [path for name in ("chassis", "router") for path in (ROOT / name).rglob("*.py")]
     sources += (ROOT / "tokenizer_svc").glob("*.py")
     spoken = "\n".join(path.read_text() for path in sources)
     assert {one for one in asked if f'"{one.upper()}"' not in spoken} == set()
