@@ -16,6 +16,8 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from chassis.links.credentials import blocking_channel
+
 TIMEOUT_S = 3.0
 PATIENCE_S = 300.0
 
@@ -35,7 +37,7 @@ _OPTIONS = [
 
 def ask(address: str, timeout_s: float = TIMEOUT_S) -> str:
     """The health of the service at `address`, or the status of the call where it failed."""
-    with grpc.insecure_channel(address, options=_OPTIONS) as channel:
+    with blocking_channel(address, _OPTIONS) as channel:
         try:
             answer = health_pb2_grpc.HealthStub(channel).Check(
                 health_pb2.HealthCheckRequest(), timeout=timeout_s
@@ -53,7 +55,7 @@ def await_other(told: str, address: str, patience_s: float = PATIENCE_S) -> str:
         address: of the service, which need not be there yet.
         patience_s: how long to wait.
     """
-    with grpc.insecure_channel(address, options=_OPTIONS) as channel:
+    with blocking_channel(address, _OPTIONS) as channel:
         answers = health_pb2_grpc.HealthStub(channel).Watch(
             health_pb2.HealthCheckRequest(), timeout=patience_s, wait_for_ready=True
         )

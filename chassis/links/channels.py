@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from grpc import aio
 
+from chassis.links.credentials import channel
+
 KEEPALIVE_S = 1.0
 KEEPALIVE_TIMEOUT_S = 2.0
 RECONNECT_FIRST_S = 0.1
@@ -22,7 +24,7 @@ def open_channel(address: str, *, max_message_mib: int = 32) -> aio.Channel:
     connection's fate apart from other channels to the same address.
     """
     limit = max_message_mib << 20
-    return aio.insecure_channel(
+    return channel(
         address,
         options=[
             ("grpc.max_send_message_length", limit),

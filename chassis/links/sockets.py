@@ -16,6 +16,7 @@ from pathlib import Path
 from grpc import aio
 
 from chassis.errors import StartError
+from chassis.links.credentials import add_port
 from chassis.metrics import split_address
 
 _UNIX = "unix:"
@@ -74,7 +75,7 @@ def release_dead(address: str) -> None:
 
 def _add(server: aio.Server, address: str) -> int:
     try:
-        port: int = server.add_insecure_port(address)
+        port = add_port(server, address)
     except RuntimeError as error:
         raise StartError(f"cannot listen on {address}; choose another address") from error
     return port

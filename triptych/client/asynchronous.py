@@ -13,8 +13,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
-from grpc import aio
-
+from chassis.links.credentials import channel
 from protos import generation_pb2 as pb
 from protos import generation_pb2_grpc
 from triptych import addresses
@@ -41,7 +40,7 @@ class AsyncClient:
         self.address = checked(address)
         self._on_retry = on_retry
         self._closed = asyncio.Event()
-        self._channel = aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self._channel = channel(address, CHANNEL_OPTIONS)
         self._stub: generation_pb2_grpc.GenerationServiceAsyncStub = (
             generation_pb2_grpc.GenerationServiceStub(self._channel)
         )

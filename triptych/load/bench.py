@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from grpc import aio
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from chassis.errors import StartError
+from chassis.links.credentials import channel
 from triptych.client import AsyncClient, Model, Options
 from triptych.client.connection import CHANNEL_OPTIONS
 from triptych.load import machine, prompts
@@ -107,8 +107,8 @@ async def run(plan: BenchPlan, console: Console) -> Report:
     model = models[0]
     _check(plan, model)
     options = Options(model=model.name, temperature=plan.temperature, seed=0)
-    async with aio.insecure_channel(plan.address, options=CHANNEL_OPTIONS) as channel:
-        sender = Sender(channel, prompts.Prompts(text.ids), options)
+    async with channel(plan.address, CHANNEL_OPTIONS) as opened:
+        sender = Sender(opened, prompts.Prompts(text.ids), options)
         with _progress(console) as progress:
             await closed_loop(sender, _jobs(plan, plan.warm_up), concurrency=1, on_done=_ignore)
             if plan.trace is not None:
