@@ -9,6 +9,8 @@ import pytest
 import yaml
 from support.deployments.manifests import KUBERNETES, ROOT
 
+from chassis import checkpoint_folder
+
 FOLDER = KUBERNETES / "checkpoint"
 OBJECTS: dict[str, Any] = {
     path.stem: yaml.safe_load(path.read_text()) for path in sorted(FOLDER.glob("*.yaml"))
@@ -52,9 +54,7 @@ def test_they_run_this_versions_image_as_its_user(name: str) -> None:
 
 
 def test_what_is_fetched_is_what_serve_fetches() -> None:
-    from triptych.supervisor import checkpoint
-
     (container,) = PODS["fetch"]["containers"]
     (script,) = container["args"]
     compile(script, "fetch", "exec")
-    assert str(list(checkpoint._WANTED)).replace("'", '"') in script
+    assert str(list(checkpoint_folder._WANTED)).replace("'", '"') in script
