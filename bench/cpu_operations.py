@@ -205,7 +205,7 @@ def measure(case: Case, rounds: int) -> str:
 
 
 def limit_of(case: Case) -> tuple[list[Timed], float, str]:
-    """What the machine can do of a case's kind; how much of it the case is; and its name."""
+    """The machine's rate for a case's kind, the case's amount of it, and its name."""
     if case.limit_bytes:
         buffer = torch.ones(_READ_BYTES // 8, dtype=torch.int64)
         return [buffer.sum], case.limit_bytes / _READ_BYTES, "reading its bytes"
@@ -249,7 +249,7 @@ def main() -> None:
 
 
 def every_case(ours: Operations) -> Iterator[Case]:
-    """What is measured, one after the other: they would not all fit into memory."""
+    """Cases, made one after the other: they would not all fit into memory."""
     for tokens in (1, 32, 512):
         yield from row_cases(ours, tokens)
     for streams, length in ((1, 512), (8, 512), (32, 160), (32, 512), (1, 8192)):
@@ -266,7 +266,7 @@ def every_case(ours: Operations) -> Iterator[Case]:
 
 
 def share_of_attention(ours: Operations, length: int, rounds: int) -> str:
-    """How much of a decode step of 32 streams attention takes."""
+    """Share of attention in a decode step of 32 streams."""
     attend = as_served(ours, attention_case("", ours, [1] * 32, [length] * 32).ours)
     multiply = as_served(ours, products_of_a_step(ours, 32))
     attention, products = median_times([attend, multiply], rounds)
@@ -275,7 +275,7 @@ def share_of_attention(ours: Operations, length: int, rounds: int) -> str:
 
 
 def share_of_reading(ours: Operations, rounds: int) -> str:
-    """How fast the weights of a lone token's products are read."""
+    """Rate at which the weights of a lone token's products are read."""
     kv = 2 * SHAPE.kv_heads * SHAPE.head_dim
     of_layer = HIDDEN * (2 * SHAPE.heads * SHAPE.head_dim + kv + 3 * INTERMEDIATE)
     bytes_read = LAYERS * of_layer * DTYPE.itemsize

@@ -153,7 +153,7 @@ def main() -> None:
 
 
 def every_line(rounds: int) -> Iterator[str]:
-    """What is measured: products, then steps of the models."""
+    """Cases: products, then steps of the models."""
     yield from product_lines(rounds)
     for model in MODELS:
         with tempfile.TemporaryDirectory() as folder:

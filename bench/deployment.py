@@ -28,7 +28,7 @@ class BenchFailed(Exception):
 
 @dataclass(frozen=True)
 class Steps:
-    """What the engine has computed since it started: steps, and their time in seconds."""
+    """Steps of the engine since its start, and their time in seconds."""
 
     count: float
     seconds: float
@@ -74,7 +74,7 @@ class Deployment:
         return 100 * (sum(processes.cpu_s(pid) for pid in pids) - before) / seconds
 
     def steps(self) -> Steps:
-        """What the engine has computed so far, by its own metrics."""
+        """Steps of the engine so far, by its own metrics."""
         with urllib.request.urlopen(self.metrics_url) as answer:
             families = text_string_to_metric_families(answer.read().decode())
             samples = {

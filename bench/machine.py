@@ -6,7 +6,7 @@ import os
 import platform
 from pathlib import Path
 
-# The widest that a processor has tells how fast it multiplies.
+# The widest that a processor has decides how fast it multiplies.
 _INSTRUCTIONS = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512 with bfloat16", "avx512f": "AVX-512"}
 _INSTRUCTIONS |= {"avx2": "AVX2", "asimd": "NEON"}
 

@@ -1,4 +1,4 @@
-"""What the four-process form costs and yields: `python -m bench.pipeline`.
+"""Cost and throughput of the four processes: `python -m bench.pipeline`.
 
 Client and services share the machine, as they do at a user's desk. Overhead is what the client sees
 minus what the engine says its steps took.
@@ -51,7 +51,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Overhead:
-    """What one lone stream waits for beyond the engine, in milliseconds.
+    """Waiting time of a lone stream beyond the engine's, in milliseconds.
 
     Attributes:
         ttft_ms: mean TTFT minus the engine's time for the prompt.

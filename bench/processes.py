@@ -1,4 +1,4 @@
-"""What processes cost, from /proc: resident memory and CPU time."""
+"""Resident memory and CPU time of processes, from /proc."""
 
 from __future__ import annotations
 

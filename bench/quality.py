@@ -1,4 +1,4 @@
-"""What quantisation costs the bundled model: the loss on text that it was not trained on.
+"""Cost of quantisation for the bundled model: the loss on text that it was not trained on.
 
 `python -m bench.quality` scores the held-out files of the model's card in each form, through the
 decoder that serves, and writes bench/results/quality.md. The text is of the Python that the model's
@@ -41,7 +41,7 @@ WINDOWS_AT_ONCE = 8
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How a model is computed."""
+    """Form in which a model is computed."""
 
     dtype: torch.dtype
     quantize: str = UNQUANTISED
@@ -49,7 +49,7 @@ class Form:
 
     @property
     def name(self) -> str:
-        """As the page calls it."""
+        """Name on the page."""
         parts = [] if self.quantize == UNQUANTISED else [self.quantize]
         parts.append(str(self.dtype).removeprefix("torch."))
         return ", ".join(parts + [f"KV {self.kv_dtype}"] * (self.kv_dtype != KV_AS_COMPUTED))
@@ -66,7 +66,7 @@ FORMS = (
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """What is scored: windows of tokens, and the tokens that follow each."""
+    """Text to score: windows of tokens, and the tokens that follow each."""
 
     inputs: torch.Tensor
     targets: torch.Tensor
@@ -77,7 +77,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What one form makes of a text."""
+    """Score of one form on a text."""
 
     nats_per_token: float
     bits_per_byte: float

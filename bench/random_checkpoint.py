@@ -82,7 +82,7 @@ class DecoderShape:
 
     @property
     def parameters(self) -> int:
-        """How many numbers the checkpoint holds."""
+        """Number of weights in the checkpoint."""
         return sum(prod(shape) for shape in self.weights().values())
 
     @property

@@ -1,1 +1,1 @@
-"""What every service stands on. Knows nothing of models, tokens or text."""
+"""Foundation of every service; independent of tokens and text."""

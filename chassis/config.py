@@ -40,7 +40,7 @@ class WrongValue(ConfigError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ServiceSettings:
-    """What every service can be told.
+    """Settings of every service.
 
     Attributes:
         listen: where it serves gRPC: `unix:PATH`, or `HOST:PORT` where port 0 picks a free one.
@@ -49,9 +49,9 @@ class ServiceSettings:
         log_level: a level name of Python's logging.
         max_message_mib: largest gRPC message it takes, in MiB.
         max_request_mib: largest request that it takes as a server, in MiB; 0: as any message.
-        grace_s: how long calls in flight may go on once it is told to stop, in seconds.
+        grace_s: how long calls in flight may go on after a stop is requested, in seconds.
         parent_pid: end when this process, which must be the parent, ends; 0: do not.
-        restarts: how often whoever runs it has started it again; it is only told to those who ask.
+        restarts: number of restarts by its supervisor; it is only reported.
     """
 
     listen: str
@@ -104,7 +104,7 @@ _PARSERS: Mapping[type, Any] = {str: str, int: int, float: _parse_float, bool: _
 
 
 # What Kubernetes sets in every container for each Service X of the namespace. A setting whose name
-# ends like `_LINK` is told from it by the value.
+# ends like `_LINK` is distinguished from it by the value.
 _SERVICE = re.compile(
     r"\w+_SERVICE_(HOST|PORT(_\w+)?)|\w+_PORT_\d+_(TCP|UDP|SCTP)_(PROTO|PORT|ADDR)"
 )
@@ -113,7 +113,7 @@ _LINK_VALUES = ("tcp://", "udp://", "sctp://")
 
 
 def _injected_by_kubernetes(name: str, value: str) -> bool:
-    """Whether a variable is none of ours, neither to read nor to refuse."""
+    """True if a variable is not ours, neither to read nor to refuse."""
     if _SERVICE.fullmatch(name):
         return True
     return _LINK.fullmatch(name) is not None and value.startswith(_LINK_VALUES)

@@ -53,13 +53,13 @@ class StartError(Exception):
 
 
 class ServiceError(Exception):
-    """Base of every failure a caller is told about."""
+    """Base of every failure that a caller may know."""
 
     status: ClassVar[grpc.StatusCode] = grpc.StatusCode.INTERNAL
     reason: str = "INTERNAL"
 
     def details(self) -> Sequence[Message]:
-        """What goes beside ErrorInfo."""
+        """Details beside ErrorInfo."""
         return ()
 
 
@@ -107,7 +107,7 @@ def refuse_failures(field: str, step: str) -> Iterator[None]:
 
 
 class NotFound(ServiceError):
-    """What the request names does not exist."""
+    """The request names a thing that does not exist."""
 
     status = grpc.StatusCode.NOT_FOUND
     reason = "NOT_FOUND"
@@ -154,7 +154,7 @@ class Unavailable(_Retriable):
 
 
 class Stopping(_Retriable):
-    """The service was told to stop, and the call has outlasted its grace."""
+    """The service is stopping, and the call has outlasted its grace."""
 
     status = grpc.StatusCode.UNAVAILABLE
     reason = "STOPPING"
@@ -248,12 +248,12 @@ def _let_go(raised: BaseException) -> None:
 
 
 def is_stopping(error: BaseException) -> bool:
-    """Tell whether a call was cancelled because its service ends."""
+    """True if a call was cancelled because its service ends."""
     return isinstance(error, asyncio.CancelledError) and error.args == (STOPPING,)
 
 
 async def _answer(raised: Exception, method: str, context: aio.ServicerContext[Any, Any]) -> None:
-    """Tell the caller what ended its call; raise what ends calls that nobody waits for."""
+    """Send the caller its call's status; raise errors of calls that nobody waits for."""
     error = cause_of(raised)
     if isinstance(error, ServiceError):
         _let_go(raised)
@@ -266,18 +266,18 @@ async def _answer(raised: Exception, method: str, context: aio.ServicerContext[A
 
 
 def is_end_of_call(error: BaseException) -> bool:
-    """Whether gRPC raised it because the call was aborted, its caller is gone or the server is."""
+    """True if gRPC raised it because the call was aborted, or its caller or server is gone."""
     return isinstance(error, aio.BaseError) and not isinstance(error, aio.UsageError)
 
 
 def cause_of(error: Exception) -> Exception:
-    """What a task group failed of, where no bug was among it; any other error itself."""
+    """Cause of a task group's failure if no bug is among its errors; any other error itself."""
     if not isinstance(error, ExceptionGroup):
         return error
     causes = [cause_of(each) for each in error.exceptions]
-    told = [each for each in causes if isinstance(each, ServiceError)]
+    known = [each for each in causes if isinstance(each, ServiceError)]
     ends = [each for each in causes if is_end_of_call(each)]
-    return (told + ends)[0] if len(told) + len(ends) == len(causes) else error
+    return (known + ends)[0] if len(known) + len(ends) == len(causes) else error
 
 
 async def _abort(context: aio.ServicerContext[Any, Any], error: ServiceError) -> None:

@@ -1,9 +1,9 @@
-"""Ask a service whether it serves: `python -m chassis.healthcheck unix:PATH` or `HOST:PORT`.
+"""Health check of a service: `python -m chassis.healthcheck unix:PATH` or `HOST:PORT`.
 
-Ends with exit code 0 only where the service as a whole answers SERVING in time; for container
-runtimes, whose health checks are commands. Starting one costs far more than its question, so with
-`--patient FILE` it stays and listens: it ends once the health is not what FILE says was told last,
-else after `PATIENCE_S`.
+The exit code is 0 only if the service as a whole answers SERVING in time; for container runtimes,
+whose health checks are commands. Its start costs far more than its question, so with
+`--patient FILE` it stays and listens: it ends once the health differs from the one that FILE
+records, else after `PATIENCE_S`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _OPTIONS = [
     # A service that is about to start is soon there.
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 500),
-    # A service that is stopped or swapped out does not tell; this finds it.
+    # A service that is stopped or swapped out reports nothing; this finds it.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.http2.ping_timeout_ms", 5_000),
@@ -47,11 +47,11 @@ def ask(address: str, timeout_s: float = TIMEOUT_S) -> str:
     return _name(answer)
 
 
-def await_other(told: str, address: str, patience_s: float = PATIENCE_S) -> str:
-    """The health of the service at `address` once it is not `told`; whatever it is after a while.
+def await_other(last: str, address: str, patience_s: float = PATIENCE_S) -> str:
+    """The health of the service at `address` once it differs from `last`, or after a while any.
 
     Args:
-        told: what is known of it; empty where that is nothing.
+        last: health reported last; empty for none.
         address: of the service, which need not be there yet.
         patience_s: how long to wait.
     """
@@ -61,9 +61,9 @@ def await_other(told: str, address: str, patience_s: float = PATIENCE_S) -> str:
         )
         with suppress(grpc.RpcError):  # the time is over, or the service is
             for answer in answers:
-                if _name(answer) != told:
+                if _name(answer) != last:
                     return _name(answer)
-    # A service that hangs has not told its watchers.
+    # A service that hangs does not inform its watchers.
     return ask(address)
 
 
@@ -87,8 +87,8 @@ def main(arguments: list[str]) -> int:
 
 def _await_other_than(file: Path, address: str) -> str:
     """The health once it is not what `file` says, which then says the new one."""
-    told = file.read_text() if file.exists() else ""
-    health = await_other(told, address)
+    last = file.read_text() if file.exists() else ""
+    health = await_other(last, address)
     file.write_text(health)
     return health
 

@@ -27,19 +27,19 @@ def import_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """`environment` as a Python process that this one starts is to have it."""
     left_out = {name for name in _FOLDERS if refusal(environment.get(name, "/")) is not None}
     left_out.update(_INTERACTIVE)
-    told = {name: value for name, value in environment.items() if name not in left_out}
+    kept = {name: value for name, value in environment.items() if name not in left_out}
     if sys.flags.ignore_environment:  # what this process was not to heed, none it starts is
-        told = {name: value for name, value in told.items() if not name.startswith("PYTHON")}
+        kept = {name: value for name, value in kept.items() if not name.startswith("PYTHON")}
     if sys.flags.no_user_site:
-        told["PYTHONNOUSERSITE"] = "1"
-    told["PYTHONSAFEPATH"] = "1"  # not the working directory
-    paths = [path for path in _listed(told, "PYTHONPATH") if refusal(path) is None]
+        kept["PYTHONNOUSERSITE"] = "1"
+    kept["PYTHONSAFEPATH"] = "1"  # not the working directory
+    paths = [path for path in _listed(kept, "PYTHONPATH") if refusal(path) is None]
     if str(ROOT) not in map(os.path.realpath, paths) and _only_on_our_path():
         paths.insert(0, str(ROOT))
-    _set_list(told, "PYTHONPATH", paths)
-    libraries = [path for path in _listed(told, "LD_LIBRARY_PATH") if os.path.isabs(path)]
-    _set_list(told, "LD_LIBRARY_PATH", libraries)
-    return told
+    _set_list(kept, "PYTHONPATH", paths)
+    libraries = [path for path in _listed(kept, "LD_LIBRARY_PATH") if os.path.isabs(path)]
+    _set_list(kept, "LD_LIBRARY_PATH", libraries)
+    return kept
 
 
 def refused_folders(environment: Mapping[str, str]) -> dict[str, str]:
@@ -85,7 +85,7 @@ def _set_list(environment: dict[str, str], name: str, paths: list[str]) -> None:
 
 
 def _only_on_our_path() -> bool:
-    """Tell whether no other process would find our packages, since they are not installed."""
+    """True if no other process would find our packages, since they are not installed."""
     paths = [os.path.realpath(path) for path in sys.path]
     library = os.path.realpath(sysconfig.get_path("stdlib"))
     place = paths.index(library) if library in paths else len(paths)

@@ -25,22 +25,22 @@ class LineStream(io.TextIOBase):
 
     Attributes:
         dropped: lines that were not written.
-        tell_dropped: makes the line that tells of so many dropped ones.
+        report_dropped: makes the line that reports so many dropped ones.
     """
 
     encoding = "utf-8"
     errors = "backslashreplace"
 
-    def __init__(self, descriptor: int, tell_dropped: Callable[[int], str] | None = None) -> None:
+    def __init__(self, descriptor: int, report_dropped: Callable[[int], str] | None = None) -> None:
         self.dropped = 0
-        self.tell_dropped = tell_dropped or "{} lines were dropped: they were not read\n".format
+        self.report_dropped = report_dropped or "{} lines were dropped: they were not read\n".format
         self._descriptor = descriptor
         self._at_once = _is_pipe(descriptor)
         self._thread: threading.Thread | None = None
         self._pending: deque[bytes] = deque()
         self._pending_bytes = 0
-        self._untold = 0
-        self._may_tell = False
+        self._unreported = 0
+        self._may_report = False
         self._writing = False
         self._torn = False
         self._changed = threading.Condition()
@@ -55,10 +55,10 @@ class LineStream(io.TextIOBase):
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="lines", daemon=True)
                 self._thread.start()
-            # Until the loss is told nothing is taken, so that it is told where it happened.
-            if self._untold or self._pending_bytes + len(raw) > MOST_PENDING_BYTES:
+            # Nothing is accepted before the loss is reported: the report stands in its place.
+            if self._unreported or self._pending_bytes + len(raw) > MOST_PENDING_BYTES:
                 self._drop(1)
-                self._may_tell = True
+                self._may_report = True
             else:
                 self._pending.append(raw)
                 self._pending_bytes += len(raw)
@@ -87,13 +87,13 @@ class LineStream(io.TextIOBase):
 
     @property
     def _idle(self) -> bool:
-        """Whether the thread has nothing to write."""
-        return not (self._pending or self._may_tell or self._writing)
+        """True if the thread has nothing to write."""
+        return not (self._pending or self._may_report or self._writing)
 
     def _write_at_once(self, raw: bytes) -> bool:
-        """Write `raw` where nothing has to wait for that; answer whether it is written."""
+        """Write `raw` if that needs no waiting; True if it is written."""
         # A pipe takes so many bytes whole or not at all.
-        if not self._at_once or self._untold or len(raw) > select.PIPE_BUF:
+        if not self._at_once or self._unreported or len(raw) > select.PIPE_BUF:
             return False
         try:
             os.pwritev(self._descriptor, [raw], -1, os.RWF_NOWAIT)
@@ -106,42 +106,42 @@ class LineStream(io.TextIOBase):
 
     def _drop(self, lines: int) -> None:
         self.dropped += lines
-        self._untold += lines
+        self._unreported += lines
 
     def _run(self) -> None:
         while True:
-            raw, told = self._next()
+            raw, reported = self._next()
             if self._write_out(raw):
                 continue
             with self._changed:
-                if told:
-                    self._untold += told
+                if reported:
+                    self._unreported += reported
                 else:
                     self._drop(1)
 
     def _next(self) -> tuple[bytes, int]:
-        """Wait for what is to be written; of how many dropped lines it tells comes with it."""
+        """Wait for bytes to write, and the number of dropped lines that they report."""
         with self._changed:
             self._writing = False
             self._changed.notify_all()
-            self._changed.wait_for(lambda: self._pending or self._may_tell)
+            self._changed.wait_for(lambda: self._pending or self._may_report)
             self._writing = True
             if self._pending:
                 raw = self._pending.popleft()
                 self._pending_bytes -= len(raw)
                 return raw, 0
-            told, self._untold, self._may_tell = self._untold, 0, False
-        return self.tell_dropped(told).encode(errors=self.errors), told
+            reported, self._unreported, self._may_report = self._unreported, 0, False
+        return self.report_dropped(reported).encode(errors=self.errors), reported
 
     def _write_out(self, raw: bytes) -> bool:
-        """Write all of `raw`, however long it takes; answer whether that was possible."""
+        """Write all of `raw`, however long it takes; False if that is impossible."""
         left = memoryview(b"\n" + raw if self._torn else raw)
         try:
             while left:
                 try:
                     left = left[os.write(self._descriptor, left) :]
                     self._torn = bool(left)
-                except BlockingIOError:  # whoever shares the descriptor has it not block
+                except BlockingIOError:  # another process has made the descriptor non-blocking
                     writable = select.poll()
                     writable.register(self._descriptor, select.POLLOUT)
                     writable.poll()

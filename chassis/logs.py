@@ -2,8 +2,8 @@
 
 A record's request id is the `request_id` given in `extra` where a line is about a request of
 another task, else the one bound to the running task, else the one that was bound where the
-exception it tells of was raised. Each value is printable and has at most `MOST_VALUE_BYTES`. In
-text a traceback follows its line; nothing else a record holds can begin a line, whoever sent it.
+exception it reports was raised. Each value is printable and has at most `MOST_VALUE_BYTES`. In
+text a traceback follows its line; nothing else in a record can begin a line.
 Nobody waits for a line to be written, and a line that cannot be is dropped and counted.
 """
 
@@ -62,7 +62,7 @@ class _About:
 def about(request_id: str) -> AbstractContextManager[None]:
     """Name the request that every line logged inside the block is about.
 
-    So is a line that tells of an exception raised in the block, wherever it is logged.
+    So is a line about an exception raised in the block, wherever it is logged.
     """
     return _About(request_id)
 
@@ -95,8 +95,8 @@ def printable(text: str, most_bytes: int = MOST_VALUE_BYTES) -> str:
     raw = shown.encode()
     if len(text) <= most_bytes and len(raw) <= most_bytes:
         return shown
-    told = f"… ({len(text)} characters)"
-    return raw[: most_bytes - len(told.encode())].decode(errors="ignore") + told
+    length = f"… ({len(text)} characters)"
+    return raw[: most_bytes - len(length.encode())].decode(errors="ignore") + length
 
 
 def show_fields(fields: Mapping[str, Any]) -> str:
@@ -230,13 +230,13 @@ def configure(service: str, *, log_format: str, level: str) -> None:
         raise ConfigError(f"log level {level!r}: expected debug, info, warning or error")
     formatter = makers[log_format](service)
     if isinstance(sys.stderr, LineStream):
-        sys.stderr.tell_dropped = partial(_tell_dropped, formatter)
+        sys.stderr.report_dropped = partial(_report_dropped, formatter)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
     logging.basicConfig(level=number, handlers=[handler], force=True)
 
 
-def _tell_dropped(formatter: logging.Formatter, lines: int) -> str:
+def _report_dropped(formatter: logging.Formatter, lines: int) -> str:
     record = log.makeRecord(
         __name__, logging.WARNING, __file__, 0, DROPPED, (), None, extra={"lines": lines}
     )
@@ -257,16 +257,18 @@ def unblock() -> bool:
     if sys.stderr is not sys.__stderr__:
         return False
     sys.stderr = LineStream(2)
-    sys.excepthook = _tell_end
-    threading.excepthook = _tell_end_of_thread
+    sys.excepthook = _write_end
+    threading.excepthook = _log_end_of_thread
     return True
 
 
-def _tell_end(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def _write_end(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
     sys.stderr.write(show_traceback(error) + "\n")
 
 
-def _tell_end_of_thread(ended: threading.ExceptHookArgs) -> None:
+def _log_end_of_thread(ended: threading.ExceptHookArgs) -> None:
     if ended.exc_value is not None:
         log.error("a thread has ended with an error", exc_info=ended.exc_value)
 

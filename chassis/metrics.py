@@ -23,7 +23,7 @@ DROPPED_LINES = "triptych_log_lines_dropped"
 
 
 def new_registry(restarts: int = 0) -> CollectorRegistry:
-    """A registry that already tells of the process.
+    """A registry with the metrics of the process.
 
     Its CPU time, memory, open files, `restarts` and the log lines that it dropped.
     """
@@ -31,7 +31,7 @@ def new_registry(restarts: int = 0) -> CollectorRegistry:
     ProcessCollector(registry=registry)
     Gauge(
         "triptych_process_restarts",
-        "How often whoever runs the service has started it again.",
+        "Restarts of the service by its supervisor.",
         registry=registry,
     ).set(restarts)
     registry.register(_DroppedLines())
@@ -39,7 +39,7 @@ def new_registry(restarts: int = 0) -> CollectorRegistry:
 
 
 class _DroppedLines(Collector):
-    """Tells how many lines the process's log has lost."""
+    """Number of lines that the process's log has lost."""
 
     def collect(self) -> Iterable[Metric]:
         yield CounterMetricFamily(

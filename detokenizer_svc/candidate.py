@@ -1,7 +1,7 @@
-"""One candidate: its rows of token frames in, what to tell of them out.
+"""One candidate: rows of token frames in, deltas for the router out.
 
 Each output position is taken exactly once, in order, and nothing after the end. Ids and
-log-probabilities can be told at once, text when it can be said. No row makes this fail: what does
+log-probabilities can be sent at once, text when it is final. No row makes this fail: what does
 not fit is dropped.
 """
 
@@ -51,7 +51,7 @@ class Candidate:
         expected: output position of the next row.
         awaiting: missing rows were asked for and have not come.
         finished: no more rows are wanted.
-        unsent: what has not been told.
+        unsent: delta not sent yet.
     """
 
     __slots__ = (
@@ -129,7 +129,7 @@ class Candidate:
         self._tell("", flags, token_id, self._held())
 
     def _tell(self, text: str, flags: int, token_id: int, bare: str) -> None:
-        """Tell what can be said now that `text` has come; a stop string ends it before all else.
+        """Release the text that is final now that `text` has come; a stop string ends it first.
 
         Where the token of `text` is a stop token and its text is not wanted, `bare` is the end.
         """

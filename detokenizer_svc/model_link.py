@@ -73,7 +73,7 @@ class ModelLink:
 
     Attributes:
         state: of the link, now. It is linked once Join is sent: no row that comes from then on is
-            lost, for the model tells of those it could not send.
+            lost, for the model reports those it could not send.
         metrics: what is counted.
     """
 
@@ -88,11 +88,11 @@ class ModelLink:
         """Prepare the link.
 
         Args:
-            channel: to the model service; whoever opened it closes it.
+            channel: to the model service; its opener closes it.
             address: of the model service, to name it by.
             registry: takes the frames in.
             metrics: counts.
-            changed: told of each change of `state`.
+            changed: called at each change of `state`.
         """
         self._stub = model_pb2_grpc.ModelServiceStub(channel)
         self.address = address
@@ -162,7 +162,7 @@ class ModelLink:
             span = memory_pb2.Span(name=ring.name, offset=announced.offset, length=announced.length)
             self._take(files.view(span), announced.sequence, acknowledge=announced.acknowledge)
 
-        # From before the model can ring: what it tells from then on must be heard.
+        # Opened before the model can ring, so that no announcement is missed.
         with listening(ring.bell if shared else "") as listener:
             join = model_pb2.Join(proof=proof, hears=listener is not None)
             await call.write(model_pb2.FramesRequest(join=join))

@@ -1,8 +1,8 @@
-"""The part of a candidate that its router has not been told yet.
+"""The part of a candidate that its router has not received yet.
 
-Whoever reads slowly finds it all in one delta; only what would grow too large is told in parts:
+A slow reader gets it all in one delta; only a delta that would grow too large is sent in parts:
 first scores of the prompt, then ids, and with the last of the ids, never later, the text and the
-ending. So whoever was told all ids was told how they end, and no text is told before its ids.
+ending. So a reader of all ids knows their ending, and no text is sent before its ids.
 """
 
 from __future__ import annotations

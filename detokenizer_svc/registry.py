@@ -1,7 +1,7 @@
-"""All requests whose text is wanted, by handle.
+"""Registered requests, by handle.
 
-Rows of a handle that is not wanted, or of another attempt than the current, are dropped. A handle
-belongs to whoever registered it last.
+Rows of an unknown handle, or of another attempt than the current, are dropped. A handle belongs to
+its last registration.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Registry:
         return replays
 
     def missing(self, gap: model_pb2.Gap) -> Replays:
-        """What to ask of the model where it left rows out."""
+        """Replays to request from the model for rows that it left out."""
         replays: Replays = []
         for missing in gap.requests:
             request = self._wanted(missing.handle, missing.attempt, missing.candidate)
@@ -90,7 +90,7 @@ class Registry:
         return replays
 
     def all_missing(self) -> Replays:
-        """What to ask of the model where rows of any request may have been lost."""
+        """Replays to request from the model when rows of any request may be lost."""
         return list(_replays(self._requests.values()))
 
     def _wanted(self, handle: int, attempt: int, index: int) -> Request | None:

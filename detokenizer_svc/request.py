@@ -21,11 +21,11 @@ class Audience(Protocol):
     """Listener to a request's text."""
 
     def touch(self, request: Request, candidate: Candidate) -> None:
-        """Note that `candidate` has something to tell."""
+        """Note that `candidate` has something to send."""
         ...
 
     def forget(self, request: Request) -> None:
-        """Tell no more of `request`."""
+        """Send nothing more of `request`."""
         ...
 
 
@@ -34,7 +34,7 @@ class Request:
 
     Attributes:
         handle, attempt: what rows name.
-        audience: who is told.
+        audience: sink of the deltas.
         candidates: by index.
     """
 
@@ -47,8 +47,8 @@ class Request:
         self.audience = audience
         self.candidates = _candidates(register, spelling)
         self._wants_prompt = register.output.prompt_logprobs
-        # Whoever wants no rows of the prompt must not ask for them: they could take all the room
-        # there is, each time, before the rows that are wanted.
+        # Never replay prompt rows that were not requested: they could fill the ring each time and
+        # starve output rows.
         self._prompt_expected = 0 if self._wants_prompt else _BEYOND_ANY_PROMPT
         self._prompt_awaiting = False
         for delivered in register.delivered:
@@ -60,7 +60,7 @@ class Request:
     def take_prompt(
         self, candidate: Candidate, position: int, token_id: int, logprob: float, top: Alternatives
     ) -> Outcome:
-        """Take in a row of the prompt, told through `candidate`."""
+        """Process a row of the prompt, sent through `candidate`."""
         if not self._wants_prompt or position < self._prompt_expected:
             return Outcome.DROPPED
         if position > self._prompt_expected:

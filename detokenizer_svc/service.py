@@ -28,7 +28,7 @@ SERVICE = "triptych.internal.v1.DetokenizerService"
 
 
 def make_mount(settings: DetokenizerSettings) -> Mount:
-    """What the detokenizer adds to a server."""
+    """Mount of the detokenizer service."""
 
     @asynccontextmanager
     async def mount(host: Host) -> AsyncIterator[None]:
@@ -88,7 +88,7 @@ def _padded_size(config: Path) -> int:
 
 
 def _end_with(task: asyncio.Task[None], host: Host) -> None:
-    """A failure of the link that nobody foresaw ends the process."""
+    """End the process upon an unforeseen failure of the link."""
     error = None if task.cancelled() else task.exception()
     if error is not None:
         host.end(error)

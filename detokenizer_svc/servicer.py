@@ -1,7 +1,7 @@
 """gRPC face of the detokenizer: leases for routers, and whole texts.
 
 What a router registered through its Watch stream is dropped when the stream ends. When the service
-is told to stop, all of them end at once and say so.
+is to stop, all of them end at once with that reason.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ class DetokenizerServicer(detokenizer_pb2_grpc.DetokenizerServiceServicer):
         self._link: ModelLink
 
     def attach(self, link: ModelLink) -> None:
-        """Ask `link` for rows, and tell its state; before anything is served."""
+        """Request rows from `link` and report its state; called before anything is served."""
         self._link = link
 
     def tell(self, state: LinkState) -> None:
-        """Tell all routers of the link to the model."""
+        """Send the state of the link to the model to all routers."""
         for outbox in self._outboxes:
             outbox.say(_upstream(state))
 

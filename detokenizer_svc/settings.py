@@ -1,4 +1,4 @@
-"""What the detokenizer service can be told: `TRIPTYCH_DETOKENIZER_*`."""
+"""Settings of the detokenizer service: `TRIPTYCH_DETOKENIZER_*`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The layout of what a ring's bell tells: where a new record is.
+"""Layout of a doorbell's announcement: the place of a new record.
 
 24 bytes, little-endian: sequence (uint64), offset in the file (uint64), length (uint32) and whether
 to acknowledge it (uint32, 0 or 1); what `Frame` of model.proto says of a frame in the ring.

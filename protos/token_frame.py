@@ -1,7 +1,7 @@
 """The layout of a token frame: what one engine step produced, as arrays.
 
 A frame is bytes, little-endian, the same in shared memory and inside a message: a header of two
-uint32 (rows, alternatives), then `ROW` records, then `ALTERNATIVE` records. Whoever reads a frame
+uint32 (rows, alternatives), then `ROW` records, then `ALTERNATIVE` records. A reader of a frame
 gets views, so the bytes must stay as they are until the views are gone.
 """
 
@@ -26,7 +26,7 @@ ROW = np.dtype(
 )
 ALTERNATIVE = np.dtype([("token", "<u4"), ("logprob", "<f4")])
 
-PROMPT = 1  # the row tells a prompt token's log-probability
+PROMPT = 1  # the row holds a prompt token's log-probability
 STOP = 2  # the candidate ended with this token, an end-of-sequence or stop token
 LENGTH = 4  # the candidate ended here for length
 NO_TOKEN = 8  # the row carries an ending alone; beside STOP its token is the one before

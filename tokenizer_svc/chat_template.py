@@ -28,7 +28,7 @@ _REASON_CHARACTERS = 500
 # Copies of a request's text that a template may hold, a character in four bytes, and write.
 _COPIES = 16
 _REPEATS = 4
-# Stands where the text of a continued message ends; the trailing space tells whether the template
+# Stands where the text of a continued message ends; the trailing space shows whether the template
 # keeps or trims the spacing there.
 _END_OF_MESSAGE = "TRIPTYCH_END_OF_MESSAGE "
 

@@ -24,7 +24,7 @@ _OWN_VARIABLES = frozenset(
     {"messages", "tools", "add_generation_prompt", "continue_final_message", "chat_template"}
 )
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-_EXACT = 1 << 53  # above it, a double does not tell which integer it was
+_EXACT = 1 << 53  # above it, a double may stand for several integers
 _PART_SEPARATOR = "\n"
 
 

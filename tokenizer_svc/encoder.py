@@ -33,7 +33,7 @@ class Slabs:
         return self._files.prove(arena)
 
     def write(self, slab: memory_pb2.Span, ids: array[int]) -> bool:
-        """Put `ids` at the start of `slab`; tell whether they fit a slab that can be written."""
+        """Put `ids` at the start of `slab`; True if they fit a slab that can be written."""
         size = len(ids) * ids.itemsize
         if size > slab.length or not self.prove(memory_pb2.SharedFile(name=slab.name)).nonce:
             return False

@@ -48,7 +48,7 @@ class JobQueue(Generic[J]):
         self._waiting[of_class].appendleft((0, job))
 
     def discard(self, job: J) -> bool:
-        """Take a job out; tell whether it still waited."""
+        """Remove a job; True if it still waited."""
         for queue in self._waiting:
             for entry in queue:
                 if entry[1] == job:
@@ -72,7 +72,7 @@ class JobQueue(Generic[J]):
         return job
 
     def has_smaller(self, of_class: int) -> bool:
-        """Tell whether a job of a class below `of_class` waits."""
+        """True if a job of a class below `of_class` waits."""
         return any(self._waiting[:of_class])
 
     def take_smaller(self, of_class: int) -> J | None:
@@ -86,5 +86,5 @@ class JobQueue(Generic[J]):
         return min(heads, key=lambda of_class: self._waiting[of_class][0][0], default=None)
 
     def finish(self, job: J) -> None:
-        """Tell that a job taken no longer runs."""
+        """Note that a job taken no longer runs."""
         self._running_large.discard(job)

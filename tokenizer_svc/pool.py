@@ -50,7 +50,7 @@ class _Job:
     request_id: str
     deaths: int = 0
     abandoned: bool = False  # nobody waits for more than that no worker has it
-    pausing: bool = False  # its worker has been told to pause it
+    pausing: bool = False  # its worker was asked to pause it
     # None where no worker will answer.
     answer: asyncio.Future[wire.Message | None] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
@@ -100,7 +100,7 @@ class Pool:
                 for task in tasks:
                     task.cancel()
         except BaseExceptionGroup as failures:
-            # What fails together fails for one reason, which whoever starts the service tells.
+            # Workers that fail together fail for one reason, which the command prints.
             raise failures.exceptions[0] from None
 
     @property

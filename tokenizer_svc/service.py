@@ -20,7 +20,7 @@ SERVICE = "triptych.internal.v1.TokenizerService"
 
 
 def make_mount(settings: TokenizerSettings) -> Mount:
-    """What the tokenizer adds to a server."""
+    """Mount of the tokenizer service."""
 
     @asynccontextmanager
     async def mount(host: Host) -> AsyncIterator[None]:

@@ -49,7 +49,7 @@ class TokenizerMetrics:
             ["cause"],
             registry=registry,
         )
-        for cause in Cause:  # told as 0 before the first
+        for cause in Cause:  # 0 before the first
             if cause != Cause.CRASH:
                 self.replacements.labels(cause.value)
         queue = Gauge("triptych_tokenizer_queue", "Prompts that wait.", registry=registry)
@@ -104,5 +104,5 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServiceServicer):
     async def GetVocabulary(  # noqa: N802  (name fixed by the proto)
         self, request: tokenizer_pb2.GetVocabularyRequest, context: aio.ServicerContext[Any, Any]
     ) -> tokenizer_pb2.GetVocabularyResponse:
-        """Tell the bound on the length of a text."""
+        """Send the bound on the length of a text."""
         return tokenizer_pb2.GetVocabularyResponse.FromString(self._pool.vocabulary)

@@ -1,4 +1,4 @@
-"""What the tokenizer service can be told: `TRIPTYCH_TOKENIZER_*`."""
+"""Settings of the tokenizer service: `TRIPTYCH_TOKENIZER_*`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Messages between the service and its worker processes, over a stream socket.
 
 A message is its payload's length and its kind, then the payload. A worker works for one request
-at a time, so nothing numbers them. One that is told to pause answers others before it resumes.
+at a time, so nothing numbers them. A paused one answers others before it resumes.
 PAUSE and RECALL mean the request it works for; where they cross with its answer, it ignores them.
 """
 
@@ -62,11 +62,11 @@ class Reader:
 
     @property
     def ahead(self) -> bool:
-        """Whether bytes of the next message have been read."""
+        """True if bytes of the next message have been read."""
         return bool(self._ahead)
 
     def _fill(self, size: int) -> bool:
-        """Read until `size` bytes are there; answer whether they are."""
+        """Read until `size` bytes are there; False at the end of the stream."""
         while (missing := size - len(self._ahead)) > 0:
             received = self._link.recv(min(max(missing, _LEAST_READ), _MOST_READ))
             if not received:

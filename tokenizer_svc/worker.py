@@ -32,8 +32,7 @@ class Recalled(asyncio.CancelledError):
 class Worker:
     """The loop of one process: a request, its answer.
 
-    A request that takes long looks at the link between its steps; told to pause, it lets others go
-    first.
+    A request that takes long looks at the link between its steps; a pause lets others go first.
     """
 
     def __init__(self, link: socket.socket, encoder: Encoder, slabs: Slabs) -> None:
@@ -91,7 +90,7 @@ class Worker:
         self._pause()
 
     def _pause(self) -> None:
-        """Answer other requests until told to go on."""
+        """Answer other requests until RESUME."""
         self._send(Kind.PAUSED)
         while (message := self._reader.read()) is not None and message[0] != Kind.RESUME:
             self._handle(message)

@@ -23,7 +23,7 @@ class WorkerDied(Exception):
 
 
 class WorkerProcess:
-    """A running worker. Whoever starts it calls `end`.
+    """A running worker, ended by the caller of `end`.
 
     Attributes:
         killed: `kill` was called.
@@ -44,11 +44,11 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int:
-        """Of the process."""
+        """Id of the process."""
         return self._process.pid
 
     async def loaded(self) -> bytes:
-        """Wait until the worker has loaded its checkpoint; before that it cannot be told anything.
+        """Wait until the worker has loaded its checkpoint; before that it accepts no message.
 
         Returns:
             What it says of it: a `GetVocabularyResponse`.
@@ -71,7 +71,7 @@ class WorkerProcess:
         return payload
 
     def send(self, kind: Kind, payload: bytes = b"") -> None:
-        """Tell the worker something; nobody hears it where the worker has ended."""
+        """Send the worker a message; it is lost if the worker has ended."""
         self._writer.write(wire.pack(kind, payload))
 
     async def receive(self) -> wire.Message:

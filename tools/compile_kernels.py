@@ -50,7 +50,7 @@ def fetch(version: str, folder: Path) -> Path:
 
 
 def check(path: Path | None) -> int:
-    """Run the check, with another Triton found on `path` where one is told; its exit status."""
+    """Run the check, with another Triton from `path` if one is given; its exit status."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     if path is not None:
         environment["PYTHONPATH"] = str(path)

@@ -48,7 +48,7 @@ def serving(log: IO[bytes]) -> Iterator[str]:
         log: takes what the services log.
 
     Raises:
-        DemoFailed: they did not become ready, or did not stop as told.
+        DemoFailed: they did not become ready, or did not stop on request.
     """
     command = [*TRIPTYCH, "serve", "--model", "models/demo", "--device", "cpu"]
     command += ["--listen", "127.0.0.1:0", "--metrics-listen", "off"]

@@ -42,7 +42,7 @@ LARGEST_GRADIENT_NORM = 1.0
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run is told.
+    """Settings of a run.
 
     `steps` is a budget in place of minutes, `stuck` the share of windows that repeat themselves.
     """
@@ -65,7 +65,7 @@ class Settings:
 
 @dataclass
 class Progress:
-    """How far a run is; saved with the weights."""
+    """Progress of a run; saved with the weights."""
 
     step: int = 0
     seconds: float = 0.0

@@ -28,7 +28,7 @@ def main() -> int:
         finally:
             stdio.finish()
     except BrokenPipeError:
-        return code or _FAILED  # whoever read has had enough, which needs no words
+        return code or _FAILED  # the reader has closed the pipe, which needs no words
     except OSError as error:
         stdio.complain(f"cannot write the text: {error.strerror or error}")
         return code or _FAILED
@@ -55,7 +55,7 @@ def _run() -> int:
 
 
 def _silence_libraries() -> None:
-    """Leave it to the command to tell of a failed call, in one line."""
+    """Leave the message about a failed call, one line, to the command."""
     import logging
 
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")

@@ -1,7 +1,7 @@
 """Ask a running deployment who takes part in it and how it does.
 
 The router is asked first and names the others; one of those that cannot be reached from here is
-reported as the router sees it, without what only it could tell. A proxy may pass on only what
+reported as the router sees it, without details that only it knows. A proxy may pass on only what
 clients ask; then the router is known by its health, its models and its load.
 """
 
@@ -168,7 +168,7 @@ def _named(links: Iterable[service_pb2.Link]) -> Iterator[ServiceState]:
 
 
 def _with_answer(state: ServiceState, asked: _Asked | None) -> ServiceState:
-    """`state` with what only the service itself could tell."""
+    """`state` with the details that only the service itself knows."""
     if asked is None:
         return state
     described = asked.described

@@ -2,7 +2,7 @@
 
 A closed stream is one to /dev/null: a command without a reader does its work all the same, and no
 socket gets the number of a standard stream. What an encoding lacks is written as an escape such as
-`\\xe9`. Bytes of stdin that are no text are found by whoever reads them.
+`\\xe9`. Bytes of stdin that are no text are found by their reader.
 """
 
 from __future__ import annotations
@@ -64,16 +64,16 @@ def write(text: str) -> None:
     sys.stdout.flush()
 
 
-def tell(line: str) -> None:
-    """Write one line to stderr; where that takes none, nobody is there to be told."""
+def write_line(line: str) -> None:
+    """Write one line to stderr; a closed stderr is no error."""
     with suppress(OSError):
         sys.stderr.write(f"{line}\n")
         sys.stderr.flush()
 
 
 def complain(message: str) -> None:
-    """Tell what went wrong, in one line."""
-    tell(f"triptych: {' '.join(message.split())}")
+    """Write an error message of one line."""
+    write_line(f"triptych: {' '.join(message.split())}")
 
 
 def is_unicode() -> bool:

@@ -1,4 +1,4 @@
-"""Fault real deployments under load and see that nobody notices: `python -m bench.faults`.
+"""Faults in real deployments under load, which no client may notice: `python -m bench.faults`.
 
 The exit code is 1 if a request was lost or changed, or anything was left behind.
 """
@@ -72,7 +72,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _usual_folder(options: argparse.Namespace) -> Path | None:
-    """Where results belong, where the run was of all rounds."""
+    """Folder for the results of a run of all rounds; None for any other run."""
     return None if options.only or options.rounds is not None else RESULTS
 
 

@@ -49,7 +49,7 @@ class Campaign:
 
     @property
     def good(self) -> bool:
-        """Whether nothing was lost, changed or left behind."""
+        """True if nothing was lost, changed or left behind."""
         return not self.complaints and all(one.good for one in self.results)
 
     async def run(self, rounds: Sequence[Round]) -> None:
@@ -138,5 +138,5 @@ class Campaign:
 
 
 async def _nothing(deployment: Deployment, draw: random.Random, hit: Hit) -> None:
-    """Fault nobody."""
+    """No fault."""
     hit()

@@ -1,6 +1,6 @@
-"""What is done to a deployment in a round.
+"""Faults injected into a deployment.
 
-A strike calls `hit` at each moment at which it takes something away; the time between the first and
+A fault calls `hit` whenever it takes something away; the time between the first and
 the last is its own and counts in nobody's pause.
 """
 

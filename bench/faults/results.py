@@ -1,4 +1,4 @@
-"""What a round came to."""
+"""Result of a round."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bench.faults.clients.answers import Answer, differences
 from bench.faults.clients.calls import Outcome, longest_pause_s, longest_wait_s
 
 SLACK_S = 2.0
-"""What a pause may take beyond the time in which a model loads."""
+"""Longest pause beyond the time in which a model loads."""
 
 
 @dataclass
@@ -22,7 +22,7 @@ class Result:
         share: of the undisturbed run's messages, after which it the fault came.
         requests: sent.
         in_flight: sent and not over at the fault.
-        running: of these, those that have a place on a replica, as the router tells it.
+        running: of these, those that have a place on a replica, by the router's count.
         queued: of these, those that wait for one.
         unavailable: streams that had got messages and ended UNAVAILABLE; they were sent again.
         lost: requests that got no whole answer.
@@ -58,12 +58,12 @@ class Result:
 
     @property
     def good(self) -> bool:
-        """Whether all was as promised, but for time."""
+        """True if everything but the times was as promised."""
         return not (self.lost or self.changed or self.problems)
 
     @property
     def late(self) -> bool:
-        """Whether a stream paused longer than it should."""
+        """True if a stream paused longer than it should."""
         return self.pause_s > self.limit_s > 0
 
     def judge_times(self, outcomes: Sequence[Outcome]) -> None:

@@ -27,7 +27,7 @@ _WHOLE_S = 60.0
 _LOOK_AGAIN_S = 0.05
 
 Load = tuple[Process, asyncio.Task[float]]
-"""A model, and a task that tells how long its successor takes to load."""
+"""A model, and a task that measures how long its successor takes to load."""
 
 
 class Player:
@@ -145,7 +145,7 @@ class Player:
                 yield process, asyncio.create_task(running.load_s(processes, place, process.pid))
 
     async def _loaded(self, loads: Sequence[Load]) -> list[float]:
-        """How long the successors of those that have died took to load."""
+        """Loading times of the models that replaced dead ones."""
         alive = self._deployment.processes.processes().values()
         return [await task for before, task in loads if before not in alive]
 

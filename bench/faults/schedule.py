@@ -1,4 +1,4 @@
-"""Which rounds there are: what is injected, on which deployment, and when.
+"""Rounds: a fault, its deployment and its moment.
 
 A round's chance depends on the seed and on its own name and number alone, so that a round played by
 itself is the same round.
@@ -90,7 +90,7 @@ def chance(seed: int, number: int, name: str) -> random.Random:
 
 
 def share(one: Round, draw: random.Random) -> float:
-    """When to strike in a round: after this share of the undisturbed run's messages."""
+    """Moment of a round's fault, as a share of the undisturbed run's messages."""
     return draw.uniform(_EARLIEST, one.latest)
 
 

@@ -42,7 +42,7 @@ class Settings:
     rep_ms: float = REP_MS
     peers: bool = True
     budget_s: float = 420.0
-    """Nothing more is begun afterwards."""
+    """Seconds after which no further measurement begins."""
 
 
 @dataclass(frozen=True, slots=True)

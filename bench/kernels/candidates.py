@@ -30,7 +30,7 @@ _ROW_WARPS = (2, 4, 8, 16, 32)
 
 
 def candidates(kernel: str, shape: Mapping[str, int]) -> list[Config]:
-    """What to try for a shape, as `choose` is asked for it.
+    """Launches to try for a shape, in the form that `choose` takes it.
 
     Raises:
         LookupError: nothing is known of the kernel.

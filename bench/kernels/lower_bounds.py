@@ -17,7 +17,7 @@ class Ceilings:
     copy_bytes_per_s: float
     """Read and written, by a large copy."""
     matmul_flops_per_s: float
-    """By a large product in bfloat16."""
+    """Rate of a large product in bfloat16."""
 
     def __str__(self) -> str:
         return (

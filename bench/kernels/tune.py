@@ -29,7 +29,7 @@ _REP_MS = 5.0
 _HOPELESS = 1.5
 """Times the present launch: a launch as slow in one case is not tried in others."""
 _CLEARLY = 0.98
-"""Of the present launch's time: a smaller gain is noise."""
+"""Share of the present launch's time; a smaller gain is noise."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def skipped(servers: Sequence[Server]) -> dict[str, str]:
-    """Which of `servers` this Triptych does not offer, and why."""
+    """Servers that this Triptych does not offer, each with the reason."""
     if not any(one.speech == "triptych" and one.quantization for one in servers):
         return {}
     command = [sys.executable, "-m", "triptych", "serve", "--help"]
@@ -135,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sys.exit(f"peers: {file} is not there; only a measurement on this machine writes it")
         write(json.loads(file.read_text(encoding="utf-8")), options.results)
         return
-    # Told to end, this process ends what it has started, as at Ctrl-C.
+    # Upon SIGTERM this process ends the processes that it has started, as upon Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     servers = [SERVERS[name] for name in options.peers]
     left_out = skipped(servers)

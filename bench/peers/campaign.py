@@ -40,7 +40,7 @@ Key = tuple[str, int, str]
 
 @dataclass(frozen=True)
 class Plan:
-    """What one campaign measures.
+    """Plan of one campaign.
 
     Attributes:
         root: folder of the built peers.
@@ -58,7 +58,7 @@ class Plan:
 
 
 def key(turn: Json) -> Key:
-    """What tells a turn from any other: model, round, and server or `limits`."""
+    """Identity of a turn: model, round, and server or `limits`."""
     return turn["model"], turn["round"], turn.get("server", "limits")
 
 
@@ -163,7 +163,7 @@ def _watched(running: Running, load: LoadProcess, task: Task) -> Json:
 
 
 def disturbed(turn: Json, share: float) -> bool:
-    """Whether others used more than `share` of the cores, in a turn's median cell."""
+    """True if others used more than `share` of the cores, in a turn's median cell."""
     watched = [turn["limits"]] if "limits" in turn else turn.get("cells", {}).values()
     shares = [one["others_share"] for one in watched]
     return bool(shares) and statistics.median(shares) > share

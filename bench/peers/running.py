@@ -193,7 +193,7 @@ class CpuTimes:
 
 
 def machine_cpu() -> CpuTimes:
-    """What /proc/stat says now."""
+    """CPU times of the machine, from /proc/stat."""
     line = Path("/proc/stat").read_text(encoding="ascii").partition("\n")[0]
     ticks = [int(one) for one in line.split()[1:9]]
     user, nice, system, _idle, _wait, irq, softirq, stolen = ticks

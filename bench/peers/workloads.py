@@ -1,4 +1,4 @@
-"""What is served and what is asked of it: three random models, and the cells measured on each.
+"""Workloads: three random models, and the cells measured on each.
 
 Invariant: every server gets the same prompts in the same order, and each answer has one length.
 """

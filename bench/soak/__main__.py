@@ -61,7 +61,7 @@ class Memory:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run, print what was seen, and tell by the exit code whether all held."""
+    """Run and print the findings; the exit code is 0 if all held."""
     options = _parse(arguments)
     with tempfile.TemporaryFile() as log, deployed(ROOT / "models" / "demo", log) as deployment:
         seconds = 60 * options.minutes

@@ -239,7 +239,7 @@ class _Record:
     """Counts how a call ends; one that is refused before it has begun is logged here.
 
     Attributes:
-        begun: a servicer has been given it, and tells the log what is to be told.
+        begun: a servicer has it, and writes the log's line about it.
         incomplete: its request did not come whole.
     """
 
@@ -282,6 +282,6 @@ def outcome_of(error: BaseException | None, context: Context) -> str:
     if is_stopping(error):
         return STOPPING
     if isinstance(error, asyncio.CancelledError) or is_end_of_call(error):
-        # Whoever's deadline passes is cancelled by gRPC.
+        # gRPC cancels a call whose deadline passes.
         return "deadline_exceeded" if context.time_remaining() == 0 else "cancelled"
     return "internal"

@@ -21,7 +21,7 @@ Context = aio.ServicerContext[Any, Any]
 Response = health_pb2.HealthCheckResponse
 
 SELF = HEALTH
-"""Serves for as long as the process answers and is not told to stop, whatever else it lacks."""
+"""SERVING for as long as the process answers and is not stopping, whatever else it lacks."""
 
 _ListRequest: Any = health_message("HealthListRequest")
 _ListResponse: Any = health_message("HealthListResponse")
@@ -35,7 +35,7 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         self._changed = asyncio.Event()
         self._ended = False
 
-    def tell(self, services: Iterable[str], *, serving: bool) -> None:
+    def set(self, services: Iterable[str], *, serving: bool) -> None:
         """Say of `services` whether they serve; ignored once the service ends."""
         if not self._ended:
             status = Response.SERVING if serving else Response.NOT_SERVING
@@ -44,7 +44,7 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
 
     def end(self) -> None:
         """Say for good that nothing serves, and let the watchers go."""
-        self.tell(list(self._statuses), serving=False)
+        self.set(list(self._statuses), serving=False)
         self._ended = True
 
     def _wake(self) -> None:
@@ -54,7 +54,7 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
     async def Check(  # noqa: N802  (name fixed by the proto)
         self, request: health_pb2.HealthCheckRequest, context: Context
     ) -> health_pb2.HealthCheckResponse:
-        """Tell the health of one service."""
+        """Send the health of one service."""
         if request.service not in self._statuses:
             raise NotFound(f"no service {request.service!r} here")
         return Response(status=self._statuses[request.service])
@@ -62,13 +62,13 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
     async def Watch(  # noqa: N802  (name fixed by the proto)
         self, request: health_pb2.HealthCheckRequest, context: Context
     ) -> None:
-        """Tell the health of one service, and again whenever it changes."""
-        told = None
+        """Send the health of one service, and again whenever it changes."""
+        sent = None
         while True:
             changed, ended = self._changed, self._ended
             status = self._statuses.get(request.service, Response.SERVICE_UNKNOWN)
-            if status != told:
-                told = status
+            if status != sent:
+                sent = status
                 await context.write(Response(status=status))
             elif ended:
                 return
@@ -76,7 +76,7 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
                 await changed.wait()
 
     async def List(self, request: Any, context: Context) -> Any:  # noqa: N802  (fixed by the proto)
-        """Tell the health of all services."""
+        """Send the health of all services."""
         response = _ListResponse()
         for service, status in self._statuses.items():
             response.statuses[service].status = status

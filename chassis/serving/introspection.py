@@ -1,4 +1,4 @@
-"""What every service answers about itself: who it is, what it is linked to, its metrics."""
+"""Introspection of a service: its identity, its links and its metrics."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def medium(shared: bool) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who answers."""
+    """Identity of the process that answers."""
 
     service: str
     started: float
@@ -65,7 +65,7 @@ class Introspection(service_pb2_grpc.IntrospectionServiceServicer):
     async def Describe(  # noqa: N802  (name fixed by the proto)
         self, request: service_pb2.DescribeRequest, context: aio.ServicerContext[Any, Any]
     ) -> service_pb2.DescribeResponse:
-        """Tell who answers."""
+        """Send the identity and the links of the service."""
         return service_pb2.DescribeResponse(
             service=self._identity.service,
             pid=os.getpid(),

@@ -60,8 +60,8 @@ def reap_orphans() -> None:
     """Go on in a child where this process adopts orphans, which then does nothing but reap them.
 
     The first process of a container adopts each process whose parent ends, and so does a
-    subreaper. Reaping them beside one's own children would take these's exit codes from whoever
-    waits for them. Signals are passed on to the child, and its exit code is this process's.
+    subreaper. Reaping them beside one's own children would take the exit codes that others wait
+    for. Signals are passed on to the child, and its exit code is this process's.
 
     Call it before the first thread is started.
     """

@@ -1,8 +1,8 @@
-"""Run one gRPC service until it is told to stop.
+"""One gRPC service, from start to stop.
 
 Every `<service>/__main__.py` calls `main`; nothing else in the repository starts a server. Health,
 reflection, introspection, error conversion and message limits are the same for all of them. A
-service is SERVING from the moment its mount says so until it is told to stop.
+service is SERVING from the moment its mount says so until a stop is requested.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 # Read by gRPC's C library when it is loaded. It would write lines for its developers to stderr, and
-# wait for whoever reads them.
+# wait for their reader.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import uvloop
@@ -63,7 +63,7 @@ S = TypeVar("S", bound=config.ServiceSettings)
 
 @dataclass
 class Host:
-    """What a service's mount builds on.
+    """Interface between a service's mount and its server.
 
     Attributes:
         server: add servicers to it, and name their services in `services`.
@@ -73,7 +73,7 @@ class Host:
         services: full names of the mounted gRPC services, for health and reflection.
         list_links: answers the links to other services.
         ended: done when the service cannot go on; its exception is why.
-        stopping: set when the service was told to stop; whoever holds a stream open ends it then.
+        stopping: set when a stop is requested; owners of open streams end them then.
     """
 
     server: aio.Server
@@ -91,15 +91,15 @@ class Host:
 
     @property
     def ready(self) -> bool:
-        """What the mount last said; at first, not."""
+        """Readiness that the mount reported last; False at first."""
         return self._ready
 
     async def set_ready(self, ready: bool) -> None:
-        """Tell health checks whether the service serves; the empty name stands for it whole."""
+        """Set the health of the service; the empty name stands for all of it."""
         if ready != self._ready:
             self._ready = ready
             log.info("serving" if ready else "not serving")
-        self._health.tell(("", *self.services), serving=ready)
+        self._health.set(("", *self.services), serving=ready)
 
     def end(self, why: BaseException) -> None:
         """Have the process end with `why`; the first reason counts."""
@@ -177,8 +177,8 @@ async def serving(
 async def _stop(server: aio.Server, calls: CallInterceptor, grace_s: float) -> None:
     """Refuse new calls, and end those that are left after `grace_s` seconds.
 
-    What is left is told that the service stops; after `LAST_WORDS_S` more gRPC cuts it off, and at
-    once where there is no grace.
+    Calls left then end with `Stopping`; after `LAST_WORDS_S` more gRPC cuts them off, and at once
+    if there is no grace.
     """
     stopped = asyncio.ensure_future(server.stop(grace_s + LAST_WORDS_S if grace_s else 0.0))
     if grace_s:
@@ -236,7 +236,7 @@ def _own_checks() -> dict[str, Check]:
 
 
 async def _run(service: str, mount: Mount, settings: config.ServiceSettings) -> None:
-    """Serve until a signal tells it to stop, or until the service ends itself."""
+    """Serve until a signal requests a stop, or until the service ends itself."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for sig in (signal.SIGINT, signal.SIGTERM, *unless_ignored((signal.SIGHUP,))):
@@ -252,7 +252,7 @@ async def _run(service: str, mount: Mount, settings: config.ServiceSettings) -> 
 
 
 def main(service: str, settings_class: type[S], make_mount: Callable[[S], Mount]) -> None:
-    """Run `service` with settings from `TRIPTYCH_<SERVICE>_*` until it is told to stop.
+    """Run `service` with settings from `TRIPTYCH_<SERVICE>_*` until a stop is requested.
 
     It ends in order upon SIGINT and SIGTERM, and upon SIGHUP unless it was started to ignore that.
     A service that cannot start says why in one line and ends with exit code 1.

@@ -117,7 +117,7 @@ def _lead_spaces(spec: Spec) -> int:
 
 
 def _marks_lead(mark: str, vocabulary: Iterable[str]) -> bool:
-    """Tell whether a text loses just the lead spaces of its first token, whichever it is."""
+    """True if a text loses just the lead spaces of its first token, for every token."""
     return all(
         token.replace(mark, "") == token.replace(mark, " ").lstrip(" ") for token in vocabulary
     )

@@ -62,7 +62,7 @@ def _keeps_text(step: Step) -> bool:
 
 
 def _tells_characters_apart(tokenizer: Tokenizer, byte_level: bool) -> bool:
-    """Tell whether each character has an id of its own, or several, where no token holds it."""
+    """True if each character that no token holds has one or several ids of its own."""
     model: Any = tokenizer.model
     kind = type(model).__name__
     has = tokenizer.token_to_id

@@ -73,7 +73,7 @@ def _answer(compute: Callable[[], array[int]], answer: Connection, parent_pid: i
 
 
 def _result(compute: Callable[[], array[int]]) -> array[int] | str:
-    """What `compute` returns, or says when it fails."""
+    """Result of `compute`, or the message of its failure."""
     try:
         with refuse_failures("text", "the tokenizer"):
             return compute()

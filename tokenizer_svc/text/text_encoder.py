@@ -19,7 +19,7 @@ PIECE_CHARACTERS = 16 << 10
 """About so much is encoded at once where a text can be cut; it takes tens of milliseconds."""
 
 _MOST_CHARACTERS = 2 * PIECE_CHARACTERS
-"""What has more, and cannot be cut, is encoded in a fork."""
+"""Longest text without a cut that is encoded in the worker; a fork encodes longer ones."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ PROMPTS = (
 
 @dataclass(frozen=True)
 class Run:
-    """What a training run did."""
+    """Record of a training run."""
 
     files: int
     training_tokens: int

@@ -51,7 +51,7 @@ class Corpus:
 
 
 def standard_library() -> Path:
-    """Where the running Python keeps its standard library."""
+    """Folder of the running Python's standard library."""
     return Path(sysconfig.get_path("stdlib"))
 
 

@@ -1,4 +1,4 @@
-"""What a trained model is worth: held-out loss, use of the experts, greedy samples.
+"""Evaluation of a trained model: held-out loss, use of the experts, greedy samples.
 
 Invariant: nothing here changes the model, and all of it runs in float32.
 """

@@ -84,7 +84,7 @@ class Optimisers:
             optimiser.zero_grad()
 
     def state_dict(self) -> list[dict[str, object]]:
-        """What `load_state_dict` takes back."""
+        """State for `load_state_dict`."""
         return [optimiser.state_dict() for optimiser, _ in self._parts]
 
     def load_state_dict(self, states: list[dict[str, object]]) -> None:

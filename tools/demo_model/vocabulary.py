@@ -80,7 +80,7 @@ def encode_documents(tokenizer: Tokenizer, documents: Iterable[str]) -> np.ndarr
 
 
 def bytes_per_token(tokenizer: Tokenizer) -> np.ndarray:
-    """How many bytes of text each token stands for `[vocab]` int64; none for special tokens."""
+    """Bytes of text of each token, `[vocab]` int64; zero for special tokens."""
     lengths = np.zeros(tokenizer.get_vocab_size(), dtype=np.int64)
     for token, token_id in tokenizer.get_vocab().items():
         # The byte-level alphabet spells each byte as one character.

@@ -1,4 +1,4 @@
-"""Which tokens a training step sees: windows cut from one long stream, each once before any again.
+"""Tokens of a training step: windows cut from one long stream, each once before any again.
 
 Invariant: window number n of a sampler is the same in every run with the same seed, so a resumed
 training goes on where it stopped.

@@ -31,7 +31,7 @@ class Client:
 
     Every method takes `Options`, or its fields as keywords, or both (keywords win), and raises
     `TriptychError` where the call fails. A request that finds no server is sent again for
-    `retry_s` seconds; `on_retry` is told before each pause, in the thread that calls.
+    `retry_s` seconds; `on_retry` is called before each pause, in the thread that calls.
     """
 
     def __init__(

@@ -92,7 +92,7 @@ class Overloaded(TriptychError):
 
 
 class Unavailable(TriptychError):
-    """Nothing answers, or a service that is needed is away."""
+    """No server answers, or a service that it needs is away."""
 
 
 class DeadlineExceeded(TriptychError):

@@ -59,13 +59,13 @@ def models(reply: pb.ListModelsResponse) -> tuple[results.Model, ...]:
 
 def _sampling_options(sampling: pb.SamplingParams) -> dict[str, Any]:
     """Fields that are set, by their names in `Options`."""
-    told: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for field, value in sampling.ListFields():
         if isinstance(value, (int, float)):
-            told[field.name] = _shortest(value) if isinstance(value, float) else value
+            found[field.name] = _shortest(value) if isinstance(value, float) else value
         else:
-            told[field.name] = dict(value) if field.name == "logit_bias" else tuple(value)
-    return told
+            found[field.name] = dict(value) if field.name == "logit_bias" else tuple(value)
+    return found
 
 
 def _shortest(value: float) -> float:

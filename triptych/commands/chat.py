@@ -67,7 +67,7 @@ def chat(  # noqa: PLR0913  (one parameter an option)
             retry_s=retry_s,
         )
         retry_notice.look_up(address)
-        with Client(address, on_retry=retry_notice.tell) as client:
+        with Client(address, on_retry=retry_notice.show) as client:
             _Chat(client, options, as_utf8(system or ""), checkpoint_defaults).run()
 
 
@@ -130,10 +130,10 @@ class _Chat:
 
     def _tell(self, note: str) -> None:
         if self._interactive:
-            stdio.tell(note)
+            stdio.write_line(note)
 
     def _ends_after(self, command: str) -> bool:
-        """Obey a command, and answer whether it ends the chat.
+        """Run a command; True if it ends the chat.
 
         Raises:
             OptionError: there is no such command, and nobody is there to type another.
@@ -141,7 +141,7 @@ class _Chat:
         from triptych.client import OptionError
 
         if command in ("/help", "/?"):
-            stdio.tell(_HELP)
+            stdio.write_line(_HELP)
         elif command == "/reset":
             self._conversation.reset()
             self._tell("the conversation is forgotten")

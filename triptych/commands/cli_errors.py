@@ -47,7 +47,7 @@ def one_line_errors() -> Iterator[None]:
         raise typer.Exit(1) from error
     except KeyboardInterrupt as error:
         if sys.stderr.isatty():
-            stdio.tell("")  # the terminal has written ^C
+            stdio.write_line("")  # the terminal has written ^C
         raise typer.Exit(INTERRUPTED) from error
 
 
@@ -66,7 +66,7 @@ def _unwinding_on_interrupt() -> Iterator[None]:
 
 
 def describe(error: TriptychError) -> str:
-    """Tell what failed, where, and what to do about it."""
+    """Message about a failure: what, where, and the remedy."""
     if error.begun and isinstance(error, (Cancelled, Unavailable)) and _is_of_connection(error):
         return f"the server at {error.address} stopped while it answered; the answer is incomplete"
     if isinstance(error, Unavailable) and not error.reason:

@@ -58,7 +58,7 @@ def _decode(raw: bytes, name: str) -> str:
 
 
 class PipedLines:
-    """Lines of stdin, where it is no terminal. Nobody is shown a prompt."""
+    """Lines of a stdin that is no terminal; no prompt is shown."""
 
     def __init__(self) -> None:
         self._number = 0
@@ -92,7 +92,7 @@ def read_from_terminal(prompt: str) -> str:
 
 
 def _coloured(prompt: str) -> str:
-    """`prompt` in colour; readline is told which of its characters take no room."""
+    """`prompt` in colour; readline learns which of its characters take no room."""
     if "NO_COLOR" in os.environ or os.environ.get("TERM", "dumb") == "dumb":
         return prompt
     return f"\001\x1b[1;36m\002{prompt}\001\x1b[0m\002"

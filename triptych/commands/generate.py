@@ -78,14 +78,14 @@ def generate(  # noqa: PLR0913  (one parameter an option)
         )
         retry_notice.look_up(address)
         text = read_stdin() if prompt == "-" else as_utf8(prompt)
-        with Client(address, on_retry=retry_notice.tell) as client:
+        with Client(address, on_retry=retry_notice.show) as client:
             if checkpoint_defaults:
                 options = _with_defaults(client, options)
             tally = _stream(client, text, options, quiet=as_json)
         if as_json:
             _print_json(tally.summary())
         if stats:
-            stdio.tell(tally.sentence())
+            stdio.write_line(tally.sentence())
 
 
 def _with_defaults(client: Client, options: Options) -> Options:

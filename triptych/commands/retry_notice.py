@@ -1,6 +1,6 @@
 """Wait of a command for a server that does not answer: not for long, and not in silence.
 
-A library may well sit out a restart; a person who has not started a server wants to hear so.
+A library may wait for a restart; a person who has not started a server wants a message.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 RETRY_S = 2.0
 
 
-def tell(error: Unavailable, _pause_s: float) -> None:
+def show(error: Unavailable, _pause_s: float) -> None:
     """Say on a terminal, once a call, that it is waiting; what `Client` takes as `on_retry`."""
     if error.tries == 1 and sys.stderr.isatty():
         found = error.message if error.reason else "nothing answers yet"

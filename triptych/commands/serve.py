@@ -272,13 +272,13 @@ def _run(deployment: Deployment, log_format: str) -> None:
     from chassis.line_stream import LineStream
     from triptych.packages import foreign_package_of_services
     from triptych.supervisor.display import Display
-    from triptych.supervisor.log_lines import tell_dropped
+    from triptych.supervisor.log_lines import report_dropped
     from triptych.supervisor.supervise import supervise
 
     if (complaint := foreign_package_of_services(import_environment(os.environ))) is not None:
         raise StartError(complaint)
     if isinstance(sys.stderr, LineStream):
-        sys.stderr.tell_dropped = partial(tell_dropped, log_format=log_format)
+        sys.stderr.report_dropped = partial(report_dropped, log_format=log_format)
     display = Display(sys.stderr, log_format=log_format)
     try:
         # Not uvloop: it starts processes by fork, in which gRPC's threads and handlers have a part.
@@ -288,6 +288,6 @@ def _run(deployment: Deployment, log_format: str) -> None:
 
 
 def _announce(line: str) -> None:
-    """Tell whoever started this; nobody need be reading."""
+    """Print a line for the caller of the command; a closed pipe is no error."""
     with suppress(BrokenPipeError):
         stdio.write(f"{line}\n")

@@ -77,8 +77,8 @@ def _models(seen: DeploymentStatus) -> Iterator[str]:
             f"context {model.context_length}"
         )
         if model.generation_defaults:
-            told = (f"{name} {value}" for name, value in model.generation_defaults.items())
-            yield f"sampling that its checkpoint recommends: {escape(', '.join(told))}"
+            defaults = (f"{name} {value}" for name, value in model.generation_defaults.items())
+            yield f"sampling that its checkpoint recommends: {escape(', '.join(defaults))}"
 
 
 def _load(load: Load) -> Iterator[str]:

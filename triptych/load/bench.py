@@ -119,7 +119,7 @@ async def run(plan: BenchPlan, console: Console) -> Report:
 
 
 def _progress(console: Console) -> Progress:
-    """A bar a run; nothing where nobody would see it."""
+    """A bar for each run, on a terminal only."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),

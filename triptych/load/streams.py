@@ -1,7 +1,7 @@
 """One streamed completion, timed message by message.
 
 The client shares the machine with what it measures, so replies are not decoded but for the last
-one, which tells the tokens used.
+one, which holds the tokens used.
 """
 
 from __future__ import annotations

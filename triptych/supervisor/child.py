@@ -27,11 +27,11 @@ _MOST_LINE_BYTES = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a service's process ended.
+    """End of a service's process.
 
     Attributes:
         name: the service's.
-        code: as the system tells it, below 0 for a signal; None: it could not be started.
+        code: exit code, below 0 for a signal; None: it could not be started.
         reason: the process's own last word, or the system's; empty where there is none.
     """
 
@@ -41,7 +41,7 @@ class Ended:
 
     @property
     def cause(self) -> str:
-        """What ended it, in a few words."""
+        """Cause in a few words."""
         if self.reason or self.code is None:
             return self.reason
         return f"killed by {_signal(-self.code)}" if self.code < 0 else f"exit code {self.code}"
@@ -67,8 +67,8 @@ class Child:
 
     Attributes:
         plan: what is run.
-        address: where it serves; whoever hears that it has picked a port sets it.
-        restarts: how often it was started again; whoever does that counts.
+        address: where it serves; set again once it has picked a port.
+        restarts: number of restarts, counted by the supervisor.
     """
 
     def __init__(self, plan: ServicePlan, on_line: Callable[[Child, str], None]) -> None:

@@ -1,4 +1,4 @@
-"""What an operator sees on stderr: the services' logs, and how far the weights are loaded.
+"""Output on an operator's stderr: the services' logs, and progress bars of loading weights.
 
 On a terminal the progress is a bar under the log; elsewhere it is a line per quarter.
 """
@@ -55,9 +55,9 @@ class Display:
             done, total = record.fields["done_bytes"], record.fields["total_bytes"]
             self._loading.update(_what_loads(plan), done, total)
         elif record.level >= plan.shown_from:
-            self.say(self._told(plan, line, record))
+            self.say(self._formatted(plan, line, record))
 
-    def tell(self, level: int, event: str) -> None:
+    def log(self, level: int, event: str) -> None:
         """Show a line of the supervisor's own."""
         name = SUPERVISOR.ljust(self._name_width)
         log_format = "json" if self._raw else "text"
@@ -81,7 +81,7 @@ class Display:
         """Leave the terminal as it was."""
         self._loading.close()
 
-    def _told(self, plan: ServicePlan, line: str, record: LogRecord) -> str:
+    def _formatted(self, plan: ServicePlan, line: str, record: LogRecord) -> str:
         if not self._raw:
             name = plan.name.ljust(self._name_width)
             return render(name, record, coloured=self._coloured)
@@ -136,16 +136,16 @@ class _Quarters:
 
     def __init__(self, display: Display) -> None:
         self._display = display
-        self._told: dict[str, int] = {}
+        self._shown: dict[str, int] = {}
 
     def update(self, what: str, done_bytes: int, total_bytes: int) -> None:
         quarter = 4 if total_bytes <= 0 else 4 * done_bytes // total_bytes
-        if quarter > self._told.get(what, 0):
+        if quarter > self._shown.get(what, 0):
             self._display.say(f"{what}: {25 * quarter} % of {total_bytes / 1e6:.1f} MB")
-            self._told[what] = quarter
+            self._shown[what] = quarter
 
     def drop(self, what: str) -> None:
-        self._told.pop(what, None)
+        self._shown.pop(what, None)
 
     def close(self) -> None:
         pass

@@ -72,7 +72,7 @@ def own_line(
     return render(name, record, coloured=coloured)
 
 
-def tell_dropped(lines: int, *, log_format: str) -> str:
+def report_dropped(lines: int, *, log_format: str) -> str:
     """The supervisor's line, with its end, that so many lines were not shown."""
     return own_line(logging.WARNING, DROPPED, {"lines": lines}, log_format=log_format) + "\n"
 

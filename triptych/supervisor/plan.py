@@ -1,6 +1,6 @@
-"""Which processes a deployment on this machine consists of, and what each is told.
+"""Plan of a deployment on this machine: its processes and the settings of each.
 
-Services are told everything through environment variables. An operator's own
+Services receive all settings through environment variables. An operator's own
 `TRIPTYCH_<SERVICE>_<SETTING>` stays in force, except for what ties the services together; an
 option given on the command line wins over it.
 """
@@ -37,7 +37,7 @@ _Seat = tuple[str, int | None]
 
 @dataclass(frozen=True, kw_only=True)
 class Deployment:
-    """What `triptych serve` was asked for; None: not said.
+    """Options of `triptych serve`; None: not given.
 
     Attributes:
         checkpoint: folder in Hugging Face layout.
@@ -87,7 +87,7 @@ class ServicePlan:
         command: what is run.
         environment: all of it, but for what differs from start to start.
         shown_from: the level from which its log is shown.
-        grace_s: how long its operator has given calls in flight once it is told to stop, in
+        grace_s: time that its operator gives calls in flight after a stop is requested, in
             seconds; None: nothing was said.
     """
 
@@ -101,17 +101,17 @@ class ServicePlan:
 
     @property
     def name(self) -> str:
-        """What people are told of it, unique in the deployment."""
+        """Name for people, unique in the deployment."""
         return _joined(self.service, "/", self.replica)
 
     @property
     def labels(self) -> dict[str, str]:
-        """What its metrics are labelled with."""
+        """Labels of its metrics."""
         replica = {} if self.replica is None else {"replica": str(self.replica)}
         return {"service": self.service, **replica}
 
     def environment_at(self, address: str, restarts: int) -> dict[str, str]:
-        """All that it is told for a start at `address`, after so many `restarts`."""
+        """Environment for a start at `address`, after so many `restarts`."""
         differs = {"LISTEN": address, "RESTARTS": str(restarts)}
         return {**self.environment, **_named(_prefix(self.service), differs)}
 
@@ -142,19 +142,19 @@ def plan(
             # Progress and addresses are read from the log, so info is always written.
             "LOG_LEVEL": logging.getLevelName(min(level, logging.INFO)).lower(),
         }
-        told = {
+        settings = {
             **_named(prefix, {"METRICS_LISTEN": "off", **_defaults(service, deployment)}),
             **environment,
             **_named(prefix, {**_choices(service, deployment), **forced}),
         }
         command = (sys.executable, "-m", _MODULES[service])
-        grace_s = _seconds(told.get(f"{prefix}GRACE_S"))
-        plans.append(ServicePlan(service, replica, address, command, told, level, grace_s))
+        grace_s = _seconds(settings.get(f"{prefix}GRACE_S"))
+        plans.append(ServicePlan(service, replica, address, command, settings, level, grace_s))
     return plans
 
 
 def _addresses(deployment: Deployment, folder: Path) -> dict[_Seat, str]:
-    """Where each service is to serve, the router first."""
+    """Addresses of the services, the router's first."""
     numbers = range(deployment.replicas) if deployment.replicas > 1 else (None,)
     seats: list[_Seat] = [(ROUTER, None), (TOKENIZER, None)]
     seats += itertools.product((MODEL, DETOKENIZER), numbers)
@@ -183,7 +183,7 @@ def _named(prefix: str, settings: Mapping[str, str]) -> dict[str, str]:
 def _ties(
     service: str, replica: int | None, deployment: Deployment, addresses: Mapping[_Seat, str]
 ) -> dict[str, str]:
-    """Settings that make the processes one deployment; nobody may set them otherwise."""
+    """Settings that make the processes one deployment; no operator may override them."""
     folder = str(deployment.checkpoint)
     if service == ROUTER:
         replicas = [
@@ -200,7 +200,7 @@ def _ties(
 
 
 def _defaults(service: str, deployment: Deployment) -> dict[str, str]:
-    """What holds where neither the operator nor the command line says otherwise."""
+    """Settings that neither the operator nor the command line gives."""
     if service == ROUTER and deployment.max_request_mib is not None:
         return {"MAX_REQUEST_MIB": str(deployment.max_request_mib)}
     if service != MODEL:
@@ -209,7 +209,7 @@ def _defaults(service: str, deployment: Deployment) -> dict[str, str]:
 
 
 def _choices(service: str, deployment: Deployment) -> dict[str, str]:
-    """What the command line says."""
+    """Settings from the command line."""
     if service == ROUTER and deployment.generation_defaults:
         return {"GENERATION_DEFAULTS": "true"}
     if service != MODEL:

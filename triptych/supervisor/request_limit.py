@@ -28,7 +28,7 @@ def find_request_limit(checkpoint: Path, environment: Mapping[str, str] = os.env
     """Find the size in MiB that no legal request to `checkpoint` exceeds.
 
     Returns:
-        The size; None where the files do not tell, or the operator sets the router's own bounds.
+        The size; None if the files do not give it, or the operator sets the router's own bounds.
     """
     if any(name in environment for name in _OPERATORS):
         return None

@@ -1,7 +1,7 @@
 """A private folder for the sockets of one deployment.
 
-Its owner holds a lock in it for life, by which the next start tells a live owner's folder from one
-left behind by a supervisor that was killed.
+Its owner holds a lock in it for life; by the lock the next start distinguishes it from a folder
+that a killed supervisor left behind.
 """
 
 from __future__ import annotations

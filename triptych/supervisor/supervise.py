@@ -55,12 +55,12 @@ async def supervise(deployment: Deployment, display: Display, announce: Announce
     """Run `deployment` until SIGINT, SIGTERM or SIGHUP; a second one, or SIGQUIT, kills all.
 
     SIGHUP stays ignored where this process was started so. SIGINT does not: shells start all that
-    scripts run in the background so, and whoever sends it to a server means it.
+    scripts run in the background so, and a sender of it to a server means it.
 
     Args:
         deployment: what to run.
         display: shows the services' logs.
-        announce: called with each line meant for whoever started this: the public address once a
+        announce: called with each line meant for the command's caller: the public address once a
             request would be answered, and then that of the metrics.
 
     Raises:
@@ -90,7 +90,7 @@ async def supervise(deployment: Deployment, display: Display, announce: Announce
 
 def _warn_of_refused_folders(display: Display) -> None:
     for name, reason in refused_folders(os.environ).items():
-        display.tell(logging.WARNING, f"nothing is imported from {name}: {reason}")
+        display.log(logging.WARNING, f"nothing is imported from {name}: {reason}")
 
 
 class Supervisor:
@@ -106,7 +106,7 @@ class Supervisor:
         self._failed: Ended | None = None
 
     async def run(self, on_ready: OnReady) -> Ended | None:
-        """Run the services until told to stop, or until one fails the start, which is returned.
+        """Run the services until a stop is requested, or one fails to start, which is returned.
 
         Args:
             on_ready: called once, with the public address.
@@ -130,7 +130,7 @@ class Supervisor:
             self.kill()
             return
         self._stopping.set()
-        self._display.tell(logging.INFO, self._describe_stop())
+        self._display.log(logging.INFO, self._describe_stop())
 
     def kill(self) -> None:
         """End `run` without waiting for the services."""
@@ -185,7 +185,7 @@ class Supervisor:
                         on_ready(router.address)
                         return
             except grpc.RpcError:
-                return  # the router has ended, which its process tells
+                return  # the router has ended, which its process shows
             finally:
                 # Closing the channel does not: the router would wait for the call when it stops.
                 watch.cancel()
@@ -213,8 +213,8 @@ class Supervisor:
             self._router_listens.set()
 
     def _tell_restart(self, child: Child, ended: Ended, delay_s: float) -> None:
-        told = {"restarts": child.restarts, "delay_s": delay_s, "cause": ended.cause}
-        line = write(child.plan.service, logging.WARNING, "ended, starting it again", told)
+        fields = {"restarts": child.restarts, "delay_s": delay_s, "cause": ended.cause}
+        line = write(child.plan.service, logging.WARNING, "ended, starting it again", fields)
         self._display.show(child.plan, line, parse(line))
 
 
@@ -252,7 +252,7 @@ def _serve_metrics(
             raise
         address = f"{address.rpartition(':')[0]}:0"
         port = opened.enter_context(served_over_http(registry, address))
-        display.tell(
+        display.log(
             logging.WARNING,
             f"metrics: {addresses.METRICS} is taken, serving them on port {port} instead",
         )

@@ -1,7 +1,7 @@
-"""What a client got for a request, whole, and in what two answers differ.
+"""Whole answers of requests, and the differences between two of them.
 
-Two answers are equal when a client cannot tell them apart by anything but time. How a stream was
-cut into messages is not part of an answer.
+Two answers are equal when a client can distinguish them only by time. The cuts of a stream into
+messages are not part of an answer.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def _fields(where: str, expected: object, got: object, skipped: tuple[str, ...] 
 
 
 def _first_difference(expected: object, got: object) -> str:
-    """Where two values part, and what each has there."""
+    """First position at which two values differ, and the rest of each."""
     if not isinstance(expected, (str, tuple)) or not isinstance(got, (str, tuple)):
         return f"{got!r}, not {expected!r}"
     pairs = zip(expected, got, strict=False)

@@ -17,7 +17,7 @@ from triptych.client import AsyncClient, TriptychError, Unavailable
 
 @dataclass
 class Outcome:
-    """How a request went; times are `time.monotonic`.
+    """Course of a request; times are `time.monotonic`.
 
     Attributes:
         case: what was asked.

@@ -1,4 +1,4 @@
-"""How far a round has come, by the messages that its clients have got.
+"""Progress of a round, by the messages that its clients have received.
 
 A fault is timed by it and not by a clock, so that it falls into the midst of things on a machine of
 any speed. Who waits never waits for ever: with nothing left in flight, all waits end.

@@ -32,7 +32,7 @@ _BIAS = 40.0
 
 
 class Arrival(enum.Enum):
-    """When a request is sent."""
+    """Moment at which a request is sent."""
 
     FIRST = enum.auto()
     """At the round's start."""

@@ -1,4 +1,4 @@
-"""What the services count of recovery."""
+"""Counters of recovery, over all services."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ async def _scrape(address: str) -> dict[str, float]:
 
 
 def rises(before: Mapping[str, Mapping[str, float]], after: Counters) -> dict[str, float]:
-    """By how much each counter has risen, over all services.
+    """Rise of each counter, over all services.
 
     A process that died took its counts with it; of its successor, all are new.
     """

@@ -1,4 +1,4 @@
-"""Which processes a deployment has at this moment, read from /proc.
+"""Processes that a deployment has at this moment, read from /proc.
 
 Only what descends from the deployment's own root is ever seen, so nothing else can be hit.
 """
@@ -75,7 +75,7 @@ class ProcessTable:
         self._files: set[Path] = set()
 
     def processes(self) -> dict[Place, Process]:
-        """What runs now; one of the workers stands for all."""
+        """Processes that run now; one worker stands for all."""
         found = []
         for pid in machine_processes.descendants(self._root_pid):
             with suppress(OSError):
@@ -87,7 +87,7 @@ class ProcessTable:
         return {Place(name, self._number(name, one.listen)): one for name, one in found}
 
     def find(self, place: Place) -> Process | None:
-        """Who plays `place` now."""
+        """Process at `place` now."""
         return self.processes().get(place)
 
     async def successor(self, place: Place, pid: int) -> Process:
@@ -112,7 +112,7 @@ class ProcessTable:
             self._files |= set(_mapped(process.pid))
 
     def left_files(self) -> list[Path]:
-        """Of the files remembered, those that still exist."""
+        """Remembered files that still exist."""
         return sorted(path for path in self._files if path.exists())
 
     def _number(self, service: str, listen: str) -> int:

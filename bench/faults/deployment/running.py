@@ -30,7 +30,7 @@ DEMO = ROOT / "models" / "demo"
 # one replica has room for all that two had.
 _FEW, _MANY = 24, 48
 # Models, clients and all other processes share what may be two cores. Threads of a step that wait
-# for each other spinning would take them from whoever is waited for.
+# for each other spinning would take them from the thread that they wait for.
 _THREADING = {"OMP_WAIT_POLICY": "PASSIVE"}
 _READY_S = 120.0
 _STOP_S = 30.0
@@ -198,7 +198,7 @@ async def load_s(processes: ProcessTable, place: Place, after_pid: int = 0) -> f
     Args:
         processes: where to look.
         place: of the process.
-        after_pid: its predecessor; 0: whoever is there.
+        after_pid: its predecessor; 0: any process is accepted.
 
     Raises:
         NotBack: there is none.
@@ -212,7 +212,7 @@ async def load_s(processes: ProcessTable, place: Place, after_pid: int = 0) -> f
 
 
 async def until_serving(address: str) -> None:
-    """Wait until whoever is at `address` is SERVING."""
+    """Wait until the service at `address` is SERVING."""
     async with open_channel(address) as channel:
         while True:
             watch = health_pb2_grpc.HealthStub(channel).Watch(

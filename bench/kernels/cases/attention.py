@@ -28,7 +28,7 @@ _SCALE = 1 / 73
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Of a step: sequences alike, each with the last `queries` of its `length` positions."""
+    """Sizes of a step: equal sequences, each with the last `queries` of its `length` positions."""
 
     sequences: int
     length: int
@@ -46,14 +46,14 @@ class Sizes:
 
     @property
     def moved_bytes(self) -> int:
-        """Of all operands and the result, once, and of the slot table."""
+        """Bytes of all operands and the result, once, and of the slot table."""
         keys = self.sequences * self.length
         rows = 2 * keys * self.kv_heads
         stored = rows * (self.head_dim + 2 if self.int8 else 2 * self.head_dim)
         return stored + 4 * keys + 4 * self.sequences * self.queries * self.heads * self.head_dim
 
     def launch(self) -> dict[str, int]:
-        """What prefill and decode choose their launch by."""
+        """Shape by which prefill and decode choose their launch."""
         group = self.heads // self.kv_heads
         return {"kv_bits": 8 if self.int8 else 16, "head_dim": self.head_dim, "group": group}
 

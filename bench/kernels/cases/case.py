@@ -1,4 +1,4 @@
-"""What is measured: cases, each with contenders that compute it from the same operands.
+"""Cases to measure, each with contenders that compute it from the same operands.
 
 Invariant: operands are random and never all zero, and the same for every contender.
 """
@@ -17,7 +17,7 @@ Call = Callable[[], torch.Tensor]
 
 
 class Place:
-    """Where operands are made, and of which random numbers."""
+    """Device and random numbers of the operands."""
 
     def __init__(self, device: str, seed: int = 0) -> None:
         self.device = device
@@ -27,7 +27,7 @@ class Place:
             self._generator = torch.Generator(device).manual_seed(seed)
 
     def normal(self, *shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
-        """Of mean zero and variance one."""
+        """Random values of mean zero and variance one."""
         return torch.randn(shape, generator=self._generator, dtype=dtype, device=self.device)
 
     def integers(self, low: int, high: int, *shape: int, dtype: torch.dtype) -> torch.Tensor:
@@ -46,11 +46,11 @@ class Trial:
     """One set of operands, and what may be done with them."""
 
     contenders: Mapping[str, Callable[[], Call]]
-    """By name; each prepares what is not to be timed, and gives what is."""
+    """Contenders by name; each prepares its operands untimed and returns the call to time."""
     want: Callable[[], torch.Tensor]
     """The oracle's result, or a part of it; asked before anything is overwritten."""
     moved_bytes: int
-    """That any way to compute it moves."""
+    """Bytes that every way to compute it moves."""
     flops: int = 0
     part: Callable[[torch.Tensor], torch.Tensor] = lambda result: result
     """The part of a contender's result that the oracle gives."""
@@ -58,13 +58,13 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What is aimed for; None for nothing."""
+    """Aim of a case; None for no aim."""
 
     fraction: float | None = None
-    """Of the floor: the time that the ceilings allow, over the time taken."""
+    """Share of the floor: the time that the ceilings allow, over the time taken."""
     most_us: float | None = None
     besides: str = ""
-    """What else, in words."""
+    """Further aims, in words."""
 
     def __str__(self) -> str:
         if self.fraction is not None:
@@ -72,7 +72,7 @@ class Goal:
         return "" if self.most_us is None else f"{self.most_us:g} µs"
 
     def met(self, fraction: float, time_us: float) -> bool | None:
-        """Whether a measurement meets it; None where there is none."""
+        """True if a measurement meets the goal; None if there is no goal."""
         if self.fraction is not None:
             return fraction >= self.fraction
         return None if self.most_us is None else time_us <= self.most_us
@@ -96,9 +96,9 @@ class Case:
     peers: tuple[str, ...] = ()
     """Contenders besides ours."""
     drawn: bool = False
-    """Whether others' results differ by chance, so that they are not compared."""
+    """True if others' results differ by chance, so that they are not compared."""
 
     @property
     def name(self) -> str:
-        """What it is asked for by."""
+        """Name of the case, for --only."""
         return f"{self.operation}: {self.shape}"

@@ -37,7 +37,7 @@ class Step:
 
     @property
     def sequences(self) -> int:
-        """How many."""
+        """Number of sequences."""
         return self.chunks.kv_lengths.shape[0]
 
     def rows(self, tokens: torch.Tensor) -> torch.Tensor:

@@ -30,7 +30,7 @@ _GROUP = 128
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Of a batch, and what all of its rows ask for."""
+    """Sizes of a batch, and the options of all its rows."""
 
     rows: int
     vocab: int

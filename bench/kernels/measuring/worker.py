@@ -95,7 +95,7 @@ def answer(request: Mapping[str, Any]) -> Answer:
 
 
 def answer_on(device: Device, request: Mapping[str, Any]) -> Answer:
-    """As `answer`, on any device."""
+    """Measure like `answer`, on any device."""
     rep_ms = request.get("rep_ms", REP_MS)
     if request.get("ceiling"):
         ceiling = copy_ceiling if request["ceiling"] == "copy" else matmul_ceiling

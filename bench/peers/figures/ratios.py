@@ -32,7 +32,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class Spread:
-    """What several rounds gave."""
+    """Spread of a figure over rounds."""
 
     median: float
     low: float

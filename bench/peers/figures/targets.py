@@ -1,4 +1,4 @@
-"""What is aimed for, as data: a ratio of two servers in one round, or a share of a limit."""
+"""Targets as data: a ratio of two servers in one round, or a share of a limit."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Target:
         return ratios.spread(ratios.quotients(ours, theirs))
 
     def met(self, ratio: float) -> bool | None:
-        """Whether `ratio` is on the right side; None where there is no bound."""
+        """True if `ratio` is on the right side; None if there is no bound."""
         if self.bound is None:
             return None
         return ratio >= self.bound if self.sense == "at least" else ratio <= self.bound
@@ -91,7 +91,7 @@ def _starts(model: str) -> Iterator[Target]:
 
 @dataclass(frozen=True)
 class Shares:
-    """How near a server comes to the limits of the machine.
+    """Distance of a server from the limits of the machine.
 
     Attributes:
         decode: bytes of the weights a token needs, over TPOT of a lone stream, over the rate at

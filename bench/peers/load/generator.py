@@ -24,7 +24,7 @@ WARM_UP_TOKENS = 8
 
 @dataclass(frozen=True)
 class Task:
-    """What one line asks for.
+    """Load that one line asks for.
 
     Attributes:
         address: of the server, HOST:PORT.

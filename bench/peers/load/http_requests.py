@@ -1,4 +1,4 @@
-"""What llama.cpp and vLLM are asked over HTTP, and what their last event tells.
+"""Requests to llama.cpp and vLLM over HTTP, and the usage in their last event.
 
 Invariant: greedy, one length whatever the model says, nothing reused from earlier prompts.
 """
@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Usage:
-    """What a finished stream says of itself.
+    """Usage that a finished stream reports.
 
     Attributes:
         prompt_tokens: in the prompt.

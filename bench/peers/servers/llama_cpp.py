@@ -20,18 +20,18 @@ _VENDORED = "vendor/llama.cpp/"
 
 @dataclass(frozen=True)
 class LlamaCpp:
-    """Where everything of one version lies; nothing is touched before `install`."""
+    """Paths of one version; nothing is touched before `install`."""
 
     root: Path
 
     @property
     def folder(self) -> Path:
-        """Of this version."""
+        """Folder of this version."""
         return self.root / f"llama.cpp-{VERSION}"
 
     @property
     def source(self) -> Path:
-        """What is built."""
+        """Path of the built server."""
         return self.folder / "source"
 
     @property

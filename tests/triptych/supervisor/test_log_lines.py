@@ -6,7 +6,7 @@ import time as clock
 import pytest
 
 from chassis.logs import JsonFormatter, about
-from triptych.supervisor.log_lines import LogRecord, parse, render, tell_dropped, write
+from triptych.supervisor.log_lines import LogRecord, parse, render, report_dropped, write
 
 
 def written(level=logging.INFO, message="listening", exc_info=None, **extra):
@@ -100,7 +100,7 @@ def test_colours_only_where_asked_and_only_what_stands_out():
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
 def test_a_loss_is_told_in_the_form_of_the_log(log_format):
-    line = tell_dropped(7, log_format=log_format)
+    line = report_dropped(7, log_format=log_format)
 
     assert line.endswith("\n")
     assert "log lines were dropped" in line
