@@ -11,12 +11,9 @@ from pathlib import Path
 
 from chassis.errors import StartError
 from chassis.serving.server import Host, Mount
-from protos import tokenizer_pb2_grpc
 from tokenizer_svc.pool import Pool
-from tokenizer_svc.servicer import TokenizerMetrics, TokenizerServicer
+from tokenizer_svc.servicer import SERVICE, TokenizerMetrics, TokenizerServicer
 from tokenizer_svc.settings import TokenizerSettings
-
-SERVICE = "triptych.internal.v1.TokenizerService"
 
 
 def make_mount(settings: TokenizerSettings) -> Mount:
@@ -29,8 +26,7 @@ def make_mount(settings: TokenizerSettings) -> Mount:
         pool = Pool(Path(settings.model), settings.workers)
         metrics = TokenizerMetrics(host.registry, lambda: pool.waiting)
         async with pool.running(on_replaced=metrics.count_replaced):
-            servicer = TokenizerServicer(pool, metrics)
-            tokenizer_pb2_grpc.add_TokenizerServiceServicer_to_server(servicer, host.server)
+            TokenizerServicer(pool, metrics).add_to(host.server)
             host.services.append(SERVICE)
             await host.set_ready(True)
             yield

@@ -13,6 +13,7 @@ from array import array
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import grpc
 import pytest
@@ -36,8 +37,11 @@ from protos import (
     tokenizer_pb2,
     tokenizer_pb2_grpc,
 )
+from tokenizer_svc.pool import Pool
 from tokenizer_svc.service import make_mount
+from tokenizer_svc.servicer import TokenizerServicer
 from tokenizer_svc.settings import TokenizerSettings
+from tokenizer_svc.wire import Kind, Message
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKENIZER = byte_level()
@@ -122,6 +126,35 @@ async def test_a_bad_prompt_is_refused_by_field_and_the_next_is_encoded(
         answer = await Stub(channel).Encode(tokenizer_pb2.EncodeRequest(chat=chat("user")))
     assert refused == (grpc.StatusCode.INVALID_ARGUMENT, field)
     assert answer.count > 0
+
+
+async def test_a_worker_gets_the_bytes_of_the_request_and_the_caller_those_of_the_answer(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bytes] = []
+    real_ask = Pool.ask
+
+    async def ask(pool: Pool, kind: Kind, payload: bytes, request_id: str) -> Message:
+        answer = await real_ask(pool, kind, payload, request_id)
+        seen.extend((payload, request_id.encode(), answer[1]))
+        return answer
+
+    monkeypatch.setattr(Pool, "ask", ask)
+    text, request_id = b"\x12\x07the dog", b"\x0a\x03r-1"
+    async with channel_to(checkpoint) as channel:
+        encode = channel.unary_unary("/triptych.internal.v1.TokenizerService/Encode")
+        # A message that is serialised again has its fields in the order of their numbers.
+        answer = await encode(text + request_id)
+    assert seen == [text + request_id, b"r-1", answer]
+
+
+async def test_every_method_of_the_contract_is_registered() -> None:
+    (service,) = tokenizer_pb2.DESCRIPTOR.services_by_name.values()
+    added: list[grpc.GenericRpcHandler] = []
+    TokenizerServicer(None, None).add_to(SimpleNamespace(add_generic_rpc_handlers=added.extend))
+    for method in service.methods:
+        details = SimpleNamespace(method=f"/{service.full_name}/{method.name}")
+        assert added[0].service(details) is not None
 
 
 async def test_metrics_and_health_tell_of_it(checkpoint: Path) -> None:
