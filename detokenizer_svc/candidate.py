@@ -86,7 +86,7 @@ class Candidate:
         for token_id in ids:
             self.expected += 1
             if not self.finished:
-                self._say(token_id, flags=0)
+                self._decode(token_id, flags=0)
         text = "".join(self.unsent.text)[text_length:]
         if finished:
             self.finished = True
@@ -95,10 +95,10 @@ class Candidate:
             self.unsent.position = self.expected
             self.unsent.text = [text] if text else []
 
-    def take(
+    def add_row(
         self, position: int, token_id: int, flags: int, logprob: float, top: Alternatives
     ) -> Outcome:
-        """Take in a row of the output."""
+        """Process a row of the output."""
         if self.finished:
             return Outcome.DROPPED
         if position > self.expected:
@@ -116,19 +116,19 @@ class Candidate:
         self.unsent.ids.append(token_id)
         if self._rules.logprobs:
             self.unsent.scores.append((token_id, logprob, top))
-        self._say(token_id, flags)
+        self._decode(token_id, flags)
         return Outcome.TAKEN
 
-    def _say(self, token_id: int, flags: int) -> None:
+    def _decode(self, token_id: int, flags: int) -> None:
         """Turn one token into text; decide whether it is the last."""
         bare = self._held() if flags & STOP else ""  # the end, if this token has no text
-        self._tell(self._decoder.feed(token_id), flags, token_id, bare)
+        self._release(self._decoder.feed(token_id), flags, token_id, bare)
 
     def _end_without_token(self, token_id: int, flags: int) -> None:
         """End it after its last token, which `token_id` names where it is a stop token."""
-        self._tell("", flags, token_id, self._held())
+        self._release("", flags, token_id, self._held())
 
-    def _tell(self, text: str, flags: int, token_id: int, bare: str) -> None:
+    def _release(self, text: str, flags: int, token_id: int, bare: str) -> None:
         """Release the text that is final now that `text` has come; a stop string ends it first.
 
         Where the token of `text` is a stop token and its text is not wanted, `bare` is the end.
@@ -183,7 +183,7 @@ class SpecialCandidate(Candidate):
         self._special_matcher = matcher
         self._named = named
 
-    def _say(self, token_id: int, flags: int) -> None:
+    def _decode(self, token_id: int, flags: int) -> None:
         name = self._named.get(token_id)
         if name is not None:
             armed = self.expected > self._rules.min_tokens
@@ -192,4 +192,4 @@ class SpecialCandidate(Candidate):
             if stop is not None:
                 self._end(text, FINISH_REASON_STOP, stop)
                 return
-        super()._say(token_id, flags)
+        super()._decode(token_id, flags)

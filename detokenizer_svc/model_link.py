@@ -207,7 +207,7 @@ class ModelLink:
         metrics, registry = self.metrics, self._registry
         content = read_frame(place)
         fenced_before = registry.fenced_rows
-        self.ask(registry.take(content))
+        self.ask(registry.process(content))
         if acknowledge:
             self._read_up_to = sequence
             self._outgoing.notify()

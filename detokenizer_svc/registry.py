@@ -65,7 +65,7 @@ class Registry:
         for request in list(self._requests.values()):
             self.forget(request.handle, audience)
 
-    def take(self, frame: TokenFrame) -> Replays:
+    def process(self, frame: TokenFrame) -> Replays:
         """Take in a frame, which may be overwritten afterwards; return what to ask of the model."""
         replays: Replays = []
         # Lists of plain numbers: a numpy scalar for each field of each row would cost far more.
@@ -113,7 +113,7 @@ class Registry:
         if flags & PROMPT:
             outcome = request.take_prompt(candidate, position, token_id, logprob, top)
         else:
-            outcome = candidate.take(position, token_id, flags, logprob, top)
+            outcome = candidate.add_row(position, token_id, flags, logprob, top)
         if outcome is Outcome.TAKEN:
             request.audience.touch(request, candidate)
         return request.replay(candidate) if outcome is Outcome.MISSING else None

@@ -56,7 +56,7 @@ class JobQueue(Generic[J]):
                     return True
         return False
 
-    def take(self, alive: int) -> J | None:
+    def pop(self, alive: int) -> J | None:
         """Give a free worker its next job, or None where none may start now.
 
         Args:

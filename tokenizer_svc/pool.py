@@ -136,7 +136,7 @@ class Pool:
         """Give idle workers jobs; where small ones are left, have large ones paused."""
         if not self._queue:
             return
-        while self._idle and (job := self._queue.take(self._alive)) is not None:
+        while self._idle and (job := self._queue.pop(self._alive)) is not None:
             _, turn = self._idle.popitem()
             turn.set_result(job)
         for worker, job in self._running.items():

@@ -95,7 +95,7 @@ class _Asked:
     recovery: Recovery
 
 
-async def take(address: str) -> DeploymentStatus:
+async def collect(address: str) -> DeploymentStatus:
     """Ask the router at `address`, then each service it names.
 
     Raises:

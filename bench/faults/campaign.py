@@ -69,7 +69,7 @@ class Campaign:
         player = Player(deployment, self._cases, schedule.chance(self._seed, 0, result.name))
         await player.play(result, _nothing, _FIRST_GUESS, {}, unavailable=False)
         result.limit_s = 0.0
-        self._tell(result)
+        self._report(result)
         answers = {one.case.name: one.answer for one in player.outcomes}
         self._expected = {name: one for name, one in answers.items() if one is not None}
         if len(self._expected) < len(self._cases):
@@ -93,9 +93,9 @@ class Campaign:
             for name in one.rising
             if result.counters.get(name, 0) <= usual[name]
         ]
-        self._tell(result)
+        self._report(result)
 
-    def _tell(self, result: Result) -> None:
+    def _report(self, result: Result) -> None:
         self.results.append(result)
         style = "" if result.good else "red"
         self._console.print(

@@ -170,7 +170,7 @@ def _measure_all(
 ) -> None:
     """Measure what is not there yet; written after each turn, for a run may be cut short."""
 
-    def keep(turn: dict[str, Any]) -> None:
+    def save(turn: dict[str, Any]) -> None:
         everything["turns"].append(turn)
         write(everything, options.results)
 
@@ -180,7 +180,7 @@ def _measure_all(
     for name, checkpoint in checkpoints.items():
         workload = WORKLOADS[name]
         load = cells(workload, options.streams, quick=options.quick)
-        measure(plan, workload, checkpoint, load, keep)
+        measure(plan, workload, checkpoint, load, save)
 
 
 if __name__ == "__main__":

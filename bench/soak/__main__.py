@@ -42,7 +42,7 @@ class Memory:
     samples: dict[int, list[float]] = field(default_factory=dict)
     ended: set[int] = field(default_factory=set)
 
-    def take(self, pids: Sequence[int]) -> None:
+    def sample(self, pids: Sequence[int]) -> None:
         """Add a sample of `pids`."""
         self.ended |= self.samples.keys() - set(pids)
         for pid in pids:
@@ -116,7 +116,7 @@ async def _watch(deployment: Deployment, seconds: float, seen: Seen, memory: Mem
 
 async def _sample(pid: int, memory: Memory) -> None:
     while True:
-        memory.take([pid, *processes.descendants(pid)])
+        memory.sample([pid, *processes.descendants(pid)])
         await asyncio.sleep(_SAMPLE_EVERY_S)
 
 

@@ -83,7 +83,7 @@ class CallInterceptor(aio.ServerInterceptor):
     def _handling(self, method: str, handler: Any) -> Any:
         """The handler of all calls of `method`, which `handler` answers."""
         converse = self._stream if handler.request_streaming else self._single
-        behaviour = self._carry(method, converse(method, handler))
+        behaviour = self._run(method, converse(method, handler))
         if handler.response_streaming:
             serialize = handler.response_serializer
             return grpc.stream_stream_rpc_method_handler(behaviour, None, serialize)
@@ -93,9 +93,9 @@ class CallInterceptor(aio.ServerInterceptor):
         async def refuse(requests: Any, context: Context, record: _Record) -> Any:
             raise UnknownMethod(f"there is no method {method[:_METHOD_BYTES]}")
 
-        return self._carry(_UNKNOWN, refuse)
+        return self._run(_UNKNOWN, refuse)
 
-    def _carry(
+    def _run(
         self, method: str, converse: Callable[..., Awaitable[Any]]
     ) -> Callable[..., Awaitable[Any]]:
         async def call(requests: Any, context: Context) -> Any:
@@ -264,11 +264,11 @@ class _Record:
         outcome = _INCOMPLETE if self.incomplete else outcome_of(error, self._context)
         self._count_of(self._method, outcome).inc()
         if self.incomplete:
-            self._tell("the request is larger than the limit, or its caller went away")
+            self._log_end("the request is larger than the limit, or its caller went away")
         elif isinstance(error, ServiceError) and not self.begun:
-            self._tell(str(error))
+            self._log_end(str(error))
 
-    def _tell(self, cause: str) -> None:
+    def _log_end(self, cause: str) -> None:
         log.info("call refused", extra={"method": self._method, "cause": cause})
 
 

@@ -181,7 +181,7 @@ class _Scan:
             if known is None or wire_type not in (known.wire_type, _LENGTH):
                 self._pass_unknown()
             elif known.bound is not None or known.inner is not None:
-                self._take(known, wire_type, (start, at), depth)
+                self._enter(known, wire_type, (start, at), depth)
 
     def _pass_unknown(self) -> None:
         self._unknown += 1
@@ -189,7 +189,7 @@ class _Scan:
             least = f"at least {self._unknown}"
             raise _too_much("request", "unknown fields", least, MOST_UNKNOWN_FIELDS)
 
-    def _take(self, known: _Field, wire_type: int, span: tuple[int, int], depth: int) -> None:
+    def _enter(self, known: _Field, wire_type: int, span: tuple[int, int], depth: int) -> None:
         """Count one occurrence of a field, whose content is at `span`."""
         if known.bound is not None:
             self._count(known, known.bound, wire_type, span)

@@ -52,7 +52,7 @@ def feed(subject: Candidate, ids: Sequence[int], flags: int = 0) -> list[Outcome
     """Give `ids` their positions, and the last of them `flags`."""
     start = subject.expected
     return [
-        subject.take(start + i, id_, flags if i == len(ids) - 1 else 0, -0.5, ())
+        subject.add_row(start + i, id_, flags if i == len(ids) - 1 else 0, -0.5, ())
         for i, id_ in enumerate(ids)
     ]
 
@@ -71,13 +71,13 @@ def test_says_text_as_it_comes() -> None:
 def test_rows_that_came_before_are_dropped() -> None:
     subject = candidate()
     feed(subject, ids_of(TEXT))
-    assert subject.take(0, 7, 0, 0.0, ()) == Outcome.DROPPED
+    assert subject.add_row(0, 7, 0, 0.0, ()) == Outcome.DROPPED
     assert text_of(subject) == TEXT
 
 
 def test_missing_rows_are_asked_for_once_until_they_come() -> None:
     subject = candidate()
-    outcomes = [subject.take(position, 9, 0, 0.0, ()) for position in (0, 2, 3, 1, 2, 4)]
+    outcomes = [subject.add_row(position, 9, 0, 0.0, ()) for position in (0, 2, 3, 1, 2, 4)]
     assert outcomes == [
         Outcome.TAKEN,
         Outcome.MISSING,
@@ -152,7 +152,7 @@ def test_a_character_that_stays_incomplete_is_replaced_at_the_end() -> None:
 def test_an_ending_without_token_lets_go_of_what_is_held_back() -> None:
     subject = candidate(["dog!"])
     feed(subject, letters("a dog"))
-    assert subject.take(5, 0, LENGTH | NO_TOKEN, 0.0, ()) == Outcome.TAKEN
+    assert subject.add_row(5, 0, LENGTH | NO_TOKEN, 0.0, ()) == Outcome.TAKEN
     assert (text_of(subject), len(subject.unsent.ids)) == ("a dog", 5)
     assert (subject.finished, subject.unsent.finish) == (True, FINISH_REASON_LENGTH)
 
@@ -160,14 +160,14 @@ def test_an_ending_without_token_lets_go_of_what_is_held_back() -> None:
 def test_an_ending_without_token_names_the_stop_token_before_it() -> None:
     subject = candidate(["dog!"])
     subject.rewind([*letters("a dog"), EOS], 2, finished=False)
-    assert subject.take(6, EOS, STOP | NO_TOKEN, 0.0, ()) == Outcome.TAKEN
+    assert subject.add_row(6, EOS, STOP | NO_TOKEN, 0.0, ()) == Outcome.TAKEN
     assert (text_of(subject), subject.unsent.ids) == ("dog", [])
     assert (subject.unsent.finish, subject.unsent.matched) == (FINISH_REASON_STOP, EOS)
 
 
 def test_an_ending_waits_for_the_rows_before_it() -> None:
     subject = candidate()
-    assert subject.take(1, 0, LENGTH | NO_TOKEN, 0.0, ()) == Outcome.MISSING
+    assert subject.add_row(1, 0, LENGTH | NO_TOKEN, 0.0, ()) == Outcome.MISSING
     assert not subject.finished
 
 
@@ -189,7 +189,7 @@ def test_log_probabilities_are_kept_where_wanted() -> None:
     top = [(3, -0.25), (4, -2.0)]
     wanted, unwanted = candidate(logprobs=True), candidate()
     for subject in (wanted, unwanted):
-        subject.take(0, 9, 0, -0.5, top)
+        subject.add_row(0, 9, 0, -0.5, top)
     assert wanted.unsent.scores == [(9, -0.5, top)]
     assert unwanted.unsent.scores == []
 
@@ -227,7 +227,7 @@ def test_a_delivery_that_was_finished_wants_no_more() -> None:
     subject.rewind(ids_of(TEXT), len(TEXT), finished=True)
     assert subject.finished
     assert not subject.unsent
-    assert subject.take(subject.expected, 9, 0, 0.0, ()) == Outcome.DROPPED
+    assert subject.add_row(subject.expected, 9, 0, 0.0, ()) == Outcome.DROPPED
 
 
 def test_a_delivery_whose_ids_complete_a_stop_ends_at_once() -> None:
@@ -248,7 +248,7 @@ def test_no_row_makes_it_fail(rows: list[tuple[int, int, int]], stops: list[str]
     subject = candidate(stops, logprobs=True)
     for position, token_id, flags in rows:
         before, ended = subject.expected, subject.finished
-        subject.take(position, token_id, flags, float("nan"), ())
+        subject.add_row(position, token_id, flags, float("nan"), ())
         assert subject.expected - before in (0, 1)
         assert not (ended and subject.expected != before)
     assert len(subject.unsent.ids) == subject.expected

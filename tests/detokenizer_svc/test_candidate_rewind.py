@@ -64,9 +64,9 @@ class Case:
         last = len(self.ids) - 1
         if position > last:
             token_id = self.ids[-1] if self.ending == STOP else 0
-            return candidate.take(position, token_id, self.ending | NO_TOKEN, 0.0, ())
+            return candidate.add_row(position, token_id, self.ending | NO_TOKEN, 0.0, ())
         flags = self.ending if position == last else 0
-        return candidate.take(position, self.ids[position], flags, -1.0, ())
+        return candidate.add_row(position, self.ids[position], flags, -1.0, ())
 
 
 @dataclass

@@ -80,7 +80,7 @@ def replay(position: int, *, attempt: int = 1, candidate: int = 0, prompt: int =
 def test_rows_touch_their_candidate() -> None:
     registry, listener = Registry(SPELLING), Listener()
     assert registry.register(register(candidates=2), listener) == []
-    registry.take(frame(row(0), row(0, candidate=1), row(1)))
+    registry.process(frame(row(0), row(0, candidate=1), row(1)))
     assert listener.touched == [(HANDLE, 0), (HANDLE, 1), (HANDLE, 0)]
     assert registry.fenced_rows == 0
 
@@ -88,7 +88,7 @@ def test_rows_touch_their_candidate() -> None:
 def test_rows_that_nobody_wants_are_fenced() -> None:
     registry, listener = Registry(SPELLING), Listener()
     registry.register(register(attempt=2), listener)
-    registry.take(
+    registry.process(
         frame(row(0, handle=1), row(0), row(0, attempt=3), row(0, attempt=2, candidate=1))
     )
     assert (listener.touched, registry.fenced_rows) == ([], 4)
@@ -100,7 +100,7 @@ def test_one_requests_rows_do_not_disturb_anothers_alternatives() -> None:
     registry.register(register(output=output), listener)
     alternatives = [(1, -1.0), (2, -2.0), (3, -3.0), (4, -4.0)]
     rows = [row(0, handle=5, alternatives=1), row(0, alternatives=2), row(1, alternatives=1)]
-    registry.take(frame(*rows, alternatives=alternatives))
+    registry.process(frame(*rows, alternatives=alternatives))
     scores = listener.candidates[HANDLE, 0].unsent.scores
     assert [score[2] for score in scores] == [alternatives[1:3], alternatives[3:]]
 
@@ -108,16 +108,16 @@ def test_one_requests_rows_do_not_disturb_anothers_alternatives() -> None:
 def test_a_hole_is_asked_for_once() -> None:
     registry, listener = Registry(SPELLING), Listener()
     registry.register(register(), listener)
-    assert registry.take(frame(row(0), row(2), row(3))) == [replay(1)]
-    assert registry.take(frame(row(4))) == []
-    assert registry.take(frame(row(1), row(2), row(3), row(4))) == []
+    assert registry.process(frame(row(0), row(2), row(3))) == [replay(1)]
+    assert registry.process(frame(row(4))) == []
+    assert registry.process(frame(row(1), row(2), row(3), row(4))) == []
     assert listener.candidates[HANDLE, 0].expected == 5
 
 
 def test_a_gap_is_asked_for_again_even_if_it_was_before() -> None:
     registry, listener = Registry(SPELLING), Listener()
     registry.register(register(), listener)
-    registry.take(frame(row(0), row(2)))
+    registry.process(frame(row(0), row(2)))
     missing = model_pb2.Missing(handle=HANDLE, attempt=1, candidate=0)
     strangers = [
         model_pb2.Missing(handle=7, attempt=1),
@@ -130,14 +130,14 @@ def test_a_gap_is_asked_for_again_even_if_it_was_before() -> None:
 def test_a_lost_link_asks_for_all_that_is_unfinished() -> None:
     registry, listener = Registry(SPELLING), Listener()
     registry.register(register(candidates=3), listener)
-    registry.take(frame(row(0), row(0, candidate=1, flags=LENGTH)))
+    registry.process(frame(row(0), row(0, candidate=1, flags=LENGTH)))
     assert registry.all_missing() == [replay(1), replay(0, candidate=2)]
 
 
 def test_a_later_attempt_goes_on_after_what_was_delivered() -> None:
     registry, listener = Registry(SPELLING), Listener()
     registry.register(register(candidates=2), listener)
-    registry.take(frame(row(0, 11), row(1, 12), row(2, 13)))
+    registry.process(frame(row(0, 11), row(1, 12), row(2, 13)))
     later = register(
         attempt=2,
         candidates=2,
@@ -145,7 +145,7 @@ def test_a_later_attempt_goes_on_after_what_was_delivered() -> None:
     )
     assert registry.register(later, listener) == [replay(2, attempt=2)]
     assert listener.forgotten == [1]
-    registry.take(frame(row(3, 14), row(1, 99, attempt=2), row(2, 15, attempt=2)))
+    registry.process(frame(row(3, 14), row(1, 99, attempt=2), row(2, 15, attempt=2)))
     assert listener.candidates[HANDLE, 0].unsent.ids == [15]
 
 
@@ -153,7 +153,7 @@ def test_an_earlier_attempt_changes_nothing() -> None:
     registry, first, second = Registry(SPELLING), Listener(), Listener()
     registry.register(register(attempt=2), first)
     assert registry.register(register(attempt=1, delivered=[delivered()]), second) == []
-    registry.take(frame(row(0, attempt=2)))
+    registry.process(frame(row(0, attempt=2)))
     assert (first.touched, second.touched) == ([(HANDLE, 0)], [])
 
 
@@ -179,7 +179,7 @@ def test_the_last_to_register_is_told_and_the_first_can_take_nothing_back() -> N
     registry.register(register(delivered=[delivered()]), new)
     registry.forget_all(old)
     registry.forget(HANDLE, old)
-    registry.take(frame(row(0)))
+    registry.process(frame(row(0)))
     assert (old.touched, new.touched) == ([], [(HANDLE, 0)])
 
 
@@ -191,7 +191,7 @@ def test_what_is_forgotten_is_told_no_more() -> None:
     registry.forget(9, listener)
     assert len(registry) == 2
     registry.forget_all(listener)
-    registry.take(frame(row(0, handle=1), row(0, handle=2)))
+    registry.process(frame(row(0, handle=1), row(0, handle=2)))
     assert (len(registry), listener.touched, registry.fenced_rows) == (0, [], 2)
 
 
@@ -200,8 +200,8 @@ def test_scores_of_the_prompt_are_taken_in_order_where_wanted() -> None:
     output = generation_pb2.OutputOptions(prompt_logprobs=True)
     registry.register(register(output=output), listener)
     first = frame(row(0, 4, flags=PROMPT), row(2, 6, flags=PROMPT), row(3, 7, flags=PROMPT))
-    assert registry.take(first) == [replay(0, prompt=1)]
-    assert registry.take(frame(row(0, flags=PROMPT), row(1, 5, flags=PROMPT))) == []
+    assert registry.process(first) == [replay(0, prompt=1)]
+    assert registry.process(frame(row(0, flags=PROMPT), row(1, 5, flags=PROMPT))) == []
     unsent = listener.candidates[HANDLE, 0].unsent
     assert (unsent.prompt_position, [score[0] for score in unsent.prompt_scores]) == (0, [4, 5])
 
@@ -211,9 +211,9 @@ def test_a_registration_renewed_is_told_the_scores_of_the_prompt_from_the_first_
     output = generation_pb2.OutputOptions(prompt_logprobs=True)
     scores = frame(*(row(place, 4 + place, flags=PROMPT) for place in range(3)))
     registry.register(register(output=output), listener)
-    registry.take(scores)
+    registry.process(scores)
     assert registry.register(register(output=output), listener) == [replay(0, prompt=0)]
-    registry.take(scores)
+    registry.process(scores)
     unsent = listener.candidates[HANDLE, 0].unsent
     assert (unsent.prompt_position, [score[0] for score in unsent.prompt_scores]) == (0, [4, 5, 6])
 
@@ -223,7 +223,7 @@ def test_a_registration_renewed_without_wish_for_scores_of_the_prompt_is_told_no
     output = generation_pb2.OutputOptions(prompt_logprobs=True)
     registry.register(register(output=output), listener)
     registry.register(register(delivered=[delivered()]), listener)
-    registry.take(frame(row(0, flags=PROMPT), row(0, 9)))
+    registry.process(frame(row(0, flags=PROMPT), row(0, 9)))
     unsent = listener.candidates[HANDLE, 0].unsent
     assert (unsent.prompt_scores, unsent.ids) == ([], [9])
 
@@ -231,7 +231,7 @@ def test_a_registration_renewed_without_wish_for_scores_of_the_prompt_is_told_no
 def test_scores_of_the_prompt_that_nobody_wants_are_dropped() -> None:
     registry, listener = Registry(SPELLING), Listener()
     registry.register(register(), listener)
-    assert registry.take(frame(row(7, flags=PROMPT))) == []
+    assert registry.process(frame(row(7, flags=PROMPT))) == []
     assert listener.touched == []
 
 
@@ -239,7 +239,7 @@ def test_a_finished_candidate_still_asks_for_scores_of_the_prompt() -> None:
     registry = Registry(SPELLING)
     output = generation_pb2.OutputOptions(prompt_logprobs=True)
     registry.register(register(output=output), Listener())
-    registry.take(frame(row(0, flags=LENGTH)))
+    registry.process(frame(row(0, flags=LENGTH)))
     gap = model_pb2.Gap(requests=[model_pb2.Missing(handle=HANDLE, attempt=1)])
     assert registry.missing(gap) == [replay(1, prompt=0)]
 
@@ -258,5 +258,5 @@ def test_a_request_without_options_leaves_special_tokens_out() -> None:
     shown = generation_pb2.OutputOptions(skip_special_tokens=False)
     registry.register(register(handle=2, output=shown), listener)
     eos = TOKENIZER.token_to_id("</s>")
-    registry.take(frame(row(0, eos, handle=1), row(0, eos, handle=2)))
+    registry.process(frame(row(0, eos, handle=1), row(0, eos, handle=2)))
     assert [listener.candidates[handle, 0].unsent.text for handle in (1, 2)] == [[], ["</s>"]]

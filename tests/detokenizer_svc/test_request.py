@@ -56,7 +56,7 @@ def candidate(
 
 def feed(subject: Candidate, ids: Sequence[int], flags: int = 0) -> None:
     for index, id_ in enumerate(ids, subject.expected):
-        subject.take(index, id_, flags if id_ == ids[-1] else 0, -0.5, ())
+        subject.add_row(index, id_, flags if id_ == ids[-1] else 0, -0.5, ())
 
 
 def told(subject: Candidate) -> tuple[str, int, str | int | None]:

@@ -24,7 +24,7 @@ def step(subject: Request, *indexes: int) -> None:
     """Give the candidates one token each."""
     for index in indexes:
         candidate = subject.candidates[index]
-        candidate.take(candidate.expected, 9, 0, 0.0, ())
+        candidate.add_row(candidate.expected, 9, 0, 0.0, ())
         subject.audience.touch(subject, candidate)
 
 

@@ -66,7 +66,7 @@ def test_it_serves_at_a_socket_from_a_folder_that_shadows_every_module(tiny, tmp
     ):
         assert address == f"unix:{socket}"
         expected = answers(address)
-        seen = asyncio.run(deployment_status.take(address)).services
+        seen = asyncio.run(deployment_status.collect(address)).services
         assert all(service.ready for service in seen)
         router = next(service.pid for service in seen if service.name == "router")
         os.kill(router, signal.SIGKILL)

@@ -29,27 +29,27 @@ def test_classes_go_by_size(size: int, of_class: int) -> None:
 @pytest.mark.parametrize("of_class", [SMALL, MEDIUM])
 def test_large_jobs_leave_one_worker_free(of_class: int) -> None:
     queue = queue_of(("L1", HUGE), ("L2", LARGE), workers=2)
-    assert [queue.take(2), queue.take(2)] == ["L2", None]
+    assert [queue.pop(2), queue.pop(2)] == ["L2", None]
     queue.put("other", of_class)
-    assert [queue.take(2), queue.take(2)] == ["other", None]
+    assert [queue.pop(2), queue.pop(2)] == ["other", None]
     queue.finish("other")
-    assert queue.take(2) is None
+    assert queue.pop(2) is None
     queue.finish("L2")
-    assert queue.take(2) == "L1"
+    assert queue.pop(2) == "L1"
 
 
 def test_large_jobs_wait_while_the_other_worker_is_away() -> None:
     queue = queue_of(("L", HUGE), workers=2)
-    assert queue.take(1) is None
+    assert queue.pop(1) is None
     queue.put("s", SMALL)
-    assert queue.take(1) == "s"
-    assert queue.take(2) == "L"
+    assert queue.pop(1) == "s"
+    assert queue.pop(2) == "L"
 
 
 def test_smaller_jobs_go_first() -> None:
     queue = queue_of(("L", HUGE), ("m", MEDIUM), ("s", SMALL), workers=1)
     taken = []
-    while (job := queue.take(1)) is not None:
+    while (job := queue.pop(1)) is not None:
         taken.append(job)
         queue.finish(job)
     assert taken == ["s", "m", "L"]
@@ -62,7 +62,7 @@ def test_only_so_many_smaller_jobs_pass_a_large_one(of_class: int, most: int) ->
     passed = 0
     for arrival in range(1000):
         queue.put(arrival, SMALL)
-        job = queue.take(1)
+        job = queue.pop(1)
         assert job is not None
         if job == -1:
             break
@@ -73,9 +73,9 @@ def test_only_so_many_smaller_jobs_pass_a_large_one(of_class: int, most: int) ->
 
 def test_a_job_put_back_is_next_of_its_class() -> None:
     queue = queue_of(("L1", HUGE), ("L2", HUGE), ("s", SMALL), workers=2)
-    assert [queue.take(2), queue.take(2)] == ["s", "L1"]
+    assert [queue.pop(2), queue.pop(2)] == ["s", "L1"]
     queue.put_back("L1", HUGE)
-    assert queue.take(2) == "L1"
+    assert queue.pop(2) == "L1"
 
 
 def test_an_interrupted_worker_is_given_smaller_jobs_only() -> None:
@@ -86,15 +86,15 @@ def test_an_interrupted_worker_is_given_smaller_jobs_only() -> None:
 
 def test_an_interrupted_worker_is_not_held_up_by_the_place_it_keeps() -> None:
     queue = queue_of(("H", HUGE), workers=2)
-    assert queue.take(2) == "H"
+    assert queue.pop(2) == "H"
     queue.put("l", LARGE)
-    assert queue.take(2) is None
+    assert queue.pop(2) is None
     assert queue.take_smaller(HUGE) == "l"
 
 
 def test_only_a_waiting_job_can_be_discarded() -> None:
     queue = queue_of(("a", SMALL), ("b", SMALL), workers=1)
-    assert queue.take(1) == "a"
+    assert queue.pop(1) == "a"
     assert (queue.discard("a"), queue.discard("b"), len(queue)) == (False, True, 0)
 
 
@@ -106,7 +106,7 @@ def test_every_job_is_taken_once_and_each_class_in_order(classes: list[int], wor
     taken: list[int] = []
     running: list[int] = []
     while len(queue) or running:
-        while len(running) < workers and (job := queue.take(workers)) is not None:
+        while len(running) < workers and (job := queue.pop(workers)) is not None:
             taken.append(job)
             running.append(job)
             assert workers == 1 or sum(classes[job] >= LARGE for job in running) < workers

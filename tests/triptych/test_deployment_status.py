@@ -67,7 +67,7 @@ async def deployment(tmp_path, *, ready=True):
 
 async def test_figures_are_summed_over_the_services_that_answer(tmp_path):
     async with deployment(tmp_path) as address:
-        seen = await deployment_status.take(address)
+        seen = await deployment_status.collect(address)
 
     assert seen.recovery.resubmissions == 7
     # One server answers for the first model and its detokenizer alike.
@@ -76,14 +76,14 @@ async def test_figures_are_summed_over_the_services_that_answer(tmp_path):
 
 async def test_replicas_are_numbered_in_the_routers_order(tmp_path):
     async with deployment(tmp_path) as address:
-        seen = await deployment_status.take(address)
+        seen = await deployment_status.collect(address)
 
     assert [one.replica for one in seen.services] == [None, 0, 0, 1, 1]
 
 
 async def test_restarts_are_what_each_service_says_and_unknown_of_those_away(tmp_path):
     async with deployment(tmp_path) as address:
-        seen = await deployment_status.take(address)
+        seen = await deployment_status.collect(address)
 
     assert [one.restarts for one in seen.services] == [4, 0, 0, None, 1]
     assert [one.reached for one in seen.services] == [True, True, True, False, True]
@@ -92,7 +92,7 @@ async def test_restarts_are_what_each_service_says_and_unknown_of_those_away(tmp
 
 async def test_a_router_that_takes_no_requests_is_surveyed_all_the_same(tmp_path):
     async with deployment(tmp_path, ready=False) as address:
-        seen = await deployment_status.take(address)
+        seen = await deployment_status.collect(address)
 
     assert not seen.services[0].ready
     assert len(seen.services) == 5
@@ -106,7 +106,7 @@ async def test_what_a_proxy_keeps_back_is_missed_and_no_failure():
     address = f"127.0.0.1:{behind.add_insecure_port('127.0.0.1:0')}"
     await behind.start()
 
-    seen = await deployment_status.take(address)
+    seen = await deployment_status.collect(address)
     await behind.stop(None)
 
     (router,) = seen.services

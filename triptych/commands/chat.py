@@ -96,7 +96,7 @@ class _Chat:
             try:
                 entry = read_entry(read, _PROMPT)
             except EOFError:
-                self._tell("")
+                self._note("")
                 return
             if entry.startswith("/"):
                 if self._ends_after(entry.split()[0]):
@@ -119,16 +119,16 @@ class _Chat:
         from triptych.commands.sampling import sentence
 
         if self._model is None:
-            self._tell("the server has no model yet; the first answer waits for it")
+            self._note("the server has no model yet; the first answer waits for it")
         else:
             one = self._model
-            self._tell(f"{one.name} ({one.architecture}), context of {one.context_length} tokens")
-            self._tell(f"sampling: {sentence(self._options, self._asked)}")
+            self._note(f"{one.name} ({one.architecture}), context of {one.context_length} tokens")
+            self._note(f"sampling: {sentence(self._options, self._asked)}")
         if self._system:
-            self._tell(f"system: {self._system}")
-        self._tell("/help lists the commands; Ctrl-C ends an answer, Ctrl-D ends the chat")
+            self._note(f"system: {self._system}")
+        self._note("/help lists the commands; Ctrl-C ends an answer, Ctrl-D ends the chat")
 
-    def _tell(self, note: str) -> None:
+    def _note(self, note: str) -> None:
         if self._interactive:
             stdio.write_line(note)
 
@@ -144,7 +144,7 @@ class _Chat:
             stdio.write_line(_HELP)
         elif command == "/reset":
             self._conversation.reset()
-            self._tell("the conversation is forgotten")
+            self._note("the conversation is forgotten")
         elif command not in _FAREWELLS:
             complaint = f"unknown command {command}; see /help (a leading space sends it as text)"
             if not self._interactive:
@@ -200,6 +200,6 @@ class _Chat:
         if tally.parts[-1].finish_reason is not FinishReason.LENGTH:
             return
         if self._options.max_tokens is not None:
-            self._tell(f"(the answer ends at --max-tokens {self._options.max_tokens})")
+            self._note(f"(the answer ends at --max-tokens {self._options.max_tokens})")
         else:
-            self._tell("(the answer ends where the context is full; /reset makes room)")
+            self._note("(the answer ends where the context is full; /reset makes room)")

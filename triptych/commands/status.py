@@ -43,7 +43,7 @@ def status(
 
     with one_line_errors():
         retry_notice.look_up(address)
-        seen = asyncio.run(deployment_status.take(address))
+        seen = asyncio.run(deployment_status.collect(address))
         if as_json:
             typer.echo(json.dumps(seen.as_json()))
         else:

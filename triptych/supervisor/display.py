@@ -50,18 +50,18 @@ class Display:
     def show(self, plan: ServicePlan, line: str, record: LogRecord | None) -> None:
         """Show one line of a service's output; `record` is what it says, if it is a log line."""
         if record is None:
-            self.say(printable(line))
+            self.write(printable(line))
         elif record.event == _LOADING and "total_bytes" in record.fields and not self._raw:
             done, total = record.fields["done_bytes"], record.fields["total_bytes"]
             self._loading.update(_what_loads(plan), done, total)
         elif record.level >= plan.shown_from:
-            self.say(self._formatted(plan, line, record))
+            self.write(self._formatted(plan, line, record))
 
     def log(self, level: int, event: str) -> None:
         """Show a line of the supervisor's own."""
         name = SUPERVISOR.ljust(self._name_width)
         log_format = "json" if self._raw else "text"
-        self.say(
+        self.write(
             own_line(level, event, {}, log_format=log_format, name=name, coloured=self._coloured)
         )
 
@@ -69,7 +69,7 @@ class Display:
         """Show no more of what a process was doing."""
         self._loading.drop(_what_loads(plan))
 
-    def say(self, line: str) -> None:
+    def write(self, line: str) -> None:
         """Write one line above the progress."""
         if self._terminal:
             self._console.print(Text.from_ansi(line))
@@ -141,7 +141,7 @@ class _Quarters:
     def update(self, what: str, done_bytes: int, total_bytes: int) -> None:
         quarter = 4 if total_bytes <= 0 else 4 * done_bytes // total_bytes
         if quarter > self._shown.get(what, 0):
-            self._display.say(f"{what}: {25 * quarter} % of {total_bytes / 1e6:.1f} MB")
+            self._display.write(f"{what}: {25 * quarter} % of {total_bytes / 1e6:.1f} MB")
             self._shown[what] = quarter
 
     def drop(self, what: str) -> None:

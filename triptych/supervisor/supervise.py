@@ -114,7 +114,7 @@ class Supervisor:
         try:
             async with asyncio.TaskGroup() as tasks:
                 for child in self.children:
-                    tasks.create_task(self._keep(child))
+                    tasks.create_task(self._run_child(child))
                 readying = tasks.create_task(self._until_ready(on_ready))
                 await self._stopping.wait()
                 readying.cancel()
@@ -150,7 +150,7 @@ class Supervisor:
             f"Ctrl-C again ends them at once"
         )
 
-    async def _keep(self, child: Child) -> None:
+    async def _run_child(self, child: Child) -> None:
         """Run a service, again whenever it ends once the deployment was ready."""
         clock = asyncio.get_running_loop().time
         backoff = RestartBackoff()

@@ -33,7 +33,7 @@ Counters = dict[str, dict[str, float]]
 async def read(address: str) -> Counters:
     """The counters of all services of the deployment at `address`."""
     found = {}
-    for service in (await deployment_status.take(address)).services:
+    for service in (await deployment_status.collect(address)).services:
         found[service.address] = await _scrape(service.address)
     return found
 

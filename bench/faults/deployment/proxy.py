@@ -57,7 +57,7 @@ class Proxy:
             connection.gate.set()
         self._connections.add(connection)
         try:
-            await connection.carry(self._upstream)
+            await connection.forward(self._upstream)
         finally:
             connection.close()
             connection.over.set()
@@ -73,7 +73,7 @@ class _Connection:
         self._reader = reader
         self._writers = [writer]
 
-    async def carry(self, upstream: str) -> None:
+    async def forward(self, upstream: str) -> None:
         """Pass bytes on both ways until both ends have closed, or nobody is upstream."""
         await self.gate.wait()
         with suppress(OSError):

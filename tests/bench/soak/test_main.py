@@ -20,7 +20,7 @@ def test_a_run_in_which_all_held_has_no_fault() -> None:
     seen = Seen(gaps_s=[0.01, MOST_GAP_S], checks_s=[0.001], streams=2)
     memory = Memory()
     for _ in range(8):
-        memory.take([os.getpid()])
+        memory.sample([os.getpid()])
     assert _judge(seen, memory, {"router": os.getpid()}, HERE) == []
 
 
@@ -47,7 +47,7 @@ def test_memory_above_what_settling_took_is_growth() -> None:
 
 def test_a_process_that_has_ended_is_not_judged_by_its_memory() -> None:
     memory = Memory({7: [100, 900]})
-    memory.take([])
+    memory.sample([])
     assert _judge(Seen(), memory, {}, HERE) == []
 
 

@@ -60,7 +60,7 @@ class Deployment:
 
     def services(self) -> dict[str, deployment_status.ServiceState]:
         """What `triptych status` tells of each service: `router`, `model`, or `model/0` and on."""
-        seen = asyncio.run(deployment_status.take(self.address)).services
+        seen = asyncio.run(deployment_status.collect(self.address)).services
         several = any(one.replica for one in seen)
         return {
             f"{one.name}/{one.replica}" if several and one.replica is not None else one.name: one
