@@ -77,11 +77,11 @@ class WatchResponse(_message.Message):
 
     @_builtins.property
     def text(self) -> Global___TextFrame:
-        """What one token frame gave."""
+        """Deltas of one token frame."""
 
     @_builtins.property
     def upstream(self) -> Global___Upstream:
-        """Whether the model's frames reach the detokenizer."""
+        """State of the link to the model."""
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ Global___WatchResponse: _TypeAlias = WatchResponse  # noqa: Y015
 
 @_typing.final
 class Listen(_message.Message):
-    """Who calls."""
+    """Identity of the caller."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -154,9 +154,9 @@ class Upstream(_message.Message):
     LINKED_FIELD_NUMBER: _builtins.int
     SHARED_FIELD_NUMBER: _builtins.int
     linked: _builtins.bool
-    """Whether frames arrive."""
+    """True if frames arrive."""
     shared: _builtins.bool
-    """Whether they arrive in shared memory."""
+    """True if they arrive in shared memory."""
     def __init__(
         self,
         *,
@@ -192,7 +192,7 @@ class Register(_message.Message):
     request_id: _builtins.str
     """For the logs."""
     candidates: _builtins.int
-    """How many candidates there are."""
+    """Number of candidates."""
     @_builtins.property
     def prompt_tail(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The last ids of the prompt, at least those that decide how the first output token is spelled."""
@@ -207,7 +207,7 @@ class Register(_message.Message):
 
     @_builtins.property
     def delivered(self) -> _containers.RepeatedCompositeFieldContainer[Global___Delivered]:
-        """What was delivered in earlier attempts; empty for a new request."""
+        """Output delivered in earlier attempts; empty for a new request."""
 
     def __init__(
         self,
@@ -231,7 +231,7 @@ Global___Register: _TypeAlias = Register  # noqa: Y015
 
 @_typing.final
 class Delivered(_message.Message):
-    """What a client has been given of a candidate."""
+    """Part of a candidate that its client already has."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -313,7 +313,7 @@ Global___Forget: _TypeAlias = Forget  # noqa: Y015
 
 @_typing.final
 class TextFrame(_message.Message):
-    """What one token frame gave a router's requests."""
+    """Deltas of a router's requests from one token frame."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -362,7 +362,7 @@ class TextDelta(_message.Message):
     position: _builtins.int
     """Output position of the first id."""
     text: _builtins.str
-    """What can be said of the text."""
+    """Text that is final."""
     finish_reason: _generation_pb2.FinishReason.ValueType
     """Set on the last part."""
     matched_stop: _builtins.str

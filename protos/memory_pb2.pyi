@@ -32,8 +32,8 @@ class SharedFile(_message.Message):
     bytes: _builtins.int
     """Size of the file in bytes."""
     bell: _builtins.str
-    """Name of a pipe beside it, through which its owner tells of what is new in it. Empty: messages
-    tell of it.
+    """Name of a pipe beside it, through which its owner announces new content. Empty: messages announce
+    it.
     """
     def __init__(
         self,

@@ -116,7 +116,7 @@ Global___RunResponse: _TypeAlias = RunResponse  # noqa: Y015
 
 @_typing.final
 class Hello(_message.Message):
-    """Who calls."""
+    """Identity of the caller."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -146,7 +146,7 @@ Global___Hello: _TypeAlias = Hello  # noqa: Y015
 
 @_typing.final
 class Welcome(_message.Message):
-    """What the model is."""
+    """Description of the model."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -200,7 +200,7 @@ Global___Welcome: _TypeAlias = Welcome  # noqa: Y015
 
 @_typing.final
 class ArenaProof(_message.Message):
-    """Whether a further arena is shared."""
+    """Answer to the offer of a further arena."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -272,7 +272,7 @@ class Submit(_message.Message):
 
     @_builtins.property
     def progress(self) -> _containers.RepeatedCompositeFieldContainer[Global___Progress]:
-        """What each candidate has produced before this attempt; empty for a new request."""
+        """Output of each candidate before this attempt; empty for a new request."""
 
     @_builtins.property
     def bad_words(self) -> _containers.RepeatedCompositeFieldContainer[_generation_pb2.TokenIds]:
@@ -313,7 +313,7 @@ Global___Submit: _TypeAlias = Submit  # noqa: Y015
 
 @_typing.final
 class Progress(_message.Message):
-    """What a candidate had produced."""
+    """Earlier output of a candidate."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -393,7 +393,7 @@ Global___Release: _TypeAlias = Release  # noqa: Y015
 
 @_typing.final
 class Load(_message.Message):
-    """How busy the engine is, at the end of a step that changed it."""
+    """Load of the engine, at the end of a step that changed it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -553,15 +553,15 @@ Global___FramesResponse: _TypeAlias = FramesResponse  # noqa: Y015
 
 @_typing.final
 class Join(_message.Message):
-    """Whether the ring is shared."""
+    """Answer to the offer of the ring."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PROOF_FIELD_NUMBER: _builtins.int
     HEARS_FIELD_NUMBER: _builtins.int
     hears: _builtins.bool
-    """Whether the detokenizer listens to the ring's bell: frames are then told of there, as
-    `protos.announcement` says, and not in messages.
+    """True if the detokenizer reads the ring's doorbell: frames are then announced there, in the form of
+    `protos.announcement`, and not in messages.
     """
     @_builtins.property
     def proof(self) -> _memory_pb2.SharedProof:
@@ -656,8 +656,8 @@ class Frame(_message.Message):
     inline: _builtins.bytes
     """Here."""
     acknowledge: _builtins.bool
-    """Whether to acknowledge it, and with it those before it: not each, for a message costs more than
-    the room that a frame takes.
+    """True to have it acknowledged, and with it all before it. Not every frame is: a message costs more
+    than the space of a frame.
     """
     @_builtins.property
     def span(self) -> _memory_pb2.Span:
@@ -683,14 +683,14 @@ Global___Frame: _TypeAlias = Frame  # noqa: Y015
 
 @_typing.final
 class Gap(_message.Message):
-    """Rows were left out for want of room: whoever wants them asks with Replay."""
+    """Rows were left out for lack of room; Replay asks for them."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUESTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___Missing]:
-        """Whose."""
+        """Requests that miss rows."""
 
     def __init__(
         self,

@@ -46,7 +46,7 @@ Global___AttachRequest: _TypeAlias = AttachRequest  # noqa: Y015
 
 @_typing.final
 class AttachResponse(_message.Message):
-    """Whether the arena is shared."""
+    """Answer to the offer of the arena."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -104,7 +104,7 @@ class EncodeRequest(_message.Message):
 
     @_builtins.property
     def slab(self) -> _memory_pb2.Span:
-        """Where the ids go as int32, little-endian. Unset, or too small: they are answered inline."""
+        """Place of the ids as int32, little-endian. Unset, or too small: they are answered inline."""
 
     @_builtins.property
     def bad_words(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -152,16 +152,16 @@ class EncodeResponse(_message.Message):
     TOKENS_FIELD_NUMBER: _builtins.int
     BAD_WORDS_FIELD_NUMBER: _builtins.int
     count: _builtins.int
-    """How many ids there are."""
+    """Number of ids."""
     in_slab: _builtins.bool
-    """Whether they are in the slab."""
+    """True if they are in the slab."""
     ids: _builtins.bytes
     """int32, little-endian; empty where they are in the slab."""
     text: _builtins.str
-    """Where asked for."""
+    """Only if requested."""
     @_builtins.property
     def tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """Where asked for, one per id."""
+        """Only if requested, one per id."""
 
     @_builtins.property
     def bad_words(self) -> _containers.RepeatedCompositeFieldContainer[_generation_pb2.TokenIds]:
@@ -204,7 +204,7 @@ Global___GetVocabularyRequest: _TypeAlias = GetVocabularyRequest  # noqa: Y015
 
 @_typing.final
 class GetVocabularyResponse(_message.Message):
-    """What bounds the length of a text."""
+    """Bound on the length of a text."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
