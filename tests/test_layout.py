@@ -19,8 +19,6 @@ SOURCES = {".py", ".c", ".h", ".proto"}
 MOST_FILES = 15
 # Larger folders, each with a number that may only fall.
 LARGER = {"kernels/c/source": 31, "kernels/triton": 29, "tests/kernels/triton": 17}
-# An import that closes a cycle, for type checking only; to be removed with it.
-CLOSING = ("router.placement.attempt", "router.placement.replica")
 
 Graph = Mapping[str, set[str]]
 
@@ -51,9 +49,7 @@ def cycle(graph: Graph) -> list[str]:
 def modules() -> dict[str, set[str]]:
     """Imports between all modules, those for type checking included."""
     graph = grimp.build_graph(*PACKAGES, cache_dir=None)
-    found = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
-    found.get(CLOSING[0], set()).discard(CLOSING[1])
-    return found
+    return {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
 
 
 def packages(graph: Graph, service: str) -> dict[str, set[str]]:
