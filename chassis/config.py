@@ -26,7 +26,7 @@ class ConfigError(Exception):
 
 
 class WrongValue(ConfigError):
-    """A setting's value is of the right type and still of no use; its dataclass may raise this."""
+    """A setting's value has the right type but cannot be used; its dataclass may raise this."""
 
     def __init__(self, field: str, why: str) -> None:
         super().__init__(f"{field}: {why}")

@@ -83,7 +83,7 @@ class InvalidRequest(ServiceError):
 
 @contextmanager
 def refuse_failures(field: str, step: str) -> Iterator[None]:
-    """Refuse the request whose data make the block fail, in whatever way.
+    """Refuse the request if its data make the block fail, in any way.
 
     For what a checkpoint brings: its templates and its tokenizer may raise anything, and a library
     in Rust panics on some input.
@@ -114,7 +114,7 @@ class NotFound(ServiceError):
 
 
 class _Retriable(ServiceError):
-    """May succeed later, unchanged."""
+    """The same request may succeed later."""
 
     def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
         super().__init__(message)
@@ -127,7 +127,7 @@ class _Retriable(ServiceError):
 
 
 class Overloaded(_Retriable):
-    """No room now."""
+    """There is no room now."""
 
     status = grpc.StatusCode.RESOURCE_EXHAUSTED
     reason = "OVERLOADED"
@@ -140,7 +140,7 @@ class DeadlineUnmeetable(Overloaded):
 
 
 class TooLarge(ServiceError):
-    """A message is larger than one may be; the same message always is."""
+    """A message exceeds the limit, and always will."""
 
     status = grpc.StatusCode.RESOURCE_EXHAUSTED
     reason = "MESSAGE_TOO_LARGE"
@@ -211,7 +211,7 @@ class _Bug(ServiceError):
 async def answered(
     method: str, context: aio.ServicerContext[Any, Any], reply: Coroutine[Any, Any, Any]
 ) -> Any:
-    """Await `reply`; end the call with the status of what it raises.
+    """Await `reply`; end the call with the status of its error.
 
     A cancellation that says `STOPPING` ends it with `Stopping`: gRPC does not know of it.
     """

@@ -86,7 +86,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _await_other_than(file: Path, address: str) -> str:
-    """The health once it is not what `file` says, which then says the new one."""
+    """The next health that differs from the one in `file`, which is updated."""
     last = file.read_text() if file.exists() else ""
     health = await_other(last, address)
     file.write_text(health)

@@ -24,7 +24,7 @@ _INTERACTIVE = ("PYTHONSTARTUP", "PYTHONINSPECT")
 
 
 def import_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """`environment` as a Python process that this one starts is to have it."""
+    """Environment for a Python process that this one starts."""
     left_out = {name for name in _FOLDERS if refusal(environment.get(name, "/")) is not None}
     left_out.update(_INTERACTIVE)
     kept = {name: value for name, value in environment.items() if name not in left_out}
@@ -43,7 +43,7 @@ def import_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def refused_folders(environment: Mapping[str, str]) -> dict[str, str]:
-    """Reasons for which folders are left out, by the variable, or by the folder of `PYTHONPATH`.
+    """Reasons to leave folders out, by variable, or by folder of `PYTHONPATH`.
 
     Of folders that are not there nothing is said.
     """
@@ -54,7 +54,7 @@ def refused_folders(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def refusal(path: str) -> str | None:
-    """Reason to import nothing from `path`; None where it is this user's or the system's."""
+    """Reason to import nothing from `path`; None if it belongs to this user or the system."""
     if not os.path.isabs(path):
         return "it is relative to the working directory"
     place = Path(path).resolve()

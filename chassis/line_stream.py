@@ -47,7 +47,7 @@ class LineStream(io.TextIOBase):
         atexit.register(self.drain)
 
     def write(self, text: str) -> int:
-        """Have `text`, one or more lines or a part of one, written, or drop it."""
+        """Write `text`, one or more lines or a part of one, or drop it."""
         raw = text.encode(errors=self.errors)
         with self._changed:
             if self._idle and self._write_at_once(raw):
@@ -66,7 +66,7 @@ class LineStream(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Do nothing: what was written is on its way."""
+        """Do nothing: text is written without a flush."""
 
     def drain(self, within_s: float = LAST_WORDS_S) -> None:
         """Wait until all is written, for `within_s` seconds at most."""

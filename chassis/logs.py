@@ -163,7 +163,7 @@ def _traceback(error: TracebackException) -> Iterator[str]:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, service, request_id, event and what `extra` held.
+    """One JSON object a line: time, level, service, request_id, event and the fields of `extra`.
 
     A key of `extra` that is taken gets `extra_` in front.
     """
@@ -244,7 +244,7 @@ def _report_dropped(formatter: logging.Formatter, lines: int) -> str:
 
 
 def unblock() -> bool:
-    """Have the process wait for no reader of its stdout and stderr, and fail of none.
+    """Make stdout and stderr neither wait for a reader nor fail without one.
 
     All that Python writes goes through a `LineStream`: logs, warnings, tracebacks, a last word. A
     stream that stands for another, as in tests, stays.

@@ -44,7 +44,7 @@ class Rules:
 
 
 class Candidate:
-    """One continuation, as far as its rows have come.
+    """One continuation of the prompt, up to its last row.
 
     Attributes:
         index: 0 to n - 1.
@@ -68,7 +68,7 @@ class Candidate:
     def __init__(
         self, index: int, rules: Rules, decoder: IncrementalDecoder, matcher: StopMatcher | None
     ) -> None:
-        """Begin an output; `matcher` is None where there are no stop strings."""
+        """Begin an output; `matcher` is None if there are no stop strings."""
         self.index = index
         self.expected = 0
         self.awaiting = False
@@ -79,7 +79,7 @@ class Candidate:
         self._matcher = matcher
 
     def rewind(self, ids: Iterable[int], text_length: int, *, finished: bool) -> None:
-        """Go on after what was delivered: output `ids` and `text_length` characters of text.
+        """Continue after delivered output: `ids` and `text_length` characters of text.
 
         Text that those ids give beyond what was delivered is unsent.
         """

@@ -24,7 +24,7 @@ class IncrementalDecoder(Protocol):
     """The text of one sequence of ids."""
 
     def feed(self, token_id: int) -> str:
-        """Take in an id; return the text that is now certain."""
+        """Process an id; return the text that is now final."""
         ...
 
     def held(self) -> str:

@@ -60,7 +60,7 @@ class PendingDelta:
         return bool(self.ids or self.text or self.prompt_scores or self.finish)
 
     def move_into(self, delta: detokenizer_pb2.TextDelta, piece: Callable[[int], bytes]) -> int:
-        """Write it, or the next part of it, into `delta`; what was written is no longer unsent.
+        """Move it, or the next part of it, into `delta`.
 
         Args:
             delta: names its candidate and nothing else.

@@ -34,7 +34,7 @@ class Registry:
         return len(self._requests)
 
     def register(self, register: detokenizer_pb2.Register, audience: Audience) -> Replays:
-        """Take in a request, or a later attempt at one; return what to ask of the model.
+        """Register a request, or a later attempt at one; return the replays to request.
 
         Rows are asked for where there may have been some: where the request was known, or where
         the router says what was delivered, be it nothing. An older attempt changes nothing.
@@ -66,7 +66,7 @@ class Registry:
             self.forget(request.handle, audience)
 
     def process(self, frame: TokenFrame) -> Replays:
-        """Take in a frame, which may be overwritten afterwards; return what to ask of the model."""
+        """Process a frame, which may be overwritten afterwards; return the replays to request."""
         replays: Replays = []
         # Lists of plain numbers: a numpy scalar for each field of each row would cost far more.
         alternatives: list[tuple[int, float]] = frame.alternatives.tolist()

@@ -1,4 +1,4 @@
-"""A request whose text is wanted: its candidates and the scores of its prompt.
+"""A registered request: its candidates and the scores of its prompt.
 
 Each prompt position is taken exactly once, in order.
 """
@@ -75,7 +75,7 @@ class Request:
         return Outcome.TAKEN
 
     def replay(self, candidate: Candidate) -> model_pb2.Replay | None:
-        """Ask for all rows that `candidate` has not had; None where it wants no more.
+        """Replay of all rows that `candidate` lacks; None if it wants no more.
 
         A finished candidate may still lack rows of the prompt, which come with candidate 0.
         """

@@ -1,4 +1,4 @@
-"""The detokenizer service, put together: vocabulary, registry, link to the model, servicer.
+"""Assembly of the detokenizer service: vocabulary, registry, link to the model, servicer.
 
 It is ready while it is joined to its model.
 """
@@ -64,7 +64,7 @@ def make_mount(settings: DetokenizerSettings) -> Mount:
 
 
 def read_vocabulary(folder: Path) -> tuple[Vocabulary, int]:
-    """Read how ids are spelled, and below which number they are.
+    """Read the vocabulary and its size.
 
     A model's vocabulary may be padded beyond its tokenizer's.
 
@@ -79,7 +79,7 @@ def read_vocabulary(folder: Path) -> tuple[Vocabulary, int]:
 
 
 def _padded_size(config: Path) -> int:
-    """The model's vocab_size; 0 where its configuration, which is the model's to check, is odd."""
+    """The model's vocab_size; 0 if its configuration, which the model checks, is malformed."""
     try:
         size = json.loads(config.read_text(encoding="utf-8"))["vocab_size"]
     except (OSError, ValueError, LookupError, TypeError):

@@ -1,4 +1,4 @@
-"""gRPC face of the detokenizer: leases for routers, and whole texts.
+"""gRPC interface of the detokenizer: Watch streams of routers, and whole texts.
 
 What a router registered through its Watch stream is dropped when the stream ends. When the service
 is to stop, all of them end at once with that reason.
@@ -111,7 +111,7 @@ class DetokenizerServicer(detokenizer_pb2_grpc.DetokenizerServiceServicer):
     async def Decode(  # noqa: N802  (name fixed by the proto)
         self, request: detokenizer_pb2.DecodeRequest, context: Context
     ) -> detokenizer_pb2.DecodeResponse:
-        """Turn ids into text, a slice at a time: streams are not held up."""
+        """Turn ids into text, a slice at a time, so that no stream waits."""
         ids = request.token_ids
         highest = max(ids, default=0)
         if highest >= self._vocab_size:

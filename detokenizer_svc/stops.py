@@ -115,7 +115,7 @@ class StopMatcher:
         self.held = ""
 
     def feed(self, text: str, *, armed: bool) -> tuple[str, str | None]:
-        """Take in the next part of the text.
+        """Process the next part of the text.
 
         Args:
             text: the part.
@@ -145,7 +145,7 @@ class SpecialNames:
     """Names of special tokens, to be found in stop strings."""
 
     def __init__(self, names: Iterable[tuple[str, int]]) -> None:
-        """Take in names with their ids; of two that are one name, the first counts."""
+        """Store names with their ids; of two equal names the first counts."""
         self._ids: dict[str, int] = {}
         self._lengths: dict[str, set[int]] = {}  # by first characters
         for name, token_id in names:
@@ -187,7 +187,7 @@ class SpecialMatcher(StopMatcher):
         self._spans: list[tuple[int, int]] = []  # first and end of the tokens in that state
 
     def feed_special(self, name: str, held: str, *, armed: bool) -> tuple[str, str | None]:
-        """Take in a special token that is left out of the text.
+        """Process a special token that is left out of the text.
 
         Args:
             name: its own text.
@@ -206,7 +206,7 @@ class SpecialMatcher(StopMatcher):
         return "", None
 
     def feed(self, text: str, *, armed: bool) -> tuple[str, str | None]:
-        """Take in the next part of the text, as `StopMatcher.feed` does."""
+        """Process the next part of the text, as `StopMatcher.feed` does."""
         if self._spelled is None:
             return super().feed(text, armed=armed)
         automaton, spelled, visible = self._automaton, self._spelled, self.held
@@ -248,7 +248,7 @@ class SpecialMatcher(StopMatcher):
         return None if any(first < start < end for first, end in self._spans) else stop
 
     def _visible_in(self, length: int) -> int:
-        """Count what of the last `length` characters spelled out is text that must be held back."""
+        """Number of visible characters, among the last `length` spelled out, to hold back."""
         spans = self._whole_in(length)
         if not spans:
             return 0
@@ -256,7 +256,7 @@ class SpecialMatcher(StopMatcher):
         return self._place - start - sum(end - first for first, end in spans)
 
     def _cut(self, visible: str, stop: str) -> str:
-        """Cut the text that `stop` ends; return the rest of what can be said."""
+        """Cut the text at `stop`; return the rest of the final text."""
         kept = visible[: max(0, len(visible) - self._visible_in(len(stop)))]
         if not self._include:
             return kept

@@ -1,4 +1,4 @@
-"""The layout of a token frame: what one engine step produced, as arrays.
+"""Layout of a token frame: the rows of one engine step, as arrays.
 
 A frame is bytes, little-endian, the same in shared memory and inside a message: a header of two
 uint32 (rows, alternatives), then `ROW` records, then `ALTERNATIVE` records. A reader of a frame

@@ -40,7 +40,7 @@ def read_tools(chat: generation_pb2.Chat) -> list[Any] | None:
 
 
 def read_arguments(chat: generation_pb2.Chat, own_functions: Collection[str]) -> dict[str, Any]:
-    """Further template variables, in the client's order or, of a Struct, in that of their names.
+    """Further template variables, in the client's order, or by name for a Struct.
 
     Args:
         own_functions: names that a template's own functions have.
@@ -173,7 +173,7 @@ def _struct_value(value: struct_pb2.Value) -> Any:
 
 
 def _number(number: float) -> float | int:
-    """Give back the integer that a Struct, which has only doubles, took away."""
+    """Restore an integer that a Struct, which has only doubles, made a double."""
     if not math.isfinite(number):
         raise InvalidRequest("chat.template_arguments", f"{number} is no finite number")
     whole = number.is_integer() and abs(number) <= _EXACT

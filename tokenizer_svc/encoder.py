@@ -1,4 +1,4 @@
-"""One worker's work on a prompt: render, encode, put the ids where the router wants them.
+"""Work on one prompt: render, encode, and place the ids.
 
 Ids are written only inside the slab that the request names, and before it is answered.
 """
@@ -29,7 +29,7 @@ class Slabs:
         self._files = PeerFiles(folder, writable=True)
 
     def prove(self, arena: memory_pb2.SharedFile) -> memory_pb2.SharedProof:
-        """Map an arena writable and answer its nonce; an empty proof where that fails."""
+        """Map an arena writable and answer its nonce; an empty proof if that fails."""
         return self._files.prove(arena)
 
     def write(self, slab: memory_pb2.Span, ids: array[int]) -> bool:

@@ -43,7 +43,7 @@ class JobQueue(Generic[J]):
         self._waiting[of_class].append((self._arrivals + _PASSING[of_class], job))
 
     def put_back(self, job: J, of_class: int) -> None:
-        """Add a job that was taken and could not be done; it is next of its class."""
+        """Put a job back that could not be done; it is next of its class."""
         self.finish(job)
         self._waiting[of_class].appendleft((0, job))
 
@@ -57,7 +57,7 @@ class JobQueue(Generic[J]):
         return False
 
     def pop(self, alive: int) -> J | None:
-        """Give a free worker its next job, or None where none may start now.
+        """Next job for a free worker; None if none may start now.
 
         Args:
             alive: workers that there are now, busy ones too.
@@ -76,7 +76,7 @@ class JobQueue(Generic[J]):
         return any(self._waiting[:of_class])
 
     def take_smaller(self, of_class: int) -> J | None:
-        """Give a worker that has interrupted a job of `of_class` one of a lower class, if any."""
+        """Job of a lower class for a worker that paused one of `of_class`, or None."""
         smaller = self._next_class(of_class)
         return None if smaller is None else self._waiting[smaller].popleft()[1]
 

@@ -133,7 +133,7 @@ class Pool:
         return answer
 
     def _hand_out(self) -> None:
-        """Give idle workers jobs; where small ones are left, have large ones paused."""
+        """Give idle workers jobs; if small ones are left, pause large ones."""
         if not self._queue:
             return
         while self._idle and (job := self._queue.pop(self._alive)) is not None:
@@ -145,7 +145,7 @@ class Pool:
                 worker.send(Kind.PAUSE)
 
     def _recall(self, worker: WorkerProcess, job: _Job) -> None:
-        """Have `worker` let go of `job`, or end."""
+        """Cancel `job` in `worker`, or end the worker."""
         worker.send(Kind.RECALL)
         asyncio.get_running_loop().call_later(RECALL_GRACE_S, self._kill, worker, job)
 
@@ -154,7 +154,7 @@ class Pool:
             worker.kill()
 
     async def _keep_worker(self, first_loaded: asyncio.Future[None]) -> None:
-        """Keep one worker running, a new one after each that ends."""
+        """Run one worker, a new one after each that ends."""
         cause: Cause | None = None
         while True:
             worker = WorkerProcess(self._folder)
@@ -262,7 +262,7 @@ class Pool:
         self._give_back(job)
 
     def _give_back(self, job: _Job) -> None:
-        """Put a job that no worker has any more back into the queue, where there is a use."""
+        """Put a job that its worker lost back into the queue, if it is still wanted."""
         if job.deaths < _MOST_DEATHS and not job.abandoned:
             self._queue.put_back(job, job.size_class)
         else:

@@ -34,7 +34,7 @@ class Refusal(jinja2.TemplateError):
 
 
 class TookTooLong(BaseException):
-    """The block ran into its time limit; no template or filter catches it."""
+    """The block exceeded its time limit; no template or filter catches this."""
 
 
 class Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):

@@ -1,4 +1,4 @@
-"""The tokenizer service, put together: pool, metrics, servicer.
+"""Assembly of the tokenizer service: pool, metrics, servicer.
 
 It is ready from the moment all workers have loaded.
 """

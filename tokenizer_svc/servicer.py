@@ -70,7 +70,7 @@ class TokenizerMetrics:
 
 
 class EncodeCall(NamedTuple):
-    """A request to encode, with the bytes that it came as, which a worker gets unchanged."""
+    """A request to encode, with its bytes, which a worker gets unchanged."""
 
     request: tokenizer_pb2.EncodeRequest
     raw: bytes

@@ -26,7 +26,7 @@ from tokenizer_svc.wire import Kind
 
 
 class Recalled(asyncio.CancelledError):
-    """The service wants no answer any more."""
+    """The service has cancelled the request."""
 
 
 class Worker:

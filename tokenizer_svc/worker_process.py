@@ -93,7 +93,7 @@ class WorkerProcess:
         return int(os.pread(self._statm, 256, 0).split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
     def kill(self) -> None:
-        """Have the process end, whatever it does."""
+        """End the process, whatever it does."""
         if not self.ended:
             self.killed = True
             self._process.kill()
@@ -104,7 +104,7 @@ class WorkerProcess:
         return self._exit.done()
 
     def on_exit(self, call: Callable[[], None]) -> None:
-        """Have `call` called once the process has ended."""
+        """Call `call` once the process has ended."""
         self._exit.add_done_callback(lambda _: call())
 
     def end(self) -> None:

@@ -1,4 +1,4 @@
-"""Ask a running deployment who takes part in it and how it does.
+"""State of a running deployment: its services, models and load.
 
 The router is asked first and names the others; one of those that cannot be reached from here is
 reported as the router sees it, without details that only it knows. A proxy may pass on only what
@@ -61,7 +61,7 @@ class ServiceState:
 
     @property
     def reached(self) -> bool:
-        """True where it answered this survey itself."""
+        """True if it answered by itself."""
         return self.uptime_s is not None
 
 

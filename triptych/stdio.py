@@ -1,4 +1,4 @@
-"""The standard streams of a command, whatever state they were handed over in.
+"""Standard streams of a command, in any state that its caller left them in.
 
 A closed stream is one to /dev/null: a command without a reader does its work all the same, and no
 socket gets the number of a standard stream. What an encoding lacks is written as an escape such as
@@ -15,7 +15,7 @@ from typing import TextIO
 
 
 def prepare() -> None:
-    """Open what is closed, and let no character fail."""
+    """Open closed streams, and let no character fail."""
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(number, True)
     os.close(number)
@@ -33,7 +33,7 @@ def _on_error(stream: TextIO, handler: str) -> None:
 
 
 def finish() -> None:
-    """Write out what is buffered; after a failure, let nothing be tried again at the very end.
+    """Write the buffers out; after a failure, prevent another try at exit.
 
     Raises:
         OSError: stdout takes no more.

@@ -1,4 +1,4 @@
-"""Every call of a service: its request is read, checked and parsed, its end counted and answered.
+"""Calls of a service: each request is read, checked and parsed, each end counted and answered.
 
 A request's bytes are dropped once they are parsed; what would be held beyond the bound is refused.
 """
@@ -45,7 +45,7 @@ _CUT_OFF_S = 0.1  # it does so right after the request seems to be missing
 
 
 class CallInterceptor(aio.ServerInterceptor):
-    """Carries each call of a server to its end.
+    """Runs each call of a server, from its request to its status.
 
     Attributes:
         checks: by full method name, what its requests are checked with before they are parsed.
@@ -273,7 +273,7 @@ class _Record:
 
 
 def outcome_of(error: BaseException | None, context: Context) -> str:
-    """One word for how a call ended: `ok`, the reason of its error, or who ended it."""
+    """Outcome of a call in one word: `ok`, the reason of its error, or the side that ended it."""
     error = cause_of(error) if isinstance(error, Exception) else error
     if error is None:
         return "ok"

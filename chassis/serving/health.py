@@ -36,14 +36,14 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         self._ended = False
 
     def set(self, services: Iterable[str], *, serving: bool) -> None:
-        """Say of `services` whether they serve; ignored once the service ends."""
+        """Set the health of `services`; ignored once the service ends."""
         if not self._ended:
             status = Response.SERVING if serving else Response.NOT_SERVING
             self._statuses.update(dict.fromkeys(services, status))
             self._wake()
 
     def end(self) -> None:
-        """Say for good that nothing serves, and let the watchers go."""
+        """Set NOT_SERVING for good, and end the watches."""
         self.set(list(self._statuses), serving=False)
         self._ended = True
 

@@ -38,7 +38,7 @@ class Intake:
 
 
 class Hold:
-    """The bytes of one request, until they are let go."""
+    """The bytes of one request, until they are released."""
 
     def __init__(self, intake: Intake, size: int) -> None:
         """Take `size` bytes of `intake`, as `hold_request` says."""
@@ -49,7 +49,7 @@ class Hold:
         self._size = size
 
     def let_go(self) -> None:
-        """Hold them no more; nothing where that was done."""
+        """Release the bytes, once."""
         self._intake.held_bytes -= self._size
         self._size = 0
 
@@ -69,7 +69,7 @@ def hold_request(intake: Intake, size: int) -> Hold:
 
 
 def let_request_go() -> None:
-    """Count the bytes of the running call's request as held no more."""
+    """Release the bytes of the running call's request."""
     hold = _hold.get(None)
     if hold is not None:
         hold.let_go()

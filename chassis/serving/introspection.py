@@ -27,14 +27,14 @@ def triptych_version() -> str:
 
 
 def transport(shared: bool) -> service_pb2.Transport.ValueType:
-    """The name of how bulk data travels."""
+    """Name of the transport of bulk data."""
     if shared:
         return service_pb2.TRANSPORT_SHARED_MEMORY
     return service_pb2.TRANSPORT_INLINE
 
 
 def medium(shared: bool) -> str:
-    """The name of how bulk data travels in words, for the log."""
+    """Name of the transport of bulk data, for the log."""
     return "shared memory" if shared else "messages"
 
 
@@ -48,7 +48,7 @@ class Identity:
 
 
 def identify(service: str, restarts: int) -> Identity:
-    """The identity of this process as `service`, from now on; it was started again so often."""
+    """Identity of this process as `service`, after so many `restarts`."""
     return Identity(service, time.monotonic(), restarts)
 
 

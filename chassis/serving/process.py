@@ -1,4 +1,4 @@
-"""A process's ties to those around it: its parent, its orphans, its streams, its signals."""
+"""Parent, orphans, standard streams and signals of a process."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def unless_ignored(numbers: Iterable[signal.Signals]) -> list[signal.Signals]:
 
 
 def reap_orphans() -> None:
-    """Go on in a child where this process adopts orphans, which then does nothing but reap them.
+    """Fork if this process adopts orphans: the child goes on, the parent only reaps.
 
     The first process of a container adopts each process whose parent ends, and so does a
     subreaper. Reaping them beside one's own children would take the exit codes that others wait
@@ -85,7 +85,7 @@ def _adopts_orphans() -> bool:
 
 
 def _take_terminal() -> None:
-    """Have the terminal send its signals here only, and not twice by way of the parent."""
+    """Receive a terminal's signals directly, and not once more through the parent."""
     os.setpgid(0, 0)
     before = signal.signal(signal.SIGTTOU, signal.SIG_IGN)
     with suppress(OSError):  # there is no terminal

@@ -102,7 +102,7 @@ class Host:
         self._health.set(("", *self.services), serving=ready)
 
     def end(self, why: BaseException) -> None:
-        """Have the process end with `why`; the first reason counts."""
+        """End the process with `why`; the first reason counts."""
         if not self.ended.done():
             self.ended.set_exception(why)
 
@@ -134,7 +134,7 @@ Mount = Callable[[Host], AbstractAsyncContextManager[None]]
 
 @dataclass(frozen=True)
 class Serving:
-    """A running server: where it is bound, and what ends when it cannot go on."""
+    """A running server: its address, and a future that ends when it cannot go on."""
 
     address: str
     ended: asyncio.Future[None]
@@ -206,7 +206,7 @@ def _options(settings: config.ServiceSettings) -> list[tuple[str, int]]:
 
 
 def _add_own_services(identity: Identity, host: Host) -> None:
-    """Add what every service answers, beside what its mount has added."""
+    """Add the services that every server has, beside those of its mount."""
     introspection = Introspection(identity, host.registry, lambda: host.list_links())
     service_pb2_grpc.add_IntrospectionServiceServicer_to_server(introspection, host.server)
     add_health(host.server, host._health)
@@ -217,7 +217,7 @@ def _add_own_services(identity: Identity, host: Host) -> None:
 
 
 def _own_checks() -> dict[str, Check]:
-    """Checks of what every service answers."""
+    """Checks of the requests to them."""
     name = wire.Bound(each_bytes=_MOST_NAME_BYTES)
     health = health_pb2.HealthCheckRequest.DESCRIPTOR
     nothing = service_pb2.DescribeRequest.DESCRIPTOR

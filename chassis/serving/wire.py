@@ -60,7 +60,7 @@ class Bound:
     depth: int | None = None
 
     def inside(self, *, counted: bool) -> Bound:
-        """The bound of what a google.protobuf.Struct with this bound holds."""
+        """Bound of the values in a google.protobuf.Struct with this bound."""
         return Bound(count=self.count if counted else None, depth=self.depth)
 
 
@@ -231,7 +231,7 @@ class _Scan:
 
 
 def json_depth(text: bytes, most: int) -> int:
-    """Levels of arrays and objects in JSON: above `most` where there are more than that.
+    """Levels of arrays and objects in JSON; some number above `most` if there are more.
 
     A number that is not above it may be too small. Brackets that nothing closes count, because a
     parser goes down for them too.
@@ -252,7 +252,7 @@ def json_depth(text: bytes, most: int) -> int:
 
 
 def _opened(wire_type: int) -> int:
-    """Count the groups that a tag opens, -1 where it ends one.
+    """Number of groups that a tag opens; -1 if it ends one.
 
     Raises:
         DecodeError: the wire type does not exist.
@@ -263,7 +263,7 @@ def _opened(wire_type: int) -> int:
 
 
 def _varint(raw: bytes, at: int, end: int) -> tuple[int, int]:
-    """The number at `at`, and where it ends.
+    """The number at `at`, and its end.
 
     Raises:
         DecodeError: it does not end.

@@ -44,7 +44,7 @@ class DecoderSteps:
         return DecoderSteps(map(copy.copy, self._steps))
 
     def push(self, token: str) -> str:
-        """Take in a token; return the text that is now certain."""
+        """Process a token; return the text that is now final."""
         tokens: Iterable[str] = (token,)
         for step in self._steps:
             tokens = [given for taken in tokens for given in step.push(taken)]

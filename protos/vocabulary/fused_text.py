@@ -1,4 +1,4 @@
-"""Steps of a decoder after Fuse: the whole text is their only token, and comes in parts.
+"""Steps of a decoder after Fuse: their only token is the whole text, in parts.
 
 Each is a `Step`, as `decoder_steps` applies them.
 """
@@ -27,7 +27,7 @@ class Step(Protocol):
     """One step; its state is copied by `copy.copy`."""
 
     def push(self, token: str) -> Iterable[str]:
-        """Take in a token; return those that are now certain."""
+        """Process a token; return the tokens that are now final."""
         ...
 
     def end(self) -> Iterable[str]:

@@ -147,7 +147,7 @@ def _characters_before_a_mark(
 
 
 def _holds(tokenizer: Tokenizer, cuts: Cuts) -> bool:
-    """Compare a sample's pieces, as small as they get, with the whole of it."""
+    """Compare the ids of a sample's smallest pieces with those of the whole."""
     pieces = [_SAMPLE[begin:end] for begin, end in cuts.spans(_SAMPLE, 1)]
     try:
         with refuse_failures("text", "the tokenizer"):

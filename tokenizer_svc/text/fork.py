@@ -22,18 +22,18 @@ _CONTEXT = multiprocessing.get_context("fork")
 
 
 class Between(Protocol):
-    """Called where work can be interrupted; what it raises ends the work."""
+    """Callback at points where work can be interrupted; an exception ends the work."""
 
     def __call__(self, until: int | None = None) -> None:
-        """Do what else there is to do; more of it until descriptor `until`, if any, is readable."""
+        """Do other work; more of it until descriptor `until`, if given, is readable."""
 
 
 class ComputationFailed(Exception):
-    """The computation raised what this says."""
+    """The computation failed; the message is its error."""
 
 
 def compute_in_fork(compute: Callable[[], array[int]], between: Between) -> array[int]:
-    """Give the result of `compute`.
+    """Run `compute` in a fork, and return its result.
 
     This process ends where the fork is killed or cannot start, for instance for want of memory.
 

@@ -1,4 +1,4 @@
-"""Text to ids; a long text in pieces, and of those no more than is needed.
+"""Text to ids; a long text in pieces, only as many as needed.
 
 The ids are those of the whole text, however it is cut.
 """
@@ -40,7 +40,7 @@ class Wanted:
 
 
 class TextEncoder:
-    """A tokenizer, and where it lets a text be cut.
+    """A tokenizer, and the places at which its texts can be cut.
 
     Attributes:
         most_bytes_per_id: bytes of text that one id stands for at most; 0: not known.
@@ -95,7 +95,7 @@ class TextEncoder:
         return compute_in_fork(lambda: self.whole(text, special=special), between)
 
     def _encode_pieces(self, text: str, wanted: Wanted, between: Between) -> array[int]:
-        """Encode from the start, until there is more than is wanted."""
+        """Encode from the start, until there are more ids than wanted."""
         before, after = self._around if wanted.special else (array("i"), array("i"))
         ids = array("i", before)
         for begin, end in self._spans(text):
@@ -106,7 +106,7 @@ class TextEncoder:
         return ids + after
 
     def _encode_end(self, text: str, wanted: Wanted, between: Between) -> array[int]:
-        """Encode from the end, until there is all that is kept."""
+        """Encode from the end, until there are all ids to keep."""
         before, after = self._around if wanted.special else (array("i"), array("i"))
         parts = [after]
         missing = wanted.last - len(after)

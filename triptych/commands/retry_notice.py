@@ -18,14 +18,14 @@ RETRY_S = 2.0
 
 
 def show(error: Unavailable, _pause_s: float) -> None:
-    """Say on a terminal, once a call, that it is waiting; what `Client` takes as `on_retry`."""
+    """Report on a terminal, once a call, that it is waiting; for `Client(on_retry=…)`."""
     if error.tries == 1 and sys.stderr.isatty():
         found = error.message if error.reason else "nothing answers yet"
         stdio.complain(f"{error.address}: {found}; trying again")
 
 
 def look_up(address: str) -> None:
-    """See to it that the host has an address, before anything is sent there.
+    """Check that the host has an address, before anything is sent there.
 
     Raises:
         OptionError: it has none; no later try would find one.

@@ -1,4 +1,4 @@
-"""Sampling where the user does not choose: as the model's checkpoint recommends."""
+"""Default sampling: the recommendation of the model's checkpoint."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def find_model(client: Client, options: Options) -> Model | None:
 
 
 def adopt(options: Options, model: Model) -> Options:
-    """`options`, and what the checkpoint of `model` recommends where they say nothing."""
+    """`options`, completed by the recommendations of the checkpoint of `model`."""
     recommended = {
         name: value
         for name, value in model.generation_defaults.items()

@@ -187,7 +187,7 @@ def serve(  # noqa: PLR0913  (one parameter an option)
 
 
 def _prepare_process() -> None:
-    """Keep the process from failing of what is around it."""
+    """Make the process independent of its surroundings."""
     # Read by gRPC's C library when it is loaded, here and in the services; what it writes by itself
     # is for its developers.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")

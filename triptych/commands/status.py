@@ -1,4 +1,4 @@
-"""`triptych status`: who takes part in a deployment, and how busy it is."""
+"""`triptych status`: the services of a deployment, and its load."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def _counted(counts: Mapping[str, int]) -> str:
 
 
 def _notes(seen: DeploymentStatus) -> Iterator[str]:
-    """Recoveries, and what is not as it seems."""
+    """Recoveries, and remarks about the figures."""
     done = seen.recovery
     recovered = {
         "resubmitted": done.resubmissions,

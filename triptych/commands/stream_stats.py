@@ -24,7 +24,7 @@ class StreamStats:
     usage: Usage | None = None
 
     def see(self, delta: Delta) -> None:
-        """Take in the next message."""
+        """Add the next message."""
         self.last = time.perf_counter()
         self.first = self.first or self.last
         self.request_id = delta.request_id

@@ -1,4 +1,4 @@
-"""The machine that sends the load, which is the server's too where the address is local."""
+"""The machine that sends the load, also the server's if the address is local."""
 
 from __future__ import annotations
 

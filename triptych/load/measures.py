@@ -1,4 +1,4 @@
-"""From the times of single requests to the figures of a run.
+"""Figures of a run, from the times of its requests.
 
 TTFT runs from sending to the first message, TPOT is the time from the first message to the last
 over the tokens after the first, end-to-end runs from sending to the last message.

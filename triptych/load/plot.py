@@ -13,7 +13,7 @@ _HEADROOM = 1.1  # of the vertical axis, over the highest point
 
 
 def require_format(path: Path) -> None:
-    """Refuse, before the load is run, a picture that could not be drawn after it.
+    """Refuse a picture that cannot be drawn, before the load is run.
 
     Args:
         path: of the picture; its ending decides the format, and PNG is drawn where it has none.

@@ -1,4 +1,4 @@
-"""Run the four services of a deployment on this machine, as children of one process.
+"""Supervisor of a deployment's four services on this machine.
 
 The supervisor never touches a request: it starts, watches and stops.
 """

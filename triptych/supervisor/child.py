@@ -1,4 +1,4 @@
-"""One service as a child process: started, listened to, stopped, as often as it takes.
+"""One service as a child process: start, output, stop, restart.
 
 It runs in a session of its own, so that Ctrl-C in the terminal reaches the supervisor alone, which
 then stops the services in their order. Once stopped it is not started again.

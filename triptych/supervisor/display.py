@@ -22,10 +22,10 @@ _LOADING = "loading weights"
 
 class _Loading(Protocol):
     def update(self, what: str, done_bytes: int, total_bytes: int) -> None:
-        """Show that so much of `what` is done."""
+        """Show the progress of `what`."""
 
     def drop(self, what: str) -> None:
-        """Forget how far `what` was."""
+        """Forget the progress of `what`."""
 
     def close(self) -> None:
         """Leave the terminal as it was."""
@@ -66,7 +66,7 @@ class Display:
         )
 
     def ended(self, plan: ServicePlan) -> None:
-        """Show no more of what a process was doing."""
+        """Drop the progress of a process."""
         self._loading.drop(_what_loads(plan))
 
     def write(self, line: str) -> None:

@@ -1,4 +1,4 @@
-"""The services' log lines, read back and shown to people, and the supervisor's among them."""
+"""Log lines of the services and the supervisor, parsed and formatted for people."""
 
 from __future__ import annotations
 

@@ -236,7 +236,7 @@ def _level(prefix: str, deployment: Deployment, environment: Mapping[str, str]) 
 
 
 def _seconds(text: str | None) -> float | None:
-    """Seconds that `text` names; None where it names none, or what the service will refuse."""
+    """Seconds in `text`; None if it has none, or a value that the service will refuse."""
     try:
         seconds = float(text or "")
     except ValueError:

@@ -1,4 +1,4 @@
-"""The largest request that a deployment's router need take.
+"""Limit of the size of requests to a deployment's router.
 
 gRPC holds a whole message before the router can look at it, so many large ones at once would fill
 the memory. No legal request is larger than this limit.

@@ -1,4 +1,4 @@
-"""The life of a deployment: start all services at once, say when it is ready, stop all.
+"""Life cycle of a deployment: start all services at once, announce readiness, stop all.
 
 Whatever ends it, no service is left running and no file is left behind. A service that ends by
 itself is started again, unless it ends before the deployment was ready.
@@ -191,13 +191,13 @@ class Supervisor:
                 watch.cancel()
 
     async def _stop_all(self) -> None:
-        """Stop each service before those that it works with, so that none sees another vanish."""
+        """Stop each service before its peers, so that none loses another."""
         for stage in _STAGES:
             stopped = [child for child in self.children if child.plan.service in stage]
             await asyncio.gather(*(child.stop(self._grace_of(child)) for child in stopped))
 
     def _grace_of(self, child: Child) -> float:
-        """Seconds it gets to end: what the operator gave its calls, and some to close."""
+        """Seconds for its end: the operator's grace for calls, and some to close."""
         grace_s = child.plan.grace_s
         return self._grace_s if grace_s is None else grace_s + _CLOSING_S
 

@@ -98,7 +98,7 @@ def shown(monkeypatch, *services, load=None, **recovery):
     async def take(_address):
         return seen
 
-    monkeypatch.setattr(deployment_status, "take", take)
+    monkeypatch.setattr(deployment_status, "collect", take)
     ended = status()
     return ended.stdout.splitlines(), ended.exit_code
 
