@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+from types import SimpleNamespace
+
 import pytest
+import torch
 from support.fakes.bench import FakeBench, cpu
 
-from bench.kernels.measuring.timing import sets_needed, time_calls
+from bench.kernels.measuring.timing import gpu, sets_needed, time_calls
 
 
 def test_operands_take_turns_in_each_measured_function() -> None:
@@ -32,3 +36,16 @@ def test_operands_are_so_many_that_the_cache_is_moved_over_several_times() -> No
 
     assert sets_needed(device, 10) == 24
     assert sets_needed(device, 1000) == 2
+
+
+def test_the_gpu_is_timed_by_tritons_function_for_cuda_graphs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda _: SimpleNamespace(L2_cache_size=60)
+    )
+
+    device = gpu()
+
+    assert (device.kind, device.cache_bytes) == ("cuda", 60)
+    inspect.signature(device.bench).bind(lambda: None, rep=1.0, return_mode="all")

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from bench.kernels.__main__ import worker_client
 from bench.kernels.measuring.worker_client import Lost, WorkerClient
 
 ANSWERED = iter(range(10))
@@ -75,4 +76,13 @@ def test_a_worker_that_cannot_start_is_lost() -> None:
 
     with pytest.raises(Lost, match="ModuleNotFoundError: no driver"):
         client.ask({"do": "count"})
+    client.close()
+
+
+def test_the_real_worker_names_the_missing_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    client = worker_client()
+
+    with pytest.raises(Lost, match=r"CUDA|NVIDIA"):
+        client.ask({"ceiling": "copy"})
     client.close()
