@@ -32,10 +32,10 @@ class Running:
         self._changed = asyncio.Event()
         self._processes = 2 + 2 * deployment.replicas
         display = Display(io.StringIO(), log_format="text")
-        display.say = self._say
+        display.write = self._write
         self.task = asyncio.create_task(supervise(deployment, display, self._announce))
 
-    def _say(self, line: str) -> None:
+    def _write(self, line: str) -> None:
         self.shown.append(line)
         self._wake()
 

@@ -128,7 +128,7 @@ async def test_one_that_cannot_even_be_started_is_tried_again(deployment, monkey
 
 
 async def test_a_signal_during_a_backoff_stops_all_at_once(deployment, monkeypatch):
-    monkeypatch.setattr(module, "Backoff", Never)
+    monkeypatch.setattr(module, "RestartBackoff", Never)
     async with run(deployment) as running:
         os.kill(children()["model"][0], signal.SIGKILL)
         await told_again(running, "model")
