@@ -64,7 +64,7 @@ class DetokenizerServicer(detokenizer_pb2_grpc.DetokenizerServiceServicer):
     def tell(self, state: LinkState) -> None:
         """Send the state of the link to the model to all routers."""
         for outbox in self._outboxes:
-            outbox.say(_upstream(state))
+            outbox.send(_upstream(state))
 
     async def Watch(  # type: ignore[override]  # noqa: N802  (name fixed by the proto)
         self, requests: Any, context: Context
@@ -80,8 +80,8 @@ class DetokenizerServicer(detokenizer_pb2_grpc.DetokenizerServiceServicer):
         router = f"{request.listen.router:#010x}"
         listening = detokenizer_pb2.Listening(vocab_size=self._vocab_size)
         outbox = DeltaSender(self._spelling.piece)
-        outbox.say(detokenizer_pb2.WatchResponse(listening=listening))
-        outbox.say(_upstream(self._link.state))
+        outbox.send(detokenizer_pb2.WatchResponse(listening=listening))
+        outbox.send(_upstream(self._link.state))
         self._outboxes.add(outbox)
         log.info("router connected", extra={"router": router})
         try:
@@ -106,7 +106,7 @@ class DetokenizerServicer(detokenizer_pb2_grpc.DetokenizerServiceServicer):
             self._link.metrics.renewals.inc()
         self._link.ask(replays)
         registered = detokenizer_pb2.Registered(handle=register.handle, attempt=register.attempt)
-        outbox.say(detokenizer_pb2.WatchResponse(registered=registered))
+        outbox.send(detokenizer_pb2.WatchResponse(registered=registered))
 
     async def Decode(  # noqa: N802  (name fixed by the proto)
         self, request: detokenizer_pb2.DecodeRequest, context: Context

@@ -28,7 +28,7 @@ class DeltaSender:
         self._mailbox: Mailbox[detokenizer_pb2.WatchResponse] = Mailbox(self._take_text)
         self.take = self._mailbox.take
 
-    def say(self, response: detokenizer_pb2.WatchResponse) -> None:
+    def send(self, response: detokenizer_pb2.WatchResponse) -> None:
         """Send `response` after those said before, and before any text."""
         self._mailbox.put(response)
 

@@ -63,7 +63,7 @@ async def test_what_is_said_comes_before_text() -> None:
     step(request(outbox), 0)
     for handle in (1, 2):
         registered = detokenizer_pb2.Registered(handle=handle)
-        outbox.say(detokenizer_pb2.WatchResponse(registered=registered))
+        outbox.send(detokenizer_pb2.WatchResponse(registered=registered))
     kinds = [await outbox.take() for _ in range(3)]
     assert [kind.registered.handle for kind in kinds] == [1, 2, 0]
     assert kinds[2].WhichOneof("message") == "text"
