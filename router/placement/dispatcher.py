@@ -22,14 +22,13 @@ from router.admission.forecast import Late
 from router.admission.ledger import Ledger
 from router.admission.queue import AdmissionQueue, QueueFull
 from router.placement.attempt import release_place
+from router.placement.model_limits import AWAY, ModelLimits
 from router.placement.replica import Change, Replica
 from router.requests.request import RouterRequest
 from router.requests.results import ModelInfo
-from router.requests.validation import Limits
 
 log = logging.getLogger(__name__)
 
-_AWAY = "no replica is there"
 _RETRY_LEAST_S, _RETRY_MOST_S = 1.0, 30.0
 
 
@@ -82,10 +81,10 @@ class Dispatcher:
         self._recovery_s = recovery_s
         self._ready_changed = ready_changed
         self._waiters: dict[Ticket, _Waiter] = {}
-        self._known = asyncio.Event()  # a replica has described its model
         self._change = asyncio.Event()  # set for a moment at each change of a replica
         self._serving: list[bool] = []
-        self._limits: Limits | None = None
+        self._model = ModelLimits(recovery_s)
+        self.limits = self._model.wait
         self._hurried = 0  # waiters that have a deadline
         self._deadlines: Deadlines[Replica] = Deadlines()
         self._look_again: asyncio.TimerHandle | None = None
@@ -112,35 +111,16 @@ class Dispatcher:
 
     def serves(self, replica: Replica) -> bool:
         """Tell whether `replica` takes requests for this deployment's model."""
-        model = replica.model.info
-        known = self._limits.model if self._limits else None
-        return replica.ready and model is not None and model.name == known
+        return replica.ready and self._model.fits(replica.model.info)
 
     @property
     def prompt_ids(self) -> int:
         """Ids that a prompt may have; 0: no replica has described its model."""
-        return self._limits.most_tokens if self._limits else 0
-
-    async def limits(self) -> Limits:
-        """The limits of the model, once a replica has described it.
-
-        Raises:
-            Unavailable: none did within the recovery limit.
-        """
-        if self._limits is None:
-            try:
-                async with asyncio.timeout(self._recovery_s):
-                    await self._known.wait()
-            except TimeoutError:
-                raise Unavailable(_AWAY) from None
-        assert self._limits is not None
-        return self._limits
+        return self._model.known.most_tokens if self._model.known else 0
 
     def model(self) -> ModelInfo | None:
         """The deployment's model, once a replica has described it."""
-        models = (replica.model.info for replica in self.replicas)
-        known = self._limits.model if self._limits else None
-        return next((model for model in models if model and model.name == known), None)
+        return next((r.model.info for r in self.replicas if self._model.fits(r.model.info)), None)
 
     async def any_replica(self) -> Replica:
         """Any replica with a detokenizer, once there is one."""
@@ -200,7 +180,7 @@ class Dispatcher:
                 taken = True
                 return placement
         except TimeoutError:
-            raise Unavailable(_AWAY) from None
+            raise Unavailable(AWAY) from None
         finally:
             if self._waiters.pop(ticket, None) is not None:
                 self._hurried -= ticket.deadline is not None
@@ -210,7 +190,7 @@ class Dispatcher:
     def update(self, change: Change = Change.ROOM) -> None:
         """Act on a change of a replica: move stranded requests, admit waiting ones."""
         if change is Change.MODEL:
-            self._learn_limits()
+            self._model.learn([replica.model for replica in self.replicas])
             self._refresh_demands()
         self._change.set()
         self._change.clear()
@@ -239,24 +219,6 @@ class Dispatcher:
     def _refresh_demands(self) -> None:
         for ticket, waiter in self._waiters.items():
             ticket.demand = waiter.ask()
-
-    def _learn_limits(self) -> None:
-        """Read the models of the replicas; the first names the deployment's model."""
-        links = [replica.model for replica in self.replicas]
-        models = [(link.info, link.kv_slots) for link in links if link.info is not None]
-        name = self._limits.model if self._limits else models[0][0].name
-        fitting = [(model, slots) for model, slots in models if model.name == name]
-        if len(fitting) < len(models):
-            log.error("a replica runs another model and is left out", extra={"model": name})
-        if fitting:
-            self._limits = Limits(
-                model=name,
-                context_length=min(model.context_length for model, _ in fitting),
-                vocab_size=min(model.vocab_size for model, _ in fitting),
-                kv_slots=min(slots for _, slots in fitting),
-                defaults=fitting[0][0].defaults,
-            )
-            self._known.set()
 
     def _give_up(self, ticket: Ticket, grant: asyncio.Future[Placement]) -> None:
         self._queue.leave(ticket)

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import itertools
 import logging
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import grpc
@@ -28,12 +27,13 @@ from router.links.detokenizer_link import DetokenizerLink
 from router.links.model_link import ModelLink
 from router.links.peer_errors import ReplicaLost
 from router.metrics import RecoveryMetrics
-from router.placement.attempt import Attempt, Links
+from router.placement.attempt import Links
+from router.placement.attempts import Attempts
 from router.placement.crash_check import CrashCheck
 from router.placement.detokenizer_timeout import DetokenizerAway, DetokenizerTimeout
 from router.requests.prompt_arena import PromptArena
 from router.requests.request import RouterRequest
-from router.requests.results import Delta, ReplicaLoad
+from router.requests.results import ReplicaLoad
 from router.settings import RecoveryTimeouts, ReplicaAddress
 
 log = logging.getLogger(__name__)
@@ -82,14 +82,12 @@ class Replica:
         self.router_id = secrets.randbits(32)
         self._notify = notify
         self._metrics = metrics
-        self._attempts: dict[int, Attempt] = {}  # by handle
-        self._steps = itertools.count()
         self._timeout = DetokenizerTimeout(timeouts, self.apply)
         self._crashes = CrashCheck(metrics, timeouts.recovery_s)
         self.check = self._crashes.check
         self.model = ModelLink(channels.model, arena, lambda: self.router_id, self.apply)
         self.detokenizer = DetokenizerLink(channels.detokenizer, lambda: self.router_id, self.apply)
-        self._links = Links(self.model, self.detokenizer)
+        self._attempts = Attempts(Links(self.model, self.detokenizer), metrics)
 
     async def run_links(self) -> None:
         """Keep both links up until cancelled."""
@@ -119,7 +117,7 @@ class Replica:
             ReplicaLost: the replica was lost before the end.
         """
         request.handle = self.router_id << 32 | request.number
-        attempt = Attempt(request, ledger, ticket, self._links, self._attempts)
+        attempt = self._attempts.begin(request, ledger, ticket)
         try:
             self._check_links(ledger)
             attempt.register()
@@ -143,13 +141,13 @@ class Replica:
         """Apply an event of a link or of the timeout, then notify the owner."""
         match event:
             case events.Text():
-                if not self._receive(event.deltas):
+                if not self._receive(event):
                     return
             case events.Registered():
-                self._mark_registered(event)
+                self._attempts.mark_registered(event)
                 return
             case events.SubmitRefused():
-                self._refuse(event)
+                self._attempts.refuse(event)
                 return
             case events.ModelReady():
                 self._crashes.back(event.incarnation)
@@ -158,25 +156,23 @@ class Replica:
             case events.ModelLost():
                 self._lose_model(event)
             case events.DetokenizerReady():
-                self._register_again()
+                self._attempts.register_again()
             case events.DetokenizerLost():
                 self._lose_detokenizer(event)
             case DetokenizerAway(gave_up=True):
-                self._fail_all(Unavailable("the detokenizer is away"))
+                self._attempts.fail(Unavailable("the detokenizer is away"))
                 return
         self._changed()
 
     def move(self) -> None:
         """Have its requests start again elsewhere; the owner is not notified."""
         log.warning("requests are moved to another replica", extra={"requests": self.running})
-        self._lose(list(self._attempts.values()))
+        self._attempts.lose()
         self._timeout.end()
 
     def fail(self, ticket: Ticket, error: ServiceError) -> None:
         """End a request with `error`."""
-        for attempt in self._attempts.values():
-            if attempt.ticket is ticket:
-                attempt.request.fail(error)
+        self._attempts.fail(error, ticket)
 
     def describe(self) -> ReplicaLoad:
         """Its load."""
@@ -198,61 +194,28 @@ class Replica:
             self._timeout.begin()
         self._notify(change)
 
-    def _receive(self, deltas: Iterable[Delta]) -> bool:
-        """Hand a step's deltas to their requests; return whether the owner is to be notified."""
-        step, changed = next(self._steps), False
-        for delta in deltas:
-            attempt = self._attempts.get(delta.handle)
-            if attempt is None or attempt.request.attempt != delta.attempt:
-                self._metrics.fenced_deltas.inc()
-            elif attempt.receive(delta, step):
-                changed = True
+    def _receive(self, event: events.Text) -> bool:
+        """Take in the text of a step; return whether the owner is to be notified."""
+        changed = self._attempts.receive(event.deltas)
         ledger = self.model.ledger
         if ledger is not None and ledger.frame(asyncio.get_running_loop().time()):
             changed = True
         return changed
 
-    def _mark_registered(self, event: events.Registered) -> None:
-        attempt = self._attempts.get(event.handle)
-        if attempt is not None and attempt.request.attempt == event.attempt:
-            attempt.mark_registered()
-
-    def _refuse(self, event: events.SubmitRefused) -> None:
-        attempt = self._attempts.get(event.handle)
-        if attempt is not None and attempt.request.attempt == event.attempt:
-            attempt.request.fail(event.error)
-
-    def _register_again(self) -> None:
-        """Register the requests that the model still runs."""
-        for attempt in self._attempts.values():
-            attempt.register()
-            self._metrics.reregistrations.inc()
-
     def _lose_model(self, event: events.ModelLost) -> None:
         """Have all requests start again, and count a crash unless the model said that it ends."""
         if event.was_ready and not event.ending.orderly:
-            submitted = [attempt for attempt in self._attempts.values() if attempt.submitted]
-            suspects = (a.request.crash_record for a in submitted if a.isolated)
-            running = (a.request.crash_record for a in submitted)
-            self._crashes.lost(running, next(suspects, None))
+            self._crashes.lost(*self._attempts.running())
         self._renumber(event.ending, self.detokenizer.restart)
-        self._lose(list(self._attempts.values()))
+        self._attempts.lose()
 
     def _lose_detokenizer(self, event: events.DetokenizerLost) -> None:
         """Have requests that were not submitted start again; the others wait for it."""
         self._renumber(event.ending, self.model.restart)
-        self._lose([a for a in self._attempts.values() if not a.submitted])
+        self._attempts.lose(submitted=False)
 
     def _renumber(self, ending: Ending, restart_other: Callable[[], None]) -> None:
         """Draw another number if another router has this one."""
         if ending.code is grpc.StatusCode.ALREADY_EXISTS:
             self.router_id = secrets.randbits(32)
             restart_other()
-
-    def _lose(self, attempts: Sequence[Attempt]) -> None:
-        for attempt in attempts:
-            attempt.finish(lost=True)
-
-    def _fail_all(self, error: ServiceError) -> None:
-        for attempt in self._attempts.values():
-            attempt.request.fail(error)
