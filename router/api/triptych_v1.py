@@ -64,12 +64,14 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         self, request: generation_pb2.GenerateRequest, context: Context
     ) -> generation_pb2.GenerateResponse:
         """Run a prompt to its end."""
-        running = self._running(request, context, MERGED)
+        call = self._running(request, context, MERGED)
         del request  # it is dropped once it is read
-        async with running as live:
-            parts = await live.buffer.take()
+        async with call as running:
+            parts = await running.buffer.take()
             response = generation_pb2.GenerateResponse(
-                request_id=live.request_id, usage=usage_of(live), prompt=await prompt_of(live)
+                request_id=running.request_id,
+                usage=usage_of(running),
+                prompt=await prompt_of(running),
             )
             add_parts(response.candidates, parts)
             return response
@@ -78,16 +80,16 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         self, request: generation_pb2.GenerateRequest, context: Context
     ) -> None:
         """Run a prompt, writing each step's text as it comes."""
-        running = self._running(request, context, STEPS_APART)
+        call = self._running(request, context, STEPS_APART)
         del request  # it is dropped once it is read
-        async with running as live:
+        async with call as running:
             first = True
-            while not live.buffer.drained:
-                parts = await live.buffer.take()
+            while not running.buffer.drained:
+                parts = await running.buffer.take()
                 message = generation_pb2.GenerateStreamResponse(
-                    request_id=live.request_id,
-                    prompt=await prompt_of(live) if first else None,
-                    usage=usage_of(live) if live.buffer.drained else None,
+                    request_id=running.request_id,
+                    prompt=await prompt_of(running) if first else None,
+                    usage=usage_of(running) if running.buffer.drained else None,
                 )
                 add_parts(message.deltas, parts)
                 first = False
@@ -98,10 +100,10 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
     ) -> generation_pb2.TokenizeResponse:
         """Turn text or a chat into ids."""
         with self._recorded("Tokenize", context) as request_id:
-            prompt, path = text_prompt(request), prompt_path(request)
-            validation.check_model(request.model, await self._dispatcher.limits())
-            question = question_of(prompt, special_tokens(request), request_id)
+            question = question_of(text_prompt(request), special_tokens(request), request_id)
             question.want_tokens = True
+            path = prompt_path(request)
+            validation.check_model(request.model, await self._dispatcher.limits())
             try:
                 encoded = await self._tokenizer.encode(question, 0)
             except ServiceError as error:
@@ -168,15 +170,15 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             try:
                 validation.check_request_id(given)
                 deadline = _deadline(context)
-                running = self._runner.run(
+                call = self._runner.run(
                     generation_request(request), request_id, steps_apart, deadline
                 )
                 del request
-                async with running as live:
-                    record.request = live
+                async with call as running:
+                    record.request = running
                     # Now, because the model is at work meanwhile.
                     await _tell_id(context, request_id)
-                    yield live
+                    yield running
             except ServiceError as error:
                 if record.request is None:
                     await _tell_id(context, request_id)
