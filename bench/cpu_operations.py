@@ -28,10 +28,10 @@ import torch
 from torch.nn import functional
 
 from bench.machine import describe
-from kernels import cpu
-from kernels.c.library import chosen
-from kernels.c.operations import NativeOperations
+from kernels.bound import bind
+from kernels.c.library import load_library
 from kernels.ops import AttentionChunks, AttentionShape, Operations, Routing
+from kernels.select import table_of_cpu
 
 LAYERS = 24
 HIDDEN = 1280
@@ -81,6 +81,12 @@ def chunks_of(counts: Sequence[int], lengths: Sequence[int]) -> AttentionChunks:
     )
 
 
+@lru_cache(maxsize=1)
+def theirs() -> Operations:
+    """The operations in PyTorch."""
+    return bind(table_of_cpu(DTYPE, None))
+
+
 def attention_case(name: str, ours: Operations, counts: list[int], lengths: list[int]) -> Case:
     """Attention of all layers, each with caches of its own, as a step computes it."""
     chunks = chunks_of(counts, lengths)
@@ -95,8 +101,8 @@ def attention_case(name: str, ours: Operations, counts: list[int], lengths: list
     flops = 4.0 * LAYERS * seen * SHAPE.heads * SHAPE.head_dim
     read = float(caches.numel() * caches.itemsize)
     if max(counts) == 1:
-        return Case(name, attend(ours), attend(cpu), limit_bytes=read)
-    return Case(name, attend(ours), attend(cpu), limit_flops=flops)
+        return Case(name, attend(ours), attend(theirs()), limit_bytes=read)
+    return Case(name, attend(ours), attend(theirs()), limit_flops=flops)
 
 
 def row_cases(ours: Operations, tokens: int) -> Iterator[Case]:
@@ -112,7 +118,7 @@ def row_cases(ours: Operations, tokens: int) -> Iterator[Case]:
     caches = torch.zeros(2, 4 * tokens, SHAPE.kv_heads, SHAPE.head_dim, dtype=DTYPE)
 
     def case(name: str, call: Callable[[Operations], Timed]) -> Case:
-        return Case(f"{name}, {tokens} tokens", call(ours), call(cpu))
+        return Case(f"{name}, {tokens} tokens", call(ours), call(theirs()))
 
     def turn(operations: Operations) -> Timed:
         angles = operations.rope_angles(table, positions)
@@ -135,9 +141,8 @@ def product_case(ours: Operations, tokens: int, inputs: int, outputs: int) -> Ca
         return lambda: [layer(x) for layer in layers]
 
     name = f"product {inputs} x {outputs}, {tokens} tokens"
-    return Case(
-        name, multiply(ours), multiply(cpu), limit_flops=2.0 * tokens * inputs * outputs * copies
-    )
+    flops = 2.0 * tokens * inputs * outputs * copies
+    return Case(name, multiply(ours), multiply(theirs()), limit_flops=flops)
 
 
 def experts_case(ours: Operations, tokens: int, hidden: int, intermediate: int) -> Case:
@@ -155,11 +160,11 @@ def experts_case(ours: Operations, tokens: int, hidden: int, intermediate: int) 
 
     def compute(operations: Operations) -> Timed:
         packed = [operations.pack_experts(*layer, routing) for layer in layers]
-        return lambda: [operations.moe(x, experts) for experts in packed]
+        return lambda: [experts(x) for experts in packed]
 
     name = f"experts {hidden} x {intermediate}, {tokens} tokens"
     flops = 2.0 * 3 * 2 * tokens * hidden * intermediate * copies
-    return Case(name, compute(ours), compute(cpu), limit_flops=flops)
+    return Case(name, compute(ours), compute(theirs()), limit_flops=flops)
 
 
 def as_served(ours: Operations, compute: Timed) -> Timed:
@@ -234,10 +239,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    library = chosen().library
+    library = load_library().library
     if library is None:
-        raise SystemExit(chosen().why_not)
-    ours = NativeOperations(library)
+        raise SystemExit(load_library().why_not)
+    ours = bind(table_of_cpu(DTYPE, library))
     load = os.getloadavg()[0]
     print(f"{describe()}, {library.level}, {arguments.threads} threads, load {load:.1f}")
     with torch.inference_mode():

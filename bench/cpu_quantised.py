@@ -30,10 +30,10 @@ import torch
 from bench.machine import describe
 from bench.peers.workloads import DENSE, MOE
 from bench.random_checkpoint import write_checkpoint
-from kernels.c.library import chosen
-from kernels.choice import UNQUANTISED, operations_for
-from kernels.cpu.quantised import QUANTISATIONS
+from kernels.c.library import load_library
+from kernels.formats import WEIGHT_FORMATS
 from kernels.ops import Operations
+from kernels.select import operations_for
 from model_svc.engine.graph_cache import GraphCache
 from model_svc.models.batch import Batch
 from model_svc.models.decoder import Decoder
@@ -75,10 +75,9 @@ def ratios(calls: Mapping[str, Timed], rounds: int) -> str:
 
 def sets_of_operations() -> dict[str, Operations]:
     """The whole weights' operations first."""
-    names = (UNQUANTISED, *QUANTISATIONS)
     return {
-        "bfloat16" if name == UNQUANTISED else name: operations_for("cpu", DTYPE, name)
-        for name in names
+        "bfloat16" if name == "none" else name: operations_for("cpu", DTYPE, weights)
+        for name, weights in WEIGHT_FORMATS.items()
     }
 
 
@@ -141,8 +140,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="FILE")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    library = chosen().library
-    level = chosen().why_not if library is None else library.level
+    library = load_library().library
+    level = load_library().why_not if library is None else library.level
     load = os.getloadavg()[0]
     machine = f"{describe()}, {level}, {arguments.threads} threads, load {load:.1f}"
     lines = []

@@ -21,9 +21,9 @@ from tokenizers import Tokenizer
 from torch.nn import functional
 
 from bench.machine import describe
-from kernels.c.library import chosen
-from kernels.choice import KV_AS_COMPUTED, UNQUANTISED, operations_for
-from kernels.cpu.quantised import QUANTISATIONS
+from kernels.c.library import load_library
+from kernels.formats import KV_FORMATS, WEIGHT_FORMATS
+from kernels.select import operations_for
 from model_svc.models.batch import Batch
 from model_svc.models.decoder import Decoder
 from model_svc.models.kv_cache import KvCache
@@ -44,21 +44,21 @@ class Form:
     """Form in which a model is computed."""
 
     dtype: torch.dtype
-    quantize: str = UNQUANTISED
-    kv_dtype: str = KV_AS_COMPUTED
+    quantize: str = "none"
+    kv_dtype: str = "auto"
 
     @property
     def name(self) -> str:
         """Name on the page."""
-        parts = [] if self.quantize == UNQUANTISED else [self.quantize]
+        parts = [] if self.quantize == "none" else [self.quantize]
         parts.append(str(self.dtype).removeprefix("torch."))
-        return ", ".join(parts + [f"KV {self.kv_dtype}"] * (self.kv_dtype != KV_AS_COMPUTED))
+        return ", ".join(parts + [f"KV {self.kv_dtype}"] * (self.kv_dtype != "auto"))
 
 
 FORMS = (
     Form(torch.float32),
     Form(torch.bfloat16),
-    *(Form(torch.bfloat16, name) for name in QUANTISATIONS),
+    *(Form(torch.bfloat16, name) for name in WEIGHT_FORMATS if name != "none"),
     Form(torch.bfloat16, kv_dtype="int8"),
     Form(torch.bfloat16, "int4", "int8"),
 )
@@ -95,12 +95,13 @@ def held_out(checkpoint: Checkpoint, length: int) -> Text:
 
 def score(checkpoint: Checkpoint, form: Form, text: Text) -> Score:
     """Compute the text in one form, each window without what came before it."""
-    ops = operations_for("cpu", form.dtype, form.quantize, form.kv_dtype)
+    weight_format = WEIGHT_FORMATS[form.quantize]
+    ops = operations_for("cpu", form.dtype, weight_format, KV_FORMATS[form.kv_dtype])
     weights = load_weights(checkpoint, ops, form.dtype)
     decoder = Decoder(checkpoint.spec, weights, ops, form.dtype)
     length = text.inputs.shape[1]
     table = np.arange(WINDOWS_AT_ONCE * length, dtype=np.int32).reshape(WINDOWS_AT_ONCE, length)
-    kept = form.dtype if form.kv_dtype == KV_AS_COMPUTED else torch.int8
+    kept = form.dtype if form.kv_dtype == "auto" else torch.int8
     kv = KvCache(checkpoint.spec, table.size, kept)
     nats, likeliest = 0.0, []
     batches = (torch.split(windows, WINDOWS_AT_ONCE) for windows in (text.inputs, text.targets))
@@ -132,7 +133,7 @@ def table(forms: Sequence[Form], scores: Sequence[Score]) -> Iterator[str]:
 
 def page(rows: Sequence[str], text: Text) -> str:
     """The page of results."""
-    library = chosen().library
+    library = load_library().library
     level = "PyTorch's operations" if library is None else f"compiled operations, {library.level}"
     python = ".".join(platform.python_version_tuple()[:2])
     lines = [

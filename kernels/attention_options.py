@@ -1,4 +1,4 @@
-"""What attention may add to scaled dot products, and how a quantised cache is scaled.
+"""Additions to scaled dot-product attention, and the scales of a quantised cache.
 
 Invariant: `AttentionOptions()` is plain causal attention; an option left at its default costs
 nothing.
@@ -13,21 +13,34 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class AttentionOptions:
-    """What a layer's attention adds, in the order in which it is applied to the scores."""
+    """Additions of a layer's attention, in the order in which they are applied to the scores."""
 
     soft_cap: float = 0.0
     """Scores become `soft_cap * tanh(score / soft_cap)`; 0 for no cap."""
     alibi_slopes: torch.Tensor | None = None
     """[heads] float32: each score loses its head's slope times the distance of query and key."""
     window: int = 0
-    """How many positions a query sees, its own included; 0 for all."""
+    """Positions that a query sees, its own included; 0 for all."""
     sinks: torch.Tensor | None = None
     """[heads] float32: the score of one more key per head, whose value is zero."""
+
+    def names(self) -> str:
+        """Names of the options that are set, for people; empty for plain attention."""
+        given = {
+            "soft cap": self.soft_cap != 0.0,
+            "ALiBi": self.alibi_slopes is not None,
+            "window": self.window != 0,
+            "sinks": self.sinks is not None,
+        }
+        return ", ".join(name for name, is_set in given.items() if is_set)
+
+
+PLAIN = AttentionOptions()
 
 
 @dataclass(frozen=True, slots=True)
 class KvScales:
-    """What the int8 rows of a cache are multiplied by."""
+    """Factors of the int8 rows of a cache."""
 
     k: torch.Tensor
     """[slots, kv_heads] float16."""

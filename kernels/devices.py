@@ -1,4 +1,4 @@
-"""Which devices there are, and what must be so before their kernels can be imported.
+"""Devices, and the preparation of a process for the import of their kernels.
 
 Invariant: nothing of Triton is imported before it is known whether this process compiles kernels
 or interprets them, which it then does for as long as it lives.
@@ -15,12 +15,16 @@ import torch
 _INTERPRET = "TRITON_INTERPRET"
 
 
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+"""Dtypes that every device computes in."""
+
+
 class UnsupportedDevice(Exception):
-    """No set of operations exists for the device and dtype asked for."""
+    """A device, dtype, format or option for which there is no operation."""
 
 
 def memory_of(device: str) -> torch.device:
-    """Where the tensors of `device` lie: an interpreted GPU's in the machine's memory."""
+    """The memory of tensors of `device`: for an interpreted GPU, the machine's own."""
     return torch.device("cuda" if device == "cuda" else "cpu")
 
 

@@ -1,31 +1,26 @@
 """The operations a model may call.
 
-Models are written against `Operations` alone; a module of functions (`kernels.reference`,
-`kernels.cpu`) is a set. Invariant: every set computes what `kernels.reference` computes.
+Models are written against `Operations` alone; `kernels.select` binds each operation to an entry of
+the table for a device, a dtype and formats. Invariant: every entry computes what the oracle in
+`kernels.reference` computes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 
-
-class Linear(Protocol):
-    """A packed linear layer: `[tokens, inputs]` to `[tokens, outputs]`."""
-
-    def __call__(self, x: torch.Tensor, /) -> torch.Tensor: ...
-
-
-PackLinear = Callable[[torch.Tensor, torch.Tensor | None], Linear]
-"""Makes a layer of a weight and an optional bias; see `Operations.pack_linear`."""
+from kernels.attention_options import PLAIN, AttentionOptions
+from kernels.formats import WeightFormat
+from kernels.layers import Activation, Experts, Linear
 
 
 @dataclass(frozen=True, slots=True)
 class Routing:
-    """How a token chooses its experts."""
+    """A token's choice among experts."""
 
     top_k: int
     """Experts per token, the likeliest."""
@@ -49,7 +44,7 @@ class AttentionShape:
 
 @dataclass(frozen=True, slots=True)
 class AttentionChunks:
-    """Which tokens of a step attend to which cache slots.
+    """Chunks of a step, and the cache slots that their tokens attend to.
 
     A chunk is what one sequence brings to the step; chunks lie end to end. Chunk `i` owns query
     rows `q_starts[i]:q_starts[i + 1]`; they are the last positions of `kv_lengths[i]`, whose slots
@@ -88,52 +83,75 @@ class Captured(Protocol):
 
 
 class Outgrown(Exception):
-    """A captured computation has too little memory for what it was given."""
+    """A captured computation has too little memory for its sequences."""
 
 
 class Operations(Protocol):
-    """What a model is made of. Floating tensors of one call share one dtype unless said."""
+    """Operations of a model. Floating tensors of one call share one dtype unless said."""
 
-    def pack_linear(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
-        """Make a linear layer, in whatever form multiplies fastest; `weight` may then be freed.
+    def pack_linear(
+        self, weight: torch.Tensor, bias: torch.Tensor | None, format: WeightFormat | None = None
+    ) -> Linear:
+        """Make a linear layer, in the form that multiplies fastest; `weight` may then be freed.
 
         Args:
             weight: [outputs, inputs].
             bias: [outputs], or None for none.
+            format: of the packed weights; None for the one that the operations were selected with.
+
+        Raises:
+            UnsupportedDevice: this device has no product of the format.
         """
         ...
 
-    def pack_gated(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
-        """The same where the outputs are gates, then as many ups: the layer gives `silu_mul`'s.
+    def pack_gated(
+        self,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        format: WeightFormat | None = None,
+        activation: Activation = "silu",
+        *,
+        takes_context: bool = False,
+    ) -> Linear:
+        """Make a linear layer of gates, then as many ups, that gives `activation(gate) * up`.
 
         Args:
             weight: [2 * intermediate, inputs].
             bias: [2 * intermediate], or None for none.
+            format: as for `pack_linear`.
+            activation: of the gates.
+            takes_context: calls may have a context, so products and gating are not fused.
         """
         ...
 
     def pack_experts(
-        self, router: torch.Tensor, gate_up: torch.Tensor, down: torch.Tensor, routing: Routing
-    ) -> Any:
-        """Make the experts of one layer ready for `moe`; the arguments may then be freed.
+        self,
+        router: torch.Tensor,
+        gate_up: torch.Tensor,
+        down: torch.Tensor,
+        routing: Routing,
+        format: WeightFormat | None = None,
+    ) -> Experts:
+        """Make the experts of one layer; the arguments may then be freed.
 
         Args:
-            router: [experts, hidden], the linear layer that scores them.
+            router: [experts, hidden], the linear layer that scores them; it stays dense.
             gate_up: [experts, 2 * intermediate, hidden], gate rows before up rows.
             down: [experts, hidden, intermediate].
-            routing: how tokens choose among them.
+            routing: a token's choice among them.
+            format: of the experts, as for `pack_linear`.
         """
         ...
 
     def capture(self, compute: Callable[[], torch.Tensor]) -> Captured | None:
-        """Take down what `compute` would compute; nothing is computed before it is replayed.
+        """Record the operations that `compute` calls, without running them.
 
         Args:
             compute: calls these operations, layers and experts packed by them and nothing else but
                 views; what it reads must stay where it is for as long as it is replayed.
 
         Returns:
-            None where this set, or its layers, compute at once.
+            None where an operation or a layer cannot be recorded.
         """
         ...
 
@@ -164,6 +182,30 @@ class Operations(Protocol):
             The normed rows, and the sum before the norm (the next residual).
 
         Source: Zhang & Sennrich 2019, section 4.
+        """
+        ...
+
+    def layer_norm(
+        self,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        eps: float,
+        residual: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Add `residual` to `x`, and bring each row to mean zero and variance one.
+
+        Args:
+            x: [tokens, hidden]; may be overwritten.
+            weight: [hidden], factor of each column after the norm.
+            bias: [hidden], added after the factor; None for zero.
+            eps: added to the variance, which is divided by `hidden`.
+            residual: [tokens, hidden], or None for zero; may be overwritten.
+
+        Returns:
+            The normed rows, and the sum before the norm (the next residual).
+
+        Source: Ba et al. 2016, section 3.
         """
         ...
 
@@ -215,9 +257,23 @@ class Operations(Protocol):
         ...
 
     def plan_attention(
-        self, chunks: AttentionChunks, shape: AttentionShape, dtype: torch.dtype
+        self,
+        chunks: AttentionChunks,
+        shape: AttentionShape,
+        dtype: torch.dtype,
+        options: AttentionOptions = PLAIN,
     ) -> Any:
-        """Work out once per step what `attention` needs in every layer."""
+        """Work out once per step what `attention` needs in every layer of one kind.
+
+        Args:
+            chunks: of the step.
+            shape: of the layers' attention.
+            dtype: of their queries.
+            options: of their attention.
+
+        Raises:
+            UnsupportedDevice: these operations lack one of the options; the message names it.
+        """
         ...
 
     def attention(self, q: torch.Tensor, k_cache: Any, v_cache: Any, plan: Any) -> torch.Tensor:
@@ -237,16 +293,11 @@ class Operations(Protocol):
         """`silu(gate) * up` of [tokens, 2 * intermediate], gate before up; may overwrite it."""
         ...
 
-    def moe(self, x: torch.Tensor, experts: Any) -> torch.Tensor:
-        """Weighted sum of the likeliest experts' outputs for each token.
+    def gelu_mul(self, gate_up: torch.Tensor, approximate: Literal["tanh", "none"]) -> torch.Tensor:
+        """`gelu(gate) * up` of [tokens, 2 * intermediate], gate before up; may overwrite it.
 
         Args:
-            x: [tokens, hidden].
-            experts: what `pack_experts` gave. The softmax over their scores is taken in float32.
-
-        Returns:
-            [tokens, hidden].
-
-        Source: Jiang et al. 2024 (Mixtral), section 2.1.
+            gate_up: gates, then ups.
+            approximate: "tanh" for the polynomial within a tanh, "none" for the error function.
         """
         ...

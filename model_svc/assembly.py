@@ -19,9 +19,10 @@ from chassis.errors import StartError
 from chassis.serving.introspection import triptych_version
 from kernels.c.argmax import NativeArgmax
 from kernels.c.levels import LEVELS
-from kernels.c.library import chosen
-from kernels.choice import operations_for
+from kernels.c.library import load_library
 from kernels.devices import UnsupportedDevice, memory_of
+from kernels.formats import KV_FORMATS, WEIGHT_FORMATS
+from kernels.select import operations_for
 from model_svc.engine.loop import Engine
 from model_svc.engine.runner import Runner, TokenSampler
 from model_svc.engine.threads import ThreadChoice, most_threads
@@ -79,7 +80,7 @@ def choose_dtype(asked: str, checkpoint_dtype: str, device: str) -> torch.dtype:
 
 def _multiplies_bfloat16() -> bool:
     """Whether compiled operations at any level but the slowest, or the processor itself, do."""
-    library = chosen().library
+    library = load_library().library
     compiled = library is not None and library.level != LEVELS[0]
     return compiled or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
@@ -92,7 +93,7 @@ def choose_device(asked: str) -> str:
 def make_sampler(device: str, vocab_size: int) -> TokenSampler:
     """What draws on `device`; call it after `operations_for`, which makes Triton ready."""
     if device == "cpu":
-        library = chosen().library
+        library = load_library().library
         return Sampler(vocab_size, argmax if library is None else NativeArgmax(library))
     from model_svc.sampling.triton_sampler import DeviceSampler
 
@@ -121,7 +122,8 @@ def load(
         checkpoint = open_checkpoint(settings.checkpoint)
         device = choose_device(settings.device)
         dtype = choose_dtype(settings.dtype, checkpoint.dtype, device)
-        ops = operations_for(device, dtype, settings.quantize, settings.kv_dtype)
+        weight_format = WEIGHT_FORMATS[settings.quantize]
+        ops = operations_for(device, dtype, weight_format, KV_FORMATS[settings.kv_dtype])
         memory = memory_of(device)
         kv_dtype = torch.int8 if settings.kv_dtype == "int8" else dtype
         slots = choose_slots(
@@ -136,10 +138,10 @@ def load(
     decoder = Decoder(checkpoint.spec, weights, ops, dtype)
     kv = KvCache(checkpoint.spec, slots, kv_dtype, memory)
     sampler = make_sampler(device, checkpoint.spec.vocab_size)
-    if device == "cpu" and dtype != torch.float32 and chosen().why_not:
+    if device == "cpu" and dtype != torch.float32 and load_library().why_not:
         log.warning(
             "the fastest compiled operations cannot be used; others are slower",
-            extra={"reason": chosen().why_not},
+            extra={"reason": load_library().why_not},
         )
     log.info(
         "model loaded",

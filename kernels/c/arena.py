@@ -1,4 +1,4 @@
-"""Memory for what a captured computation writes between its first and its last call.
+"""Memory for the intermediate results of a captured computation.
 
 Such calls run in one order, over and over, so memory that a tensor no longer needs may serve a
 later one, and computations that never run at the same time may share it. Invariant: a block serves
@@ -56,7 +56,7 @@ class Arena:
 
 
 class _Lease(np.ndarray[tuple[int], np.dtype[np.uint8]]):
-    """What torch holds while a tensor lives; gives the block back when it is let go."""
+    """The array behind a living tensor; gives its block back when it is freed."""
 
     block: npt.NDArray[np.uint8]
     free: list[npt.NDArray[np.uint8]]

@@ -9,22 +9,21 @@ from dataclasses import dataclass
 
 import torch
 
-from kernels.attention_options import AttentionOptions, KvScales
+from kernels.attention_options import PLAIN, AttentionOptions, KvScales
 from kernels.c.arguments import CODES, INT8, LAYER, STEP
 from kernels.c.calls import Calls
-from kernels.devices import UnsupportedDevice
+from kernels.cpu import attention as cpu_attention
 from kernels.ops import AttentionChunks, AttentionShape
 
-_PLAIN = AttentionOptions()
 _NO_SCALES = (0, 0, 0, 0)
 
 GROWTH = 2
-"""How much larger a captured step's workspace is than its sequences need at first."""
+"""Factor of a captured step's workspace over the need of its sequences at first."""
 
 
 @dataclass(frozen=True, slots=True)
 class NativePlan:
-    """What every layer of a step computes."""
+    """A step's arguments of the C function, the same in every layer."""
 
     chunks: AttentionChunks
     shape: AttentionShape
@@ -32,6 +31,10 @@ class NativePlan:
     workspace: torch.Tensor
     packed: bytes
     """The step's part of the arguments."""
+
+
+Plan = NativePlan | cpu_attention.AttentionPlan
+"""The latter where attention has options."""
 
 
 class NativeAttention:
@@ -49,18 +52,16 @@ class NativeAttention:
         chunks: AttentionChunks,
         shape: AttentionShape,
         dtype: torch.dtype,
-        options: AttentionOptions = _PLAIN,
-    ) -> NativePlan:
-        """See `Operations.plan_attention`.
+        options: AttentionOptions = PLAIN,
+    ) -> Plan:
+        """See `Operations.plan_attention`; attention with options is PyTorch's.
 
         Raises:
-            UnsupportedDevice: the options ask for what these operations do not have.
             ValueError: dtypes or strides that a step does not have.
         """
-        if options != _PLAIN:
-            raise UnsupportedDevice(
-                "attention on a CPU has no ALiBi, window, soft cap or sinks: run on a GPU"
-            )
+        if options != PLAIN:
+            self._calls.compute_otherwise()
+            return cpu_attention.plan_attention(chunks, shape, dtype, options)
         step = (
             *(CODES[dtype], torch.get_num_threads(), *_of_chunks(chunks)),
             *(shape.heads, shape.kv_heads, shape.head_dim, shape.scale),
@@ -79,7 +80,7 @@ class NativeAttention:
         q: torch.Tensor,
         k_cache: torch.Tensor,
         v_cache: torch.Tensor,
-        plan: NativePlan,
+        plan: Plan,
         scales: KvScales | None = None,
     ) -> torch.Tensor:
         """See `Operations.attention`; with `scales`, the caches are int8.
@@ -87,6 +88,10 @@ class NativeAttention:
         Raises:
             ValueError: shapes, strides or types disagree.
         """
+        if not isinstance(plan, NativePlan):
+            assert scales is None
+            self._calls.compute_otherwise()
+            return cpu_attention.attention(q, k_cache, v_cache, plan)
         shape, strides = plan.shape, k_cache.stride()
         q_strides, stored = q.stride(), k_cache.dtype
         known = (
@@ -137,7 +142,7 @@ def _scales(scales: KvScales, k_cache: torch.Tensor) -> tuple[int, ...]:
     """Fill in the scales of the C structure.
 
     Raises:
-        ValueError: they are not such as the cache has.
+        ValueError: they are not those of the cache.
     """
     for scale in (scales.k, scales.v):
         if scale.shape != k_cache.shape[:2] or scale.dtype != torch.float16:

@@ -1,8 +1,8 @@
-"""Calls of compiled functions: made at once, or taken down and made together.
+"""Calls of compiled functions: made at once, or recorded and made together.
 
-A step makes a hundred calls of some microseconds each. Taken down, they are one: the interpreter's
-lock is let go once, and threads are woken once. Invariant: what was taken down reads and writes the
-tensors that it was taken down with, in that order.
+A step makes a hundred calls of some microseconds each. Recorded, they are one: the interpreter's
+lock is let go once, and threads are woken once. Invariant: a recorded call reads and writes the
+tensors that it was recorded with, in the order of recording.
 """
 
 from __future__ import annotations
@@ -21,56 +21,56 @@ _OUTGROWN = "plan_attention"
 
 
 class Calls:
-    """The functions of a library, and memory for what they write."""
+    """The functions of a library, and memory for their results."""
 
     def __init__(self, library: Library) -> None:
         """Call the functions of `library`."""
         self.library = library
         self._arena = Arena()
-        self._taken: list[tuple[str, bytes]] | None = None
+        self._recorded: list[tuple[str, bytes]] | None = None
 
     @property
     def capturing(self) -> bool:
-        """Whether calls are taken down, and nothing is computed."""
-        return self._taken is not None
+        """Calls are recorded now, and nothing is computed."""
+        return self._recorded is not None
 
     def function(self, name: str) -> Function:
-        """The function called `name`; while it is taken down, it returns 0."""
+        """The function called `name`; while calls are recorded, it returns 0."""
         run, address = self.library.function(name), self.library.address(name)
 
         def call(packed: bytes) -> int:
-            if self._taken is None:
+            if self._recorded is None:
                 return run(packed)
-            self._taken.append((name, CALL.pack(address, len(packed)) + packed))
+            self._recorded.append((name, CALL.pack(address, len(packed)) + packed))
             return 0
 
         return call
 
     def empty(self, shape: tuple[int, ...] | torch.Size, dtype: torch.dtype) -> torch.Tensor:
         """Like `torch.empty`."""
-        if self._taken is None:
+        if self._recorded is None:
             return torch.empty(shape, dtype=dtype)
         return self._arena.empty(shape, dtype)
 
     def compute_otherwise(self) -> None:
-        """Tell that something is about to be computed by other means than these functions.
+        """Announce a computation by other means than these functions.
 
         Raises:
-            NotTakenDown: calls are taken down.
+            NotRecorded: calls are recorded now.
         """
-        if self._taken is not None:
-            raise NotTakenDown
+        if self._recorded is not None:
+            raise NotRecorded
 
     def capture(self, compute: Callable[[], torch.Tensor]) -> CapturedCalls | None:
         """See `Operations.capture`."""
-        taken = self._taken = []
+        recorded = self._recorded = []
         try:
             result = self._arena.without_lease(compute())
-        except NotTakenDown:
+        except NotRecorded:
             return None
         finally:
-            self._taken = None
-        return CapturedCalls(self.library.run_calls, taken, result, (compute, self._arena))
+            self._recorded = None
+        return CapturedCalls(self.library.run_calls, recorded, result, (compute, self._arena))
 
 
 class CapturedCalls:
@@ -79,22 +79,22 @@ class CapturedCalls:
     def __init__(
         self,
         run: Function,
-        taken: list[tuple[str, bytes]],
+        recorded: list[tuple[str, bytes]],
         result: torch.Tensor,
         owners: tuple[object, ...],
     ) -> None:
-        """Run the calls that were `taken` by `run`.
+        """Run `recorded` calls by `run`.
 
         Args:
             run: the function that runs others.
-            taken: names, and calls packed.
-            result: what they write in the end.
-            owners: of all memory that the calls lead to; kept for as long as this is.
+            recorded: names, and calls packed.
+            result: the last tensor that they write.
+            owners: of all memory that the calls lead to; kept as long as this.
         """
         self._run = run
         self._owners = owners
-        self._names = [name for name, _ in taken]
-        self._calls = np.frombuffer(b"".join(packed for _, packed in taken), np.uint8)
+        self._names = [name for name, _ in recorded]
+        self._calls = np.frombuffer(b"".join(packed for _, packed in recorded), np.uint8)
         where = self._calls.ctypes.data, len(self._calls)
         self._arguments = RUN_CALLS.pack(torch.get_num_threads(), *where)
         self._result = result
@@ -110,5 +110,5 @@ class CapturedCalls:
         raise IndexError(f"{name}: a token, position or slot that does not exist")
 
 
-class NotTakenDown(Exception):
-    """What is being captured computes by other means than the compiled functions."""
+class NotRecorded(Exception):
+    """A computation that is being captured uses other means than the compiled functions."""

@@ -1,4 +1,4 @@
-"""The compiled operations over caches of int8.
+"""The compiled cache operations over caches of int8.
 
 Invariant: a cache's rows and scales are written and read together.
 """
@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import torch
 
-from kernels.attention_options import Int8Rows, KvScales
-from kernels.c.attention import NativePlan
-from kernels.c.library import chosen
-from kernels.c.operations import NativeOperations
+from kernels.attention_options import PLAIN, AttentionOptions, Int8Rows, KvScales
+from kernels.c.attention import NativeAttention, Plan
+from kernels.c.rows import NativeRows
 from kernels.devices import UnsupportedDevice
-from kernels.ops import Operations
+from kernels.ops import AttentionChunks, AttentionShape
 
 
-class Int8CacheOperations(NativeOperations):
-    """The same operations, but that caches are `Int8Rows`; see `Operations`."""
+class Int8Caches:
+    """Cache operations; see `Operations`."""
 
-    def store_kv(  # type: ignore[override]  # of caches of one kind, throughout
+    def __init__(self, rows: NativeRows, attention: NativeAttention) -> None:
+        """Compute by the operations that take rows and scales apart."""
+        self._rows = rows
+        self._attention = attention
+
+    def store_kv(
         self,
         k: torch.Tensor,
         v: torch.Tensor,
@@ -28,28 +32,29 @@ class Int8CacheOperations(NativeOperations):
     ) -> None:
         """See `Operations.store_kv`."""
         scales = KvScales(k_cache.scales, v_cache.scales)
-        self.store_kv_int8(k, v, slots, k_cache.rows, v_cache.rows, scales)
+        self._rows.store_kv_int8(k, v, slots, k_cache.rows, v_cache.rows, scales)
 
-    def attention(  # type: ignore[override]  # of caches of one kind, throughout
-        self, q: torch.Tensor, k_cache: Int8Rows, v_cache: Int8Rows, plan: NativePlan
+    def plan_attention(
+        self,
+        chunks: AttentionChunks,
+        shape: AttentionShape,
+        dtype: torch.dtype,
+        options: AttentionOptions = PLAIN,
+    ) -> Plan:
+        """See `Operations.plan_attention`.
+
+        Raises:
+            UnsupportedDevice: there are options.
+        """
+        if options != PLAIN:
+            raise UnsupportedDevice(
+                f"attention over an int8 KV cache on a CPU has no {options.names()}: KV dtype auto"
+            )
+        return self._attention.plan_attention(chunks, shape, dtype)
+
+    def attention(
+        self, q: torch.Tensor, k_cache: Int8Rows, v_cache: Int8Rows, plan: Plan
     ) -> torch.Tensor:
         """See `Operations.attention`."""
         scales = KvScales(k_cache.scales, v_cache.scales)
-        return super().attention(q, k_cache.rows, v_cache.rows, plan, scales)
-
-
-def serving_int8_caches(dtype: torch.dtype) -> Operations:
-    """The set that serves a model in `dtype` on this machine.
-
-    Raises:
-        UnsupportedDevice: there is none; the message says what to do.
-    """
-    if dtype == torch.float32:
-        raise UnsupportedDevice(
-            "float32 is computed exactly, which an int8 KV cache is not: use --dtype bfloat16, "
-            "or KV dtype auto"
-        )
-    choice = chosen()
-    if choice.library is None:
-        raise UnsupportedDevice(f"an int8 KV cache needs native operations: {choice.why_not}")
-    return Int8CacheOperations(choice.library)
+        return self._attention.attention(q, k_cache.rows, v_cache.rows, plan, scales)

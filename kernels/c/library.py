@@ -131,16 +131,16 @@ def installed() -> Path | None:
 
 
 @lru_cache(maxsize=1)
-def chosen() -> Choice:
+def load_library() -> Choice:
     """What serves here; found once.
 
     Raises:
         UnsupportedDevice: the environment asks for a level that does not exist.
     """
-    return choose(installed(), os.environ)
+    return choose_library(installed(), os.environ)
 
 
-def choose(path: Path | None, env: Mapping[str, str]) -> Choice:
+def choose_library(path: Path | None, env: Mapping[str, str]) -> Choice:
     """Choose the level of the library at `path`, None for one that was not built.
 
     Raises:

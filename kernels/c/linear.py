@@ -16,16 +16,18 @@ from torch.nn import functional
 from kernels.c.arguments import EXPERTS, LINEAR, PACK_PANELS
 from kernels.c.calls import Calls
 from kernels.c.routing import scratch_for
+from kernels.formats import DENSE, Dense
+from kernels.layers import LinearContext
 from kernels.ops import Routing
 
 
 def packable(weight: torch.Tensor) -> bool:
-    """Whether these products take `weight` [..., outputs, inputs]."""
+    """These products take `weight` [..., outputs, inputs]."""
     return weight.dtype == torch.bfloat16 and weight.shape[-1] % 2 == 0
 
 
 class Panels:
-    """How a library's products want weights, and rows, to lie; see source/tiles.h."""
+    """Layout of weights and rows for a library's products; see source/tiles.h."""
 
     def __init__(self, calls: Calls) -> None:
         """Pack for the level of the library that is called."""
@@ -65,9 +67,9 @@ class Panels:
         return filled.view(len(halves), -1, lanes).transpose(0, 1).contiguous()
 
     def widened(self, x: torch.Tensor) -> torch.Tensor | None:
-        """What the rows of `x` are widened into; None where they are multiplied as they are.
+        """Memory to widen the rows of `x` into; None where they are multiplied as they are.
 
-        It has to be kept until the call is made or taken down.
+        It has to be kept until the call is made or recorded.
         """
         if self.input_bytes == x.dtype.itemsize:
             return None
@@ -75,13 +77,14 @@ class Panels:
 
 
 class PackedLinear:
-    """A linear layer, or one of gates and ups; see `kernels.ops.Linear`."""
+    """A linear layer, or one of gates and ups; see `kernels.layers.Linear`."""
 
     def __init__(
         self,
         calls: Calls,
         weight: torch.Tensor,
         bias: torch.Tensor | None,
+        format: Dense = DENSE,
         *,
         gated: bool = False,
     ) -> None:
@@ -94,6 +97,7 @@ class PackedLinear:
         self._multiply = calls.function("linear")
         self._panels = Panels(calls)
         rows, self._inputs = weight.shape
+        self._gated = gated
         self._outputs = rows // 2 if gated else rows
         self._weights = self._panels.pack(weight, gated=gated)
         self._bias = None if bias is None else self._panels.pack_bias(bias, gated=gated)
@@ -104,7 +108,7 @@ class PackedLinear:
             gated,
         )
 
-    def __call__(self, x: torch.Tensor, /) -> torch.Tensor:
+    def __call__(self, x: torch.Tensor, context: LinearContext | None = None, /) -> torch.Tensor:
         """[tokens, inputs] to [tokens, outputs]."""
         rows, inputs = x.shape
         if inputs != self._inputs or x.dtype != torch.bfloat16:
@@ -117,7 +121,13 @@ class PackedLinear:
         where = 0 if widened is None else widened.data_ptr()
         own = (torch.get_num_threads(), x.data_ptr(), rows, x.stride(0), inputs, where)
         self._multiply(LINEAR.pack(*own, *self._of_layer, out.data_ptr()))
-        return out
+        return out if context is None else self._with(context, x, out)
+
+    def _with(self, context: LinearContext, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        if self._gated:
+            raise ValueError("gates are fused with their product: pack them with takes_context")
+        self._calls.compute_otherwise()
+        return context.add(x, out)
 
 
 class ExpertSizes(NamedTuple):
@@ -156,6 +166,7 @@ class NativeExperts:
         gate_up: torch.Tensor,
         down: torch.Tensor,
         routing: Routing,
+        format: Dense = DENSE,
     ) -> NativeExperts:
         """See `Operations.pack_experts`."""
         experts, hidden, intermediate = down.shape
@@ -165,8 +176,8 @@ class NativeExperts:
         weights = (panels.pack(router), panels.pack(gate_up, gated=True), panels.pack(filled))
         return cls(calls, weights, ExpertSizes(experts, hidden, filled.shape[2]), routing)
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """See `Operations.moe`."""
+    def __call__(self, x: torch.Tensor, /) -> torch.Tensor:
+        """[tokens, hidden] to the same; see `kernels.layers.Experts`."""
         sizes = self._sizes
         if not x.is_contiguous():
             self._calls.compute_otherwise()

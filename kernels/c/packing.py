@@ -9,10 +9,23 @@ import torch
 
 from kernels.c.arguments import CODES, PACK_WEIGHTS
 from kernels.c.library import Library
-from kernels.cpu.quantised import GROUP
+from kernels.cpu.quantised import GROUP, check_group
+from kernels.formats import Int4Group, Int8
 
 STRIP = 32
 """Outputs that lie together; as in source/quantise.h."""
+
+
+def widths(format: Int8 | Int4Group) -> tuple[int, int]:
+    """Bits of a weight, and bytes of a rounded activation: 1 for int8, 2 for the finer rounding.
+
+    Raises:
+        UnsupportedDevice: there is no product of weights in groups of this size.
+    """
+    check_group(format)
+    if isinstance(format, Int4Group):
+        return 4, 2
+    return 8, 1 if format.int8_activations else 2
 
 
 def pack_weights(

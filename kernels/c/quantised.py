@@ -1,4 +1,4 @@
-"""Linear layers of 8 or 4 bits a weight in C, and the sets of operations that have them.
+"""Linear layers of 8 or 4 bits a weight in C.
 
 Products are sums of whole numbers, so a token's results do not depend on what else is in the step.
 Invariant: no pointer is passed on before dtype, shape and strides are known to be right.
@@ -6,23 +6,17 @@ Invariant: no pointer is passed on before dtype, shape and strides are known to 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-
 import torch
 
 from kernels.c.arguments import CODES, MULTIPLY_QUANTISED
-from kernels.c.calls import Calls, CapturedCalls
-from kernels.c.library import Library
-from kernels.c.operations import NativeOperations
-from kernels.c.packing import pack_weights
-from kernels.c.quantised_experts import QuantisedExperts
-from kernels.cpu.quantised import Quantisation, QuantisedOperations, pack_rounded
-from kernels.ops import Operations, Routing
+from kernels.c.calls import Calls
+from kernels.c.packing import pack_weights, widths
+from kernels.formats import Int4Group, Int8
+from kernels.layers import LinearContext
 
 
 class QuantisedLinear:
-    """A linear layer; see `kernels.ops.Linear`.
+    """A linear layer; see `kernels.layers.Linear`.
 
     Attributes:
         packed: the levels of all weights, bytes in the order in which they are read.
@@ -34,7 +28,7 @@ class QuantisedLinear:
         calls: Calls,
         weight: torch.Tensor,
         bias: torch.Tensor | None,
-        quantisation: Quantisation,
+        format: Int8 | Int4Group,
     ) -> None:
         """Quantise `weight` [outputs, inputs] with an optional `bias` [outputs].
 
@@ -43,7 +37,7 @@ class QuantisedLinear:
         """
         self._calls = calls
         self._multiply = calls.function("multiply_quantised")
-        bits, digits = quantisation.weight_bits, quantisation.activation_bytes
+        bits, digits = widths(format)
         self.packed, self.scales = pack_weights(calls.library, weight, bits)
         self._outputs, self._inputs = weight.shape
         self._bias = None if bias is None else bias.float().contiguous()
@@ -57,7 +51,7 @@ class QuantisedLinear:
             MULTIPLY_QUANTISED.pack(*one_token, *self._of_layer, 0, 0)
         )
 
-    def __call__(self, x: torch.Tensor, /) -> torch.Tensor:
+    def __call__(self, x: torch.Tensor, context: LinearContext | None = None, /) -> torch.Tensor:
         """[tokens, inputs] to [tokens, outputs].
 
         Raises:
@@ -75,55 +69,7 @@ class QuantisedLinear:
             workspace = self._calls.empty((tokens * self._token_bytes,), torch.uint8)
             results = (out.data_ptr(), workspace.data_ptr())
             self._multiply(MULTIPLY_QUANTISED.pack(*own, *self._of_layer, *results))
-        return out
-
-
-class NativeQuantisedOperations(QuantisedOperations):
-    """The compiled set, but for its linear layers and experts, which are quantised ones in C."""
-
-    def __init__(self, base: NativeOperations, quantisation: Quantisation) -> None:
-        """Take what is not quantised from `base`."""
-        self._calls = base.calls
-        self._quantisation = quantisation
-        super().__init__(
-            base, partial(QuantisedLinear, base.calls, quantisation=quantisation), torch.float32
-        )
-
-    def capture(  # type: ignore[override]  # all of this set is in C
-        self, compute: Callable[[], torch.Tensor]
-    ) -> CapturedCalls | None:
-        """See `Operations.capture`."""
-        return self._calls.capture(compute)
-
-    def pack_experts(  # type: ignore[override]  # and `moe` takes these, throughout
-        self, router: torch.Tensor, gate_up: torch.Tensor, down: torch.Tensor, routing: Routing
-    ) -> QuantisedExperts:
-        """See `Operations.pack_experts`."""
-        return QuantisedExperts(self._calls, (router, gate_up, down), routing, self._quantisation)
-
-    def moe(  # type: ignore[override]
-        self, x: torch.Tensor, experts_: QuantisedExperts
-    ) -> torch.Tensor:
-        """See `Operations.moe`."""
-        return experts_(x)
-
-
-def quantised(
-    base: Operations, dtype: torch.dtype, quantisation: Quantisation, library: Library | None
-) -> Operations:
-    """The operations of `base` with quantised weights.
-
-    Args:
-        base: the set that serves `dtype` on this CPU.
-        dtype: what the model computes in.
-        quantisation: of linear layers and experts.
-        library: what multiplies; None where PyTorch does, which saves neither memory nor time.
-    """
-    if isinstance(base, NativeOperations):
-        return NativeQuantisedOperations(base, quantisation)
-    routing = torch.float64 if dtype == torch.float32 else torch.float32
-    if library is None:
-        plain = partial(pack_rounded, quantisation=quantisation, pack_linear=base.pack_linear)
-        return QuantisedOperations(base, plain, routing)
-    ours = partial(QuantisedLinear, Calls(library), quantisation=quantisation)
-    return QuantisedOperations(base, ours, routing)
+        if context is None:
+            return out
+        self._calls.compute_otherwise()
+        return context.add(x, out)

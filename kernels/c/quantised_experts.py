@@ -13,9 +13,9 @@ from torch.nn import functional
 
 from kernels.c.arguments import CODES, MULTIPLY_QUANTISED, QUANTISED_EXPERTS
 from kernels.c.calls import Calls
-from kernels.c.packing import STRIP, pack_weights
+from kernels.c.packing import STRIP, pack_weights, widths
 from kernels.c.routing import Scratch, scratch_for
-from kernels.cpu.quantised import Quantisation
+from kernels.formats import Int4Group, Int8
 from kernels.ops import Routing
 
 HALF_STRIP = STRIP // 2
@@ -33,23 +33,25 @@ class QuantisedExperts:
     def __init__(
         self,
         calls: Calls,
-        weights: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+        router: torch.Tensor,
+        gate_up: torch.Tensor,
+        down: torch.Tensor,
         routing: Routing,
-        quantisation: Quantisation,
+        format: Int8 | Int4Group,
     ) -> None:
-        """Quantise `weights`: router, gates and ups, and projections back.
+        """Quantise a layer's experts.
 
         Args:
             calls: that compute.
-            weights: as `Operations.pack_experts` takes them, of one dtype.
+            router: as `Operations.pack_experts` takes it.
+            gate_up, down: the same, of the router's dtype.
             routing: how tokens choose among the experts.
-            quantisation: of all but the router.
+            format: of all but the router.
 
         Raises:
             ValueError: the weights are none of the dtypes that are computed in.
         """
-        router, gate_up, down = weights
-        bits, digits = quantisation.weight_bits, quantisation.activation_bytes
+        bits, digits = widths(format)
         self._calls = calls
         self._compute = calls.function("quantised_experts")
         self._routing = routing
@@ -63,8 +65,8 @@ class QuantisedExperts:
         self._gated = -(-intermediate // HALF_STRIP) * HALF_STRIP
         self._code_bytes = [_code_bytes(calls, inputs, bits, digits) for inputs in self._sizes]
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """See `Operations.moe`.
+    def __call__(self, x: torch.Tensor, /) -> torch.Tensor:
+        """[tokens, hidden] to the same; see `kernels.layers.Experts`.
 
         Raises:
             ValueError: the rows are not such as the layer takes.
@@ -110,7 +112,7 @@ def _pack_all(
 
 
 def _code_bytes(calls: Calls, inputs: int, bits: int, digits: int) -> int:
-    """How many bytes one row of activations becomes."""
+    """Bytes that one row of activations becomes."""
     one_row = (CODES[torch.float32], 1, 0, 1, 0, inputs, 0, bits, 0, 0, 0, digits, 0, 0)
     # Without a workspace the function tells how large it has to be.
     return calls.library.function("multiply_quantised")(MULTIPLY_QUANTISED.pack(*one_row))

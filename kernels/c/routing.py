@@ -1,4 +1,4 @@
-"""What the experts' C functions take about routing, and memory for one call of theirs.
+"""Routing arguments of the experts' C functions, and memory for one call of theirs.
 
 Invariant: the fields are those of source/routing.h, and every array begins at a multiple of LINE.
 """
@@ -22,11 +22,11 @@ class Scratch(NamedTuple):
     """Memory for one call."""
 
     memory: torch.Tensor
-    """To be kept until the call is made or taken down."""
+    """To be kept until the call is made or recorded."""
     routing: tuple[int, ...]
     """The fields of the structure."""
     others: tuple[int, ...]
-    """Where the function's other arrays lie."""
+    """Addresses of the function's other arrays."""
 
 
 def scratch_for(

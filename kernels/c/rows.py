@@ -1,4 +1,4 @@
-"""What is computed for every token by itself, in C.
+"""Operations on every token by itself, in C.
 
 Arguments that the C code does not take, such as other dtypes, go to `kernels.cpu.rows`. Invariant:
 no pointer is passed on before the tensor's dtype, shape and strides are known to be right.

@@ -10,46 +10,32 @@ their sizes. Invariant: what depends on the number of tokens agrees to float64's
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch.nn import functional
 
+from kernels.attention_options import PLAIN, AttentionOptions
 from kernels.cpu import experts
-from kernels.cpu.attention import AttentionPlan, attend_parts, plan_chunks
-from kernels.cpu.experts import PackedExperts, moe
+from kernels.cpu.attention import AttentionPlan, attend_parts, plan_chunks, plan_options
 from kernels.cpu.linear import pack_linear as pack_product
-from kernels.cpu.rows import embedding, rope_angles, rotate, store_kv
-from kernels.eager import capture, gated, take_rows
-from kernels.ops import AttentionChunks, AttentionShape, Linear, Routing
-
-__all__ = [
-    "attention",
-    "capture",
-    "embedding",
-    "moe",
-    "norm_heads",
-    "pack_experts",
-    "pack_gated",
-    "pack_linear",
-    "plan_attention",
-    "rms_norm",
-    "rope",
-    "rope_angles",
-    "silu_mul",
-    "store_kv",
-    "take_rows",
-]
+from kernels.cpu.rows import rotate
+from kernels.formats import DENSE, Dense
+from kernels.layers import Linear, LinearContext
+from kernels.ops import AttentionChunks, AttentionShape, Routing
 
 # The step size for which the form of the experts is chosen, once for all steps.
 NOMINAL_TOKENS = 32
 
 
-def pack_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
+def pack_linear(weight: torch.Tensor, bias: torch.Tensor | None, format: Dense = DENSE) -> Linear:
     """See `Operations.pack_linear`."""
     product = pack_product(weight, bias)
 
-    def multiply(x: torch.Tensor, /) -> torch.Tensor:
+    def multiply(x: torch.Tensor, context: LinearContext | None = None, /) -> torch.Tensor:
         # A lone row is summed in another order than one of several, if it is long.
-        return product(x) if x.shape[0] > 1 else product(x.expand(2, -1))[: x.shape[0]]
+        out = product(x) if x.shape[0] > 1 else product(x.expand(2, -1))[: x.shape[0]]
+        return out if context is None else context.add(x, out)
 
     return multiply
 
@@ -68,6 +54,21 @@ def rms_norm(
     return _normalise(x, eps).mul_(weight).float(), x
 
 
+def layer_norm(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    eps: float,
+    residual: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """See `Operations.layer_norm`."""
+    if residual is not None:
+        x = residual.add_(x)
+    wide_bias = None if bias is None else bias.double()
+    normed = functional.layer_norm(x.double(), weight.shape, weight.double(), wide_bias, eps)
+    return normed.float(), x
+
+
 def norm_heads(heads: torch.Tensor, weight: torch.Tensor, eps: float) -> None:
     """See `Operations.norm_heads`."""
     heads.copy_(_normalise(heads, eps).mul_(weight))
@@ -84,10 +85,21 @@ def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
     return functional.silu(gate).mul_(up).float()
 
 
+def gelu_mul(gate_up: torch.Tensor, approximate: Literal["tanh", "none"]) -> torch.Tensor:
+    """See `Operations.gelu_mul`."""
+    gate, up = gate_up.double().chunk(2, dim=-1)
+    return functional.gelu(gate, approximate=approximate).mul_(up).float()
+
+
 def plan_attention(
-    chunks: AttentionChunks, shape: AttentionShape, dtype: torch.dtype
+    chunks: AttentionChunks,
+    shape: AttentionShape,
+    dtype: torch.dtype,
+    options: AttentionOptions = PLAIN,
 ) -> AttentionPlan:
     """See `Operations.plan_attention`."""
+    if options != PLAIN:
+        return plan_options(chunks, shape, options)
     return AttentionPlan(plan_chunks(chunks, 0, shape, torch.float64))
 
 
@@ -99,12 +111,13 @@ def attention(
 
 
 def pack_experts(
-    router: torch.Tensor, gate_up: torch.Tensor, down: torch.Tensor, routing: Routing
-) -> PackedExperts:
+    router: torch.Tensor,
+    gate_up: torch.Tensor,
+    down: torch.Tensor,
+    routing: Routing,
+    format: Dense = DENSE,
+) -> experts.PackedExperts:
     """See `Operations.pack_experts`."""
     arithmetic = experts.Arithmetic(pack_linear, silu_mul, torch.float64)
     sizes = range(NOMINAL_TOKENS, NOMINAL_TOKENS + 1)
     return experts.pack(router, gate_up, down, routing, arithmetic, sizes)
-
-
-pack_gated = gated(pack_linear, silu_mul)

@@ -13,7 +13,9 @@ import torch
 
 from kernels.cpu.linear import pack_linear
 from kernels.cpu.rows import silu_mul
-from kernels.ops import Linear, Routing
+from kernels.formats import DENSE, Dense
+from kernels.layers import Linear
+from kernels.ops import Routing
 
 # Measured on two cores of a server of 2024. They need not be exact: where the two ways cost
 # about the same, either will do.
@@ -33,7 +35,7 @@ MOST_TOKENS = 4096
 
 @dataclass(frozen=True, slots=True)
 class ExpertSizes:
-    """What the cost of a layer depends on, besides the number of tokens."""
+    """Sizes of a layer that its cost depends on."""
 
     experts: int
     top_k: int
@@ -79,7 +81,7 @@ class JoinedExperts:
 
 @dataclass(frozen=True, slots=True)
 class Arithmetic:
-    """What the experts are computed with."""
+    """Products, gating and precision of a layer's experts."""
 
     pack_linear: Callable[[torch.Tensor, torch.Tensor | None], Linear]
     silu_mul: Callable[[torch.Tensor], torch.Tensor]
@@ -97,9 +99,21 @@ class PackedExperts:
     separate: SeparateExperts | None
     joined: JoinedExperts | None
 
+    def __call__(self, x: torch.Tensor, /) -> torch.Tensor:
+        """[tokens, hidden] to the same; see `kernels.layers.Experts`."""
+        joined, separate = self.joined, self.separate
+        if joined is not None and (separate is None or all_pay(self.sizes, x.shape[0])):
+            return _compute_joined(x, joined, self)
+        assert separate is not None
+        return _compute_hit(x, separate, self)
+
 
 def pack_experts(
-    router: torch.Tensor, gate_up: torch.Tensor, down: torch.Tensor, routing: Routing
+    router: torch.Tensor,
+    gate_up: torch.Tensor,
+    down: torch.Tensor,
+    routing: Routing,
+    format: Dense = DENSE,
 ) -> PackedExperts:
     """See `Operations.pack_experts`."""
     arithmetic = Arithmetic(pack_linear, silu_mul, torch.float32)
@@ -120,11 +134,7 @@ def pack(
     decisions = {all_pay(sizes, tokens) for tokens in steps}
     separate, joined = None, None
     if False in decisions:
-        separate = SeparateExperts(
-            arithmetic.pack_linear(router, None),
-            [arithmetic.pack_linear(own, None) for own in gate_up],
-            [arithmetic.pack_linear(own, None) for own in down],
-        )
+        separate = _separate(arithmetic.pack_linear(router, None), gate_up, down, arithmetic)
     if True in decisions:
         gates_then_ups = gate_up.view(experts, 2, intermediate, hidden).transpose(0, 1)
         rows = torch.cat((router, gates_then_ups.reshape(-1, hidden)))
@@ -135,13 +145,28 @@ def pack(
     return PackedExperts(sizes, routing, arithmetic, separate, joined)
 
 
-def moe(x: torch.Tensor, experts: PackedExperts) -> torch.Tensor:
-    """See `Operations.moe`."""
-    joined, separate = experts.joined, experts.separate
-    if joined is not None and (separate is None or all_pay(experts.sizes, x.shape[0])):
-        return _compute_joined(x, joined, experts)
-    assert separate is not None
-    return _compute_hit(x, separate, experts)
+def pack_separate(
+    router: Linear,
+    gate_up: torch.Tensor,
+    down: torch.Tensor,
+    routing: Routing,
+    arithmetic: Arithmetic,
+) -> PackedExperts:
+    """Pack every expert by itself, whatever the steps."""
+    experts, hidden, intermediate = down.shape
+    sizes = ExpertSizes(experts, routing.top_k, hidden, intermediate, down.dtype.itemsize)
+    separate = _separate(router, gate_up, down, arithmetic)
+    return PackedExperts(sizes, routing, arithmetic, separate, None)
+
+
+def _separate(
+    router: Linear, gate_up: torch.Tensor, down: torch.Tensor, arithmetic: Arithmetic
+) -> SeparateExperts:
+    return SeparateExperts(
+        router,
+        [arithmetic.pack_linear(own, None) for own in gate_up],
+        [arithmetic.pack_linear(own, None) for own in down],
+    )
 
 
 def _compute_joined(x: torch.Tensor, joined: JoinedExperts, experts: PackedExperts) -> torch.Tensor:

@@ -6,12 +6,12 @@ rounding.
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch.nn import functional
 
-from kernels.ops import Linear
+from kernels.formats import DENSE, Dense
+from kernels.layers import Linear, LinearContext
+from kernels.uncaptured import TorchLinear
 
 # oneDNN compiles code for every number of rows it meets (a millisecond or so) and keeps the code
 # of the last 1,024 shapes. Up to EXACT_ROWS each number is met often; above, they are rounded up
@@ -20,10 +20,10 @@ EXACT_ROWS = 64
 ROW_STEP = 16
 
 
-def pack_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
+def pack_linear(weight: torch.Tensor, bias: torch.Tensor | None, format: Dense = DENSE) -> Linear:
     """See `Operations.pack_linear`: prepacked for oneDNN where it multiplies this dtype."""
     if not prepacks(weight.dtype):
-        return partial(functional.linear, weight=weight, bias=bias)
+        return TorchLinear(weight, bias)
     return _PackedLinear(weight, bias)
 
 
@@ -44,7 +44,11 @@ class _PackedLinear:
         self._bias = bias
         self._multiply = torch.ops.mkldnn._linear_pointwise.default
 
-    def __call__(self, x: torch.Tensor, /) -> torch.Tensor:
+    def __call__(self, x: torch.Tensor, context: LinearContext | None = None, /) -> torch.Tensor:
+        out = self._product(x)
+        return out if context is None else context.add(x, out)
+
+    def _product(self, x: torch.Tensor) -> torch.Tensor:
         rows = x.shape[0]
         spare = -rows % ROW_STEP if rows > EXACT_ROWS else 0
         if spare:

@@ -1,4 +1,4 @@
-"""Weights of 8 or 4 bits in plain PyTorch, and a set of operations whose layers have them.
+"""Weights of 8 or 4 bits in plain PyTorch.
 
 A weight is a level times a scale: of 8 bits, -127 to 127 with a scale per output; of 4, one of the
 sixteen `LEVELS` with a scale for every 32 inputs of an output. Invariant: norms, the embedding and
@@ -7,15 +7,17 @@ the routers of experts stay as they are.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import torch
 from torch.nn import functional
 
-from kernels.cpu import experts
-from kernels.cpu.experts import Arithmetic, ExpertSizes, PackedExperts, SeparateExperts
-from kernels.eager import capture, gated
-from kernels.ops import Linear, Operations, PackLinear, Routing
+from kernels.devices import UnsupportedDevice
+from kernels.formats import Int4Group, Int8
+from kernels.layers import Linear, LinearContext
+
+PackDense = Callable[[torch.Tensor, torch.Tensor | None], Linear]
+"""Makes a dense layer of a weight and an optional bias."""
 
 GROUP = 32
 """Inputs that share a scale, of 4 bits."""
@@ -30,89 +32,46 @@ _LEAST = 2.0**-100
 _GREATEST = 127
 
 
-@dataclass(frozen=True, slots=True)
-class Quantisation:
-    """How a model's products are computed."""
+class RoundedLinear:
+    """A product of weights that are rounded as a format has them; see `Linear`.
 
-    weight_bits: int
-    """8 or 4."""
-    activation_bytes: int
-    """1 for activations rounded to int8, 2 where that is not wanted."""
-
-
-QUANTISATIONS = {
-    "int8": Quantisation(weight_bits=8, activation_bytes=2),
-    "int4": Quantisation(weight_bits=4, activation_bytes=2),
-    "w8a8": Quantisation(weight_bits=8, activation_bytes=1),
-}
-"""What a model may be quantised to, by the names that users know."""
-
-
-class QuantisedOperations:
-    """Another set of operations, but for its linear layers and experts; see `Operations`.
-
-    PyTorch sorts tokens by their experts, so nothing is captured.
+    The result is the one of weights kept in fewer bits; memory and time are those of whole ones.
     """
 
-    capture = staticmethod(capture)
+    def __init__(
+        self,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        format: Int8 | Int4Group,
+        pack_dense: PackDense,
+    ) -> None:
+        """Round `weight` [outputs, inputs] and pack it by `pack_dense`.
 
-    def __init__(self, base: Operations, pack_linear: PackLinear, routing: torch.dtype) -> None:
-        """Take what is not quantised from `base`.
-
-        Args:
-            base: the other set.
-            pack_linear: makes a quantised layer.
-            routing: in which the softmax over the scores of experts is taken.
+        Raises:
+            UnsupportedDevice: there is no rounding to groups of this size.
         """
-        self.pack_linear = pack_linear
-        self.pack_gated = gated(pack_linear, base.silu_mul)
-        self.embedding = base.embedding
-        self.take_rows = base.take_rows
-        self.rms_norm = base.rms_norm
-        self.norm_heads = base.norm_heads
-        self.rope_angles = base.rope_angles
-        self.rope = base.rope
-        self.store_kv = base.store_kv
-        self.plan_attention = base.plan_attention
-        self.attention = base.attention
-        self.silu_mul = base.silu_mul
-        self._pack_router = base.pack_linear
-        self._arithmetic = Arithmetic(pack_linear, base.silu_mul, routing)
+        round_weight = round_to_int8 if isinstance(format, Int8) else round_to_int4
+        check_group(format)
+        self._product = pack_dense(round_weight(weight.float()).to(weight.dtype), bias)
+        self._rounds_rows = isinstance(format, Int8) and format.int8_activations
 
-    def pack_experts(
-        self, router: torch.Tensor, gate_up: torch.Tensor, down: torch.Tensor, routing: Routing
-    ) -> PackedExperts:
-        """See `Operations.pack_experts`."""
-        count, hidden, intermediate = down.shape
-        separate = SeparateExperts(
-            self._pack_router(router, None),
-            [self.pack_linear(own, None) for own in gate_up],
-            [self.pack_linear(own, None) for own in down],
-        )
-        sizes = ExpertSizes(count, routing.top_k, hidden, intermediate, down.dtype.itemsize)
-        return PackedExperts(sizes, routing, self._arithmetic, separate, None)
-
-    def moe(self, x: torch.Tensor, experts_: PackedExperts) -> torch.Tensor:
-        """See `Operations.moe`."""
-        return experts.moe(x, experts_)
+    def __call__(self, x: torch.Tensor, context: LinearContext | None = None, /) -> torch.Tensor:
+        """[tokens, inputs] to [tokens, outputs]."""
+        out = self._product(round_activations(x) if self._rounds_rows else x)
+        return out if context is None else context.add(x, out)
 
 
-def pack_rounded(
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    quantisation: Quantisation,
-    pack_linear: PackLinear,
-) -> Linear:
-    """A layer of `pack_linear` whose weights are rounded as the quantisation has them.
+def check_group(format: Int8 | Int4Group) -> None:
+    """Refuse groups of a size that no product here has.
 
-    What it computes is the same as where weights are kept in fewer bits, but it takes the memory
-    and the time of whole ones.
+    Raises:
+        UnsupportedDevice: it is another; the message names it.
     """
-    round_weight = round_to_int8 if quantisation.weight_bits == 8 else round_to_int4
-    product = pack_linear(round_weight(weight.float()).to(weight.dtype), bias)
-    if quantisation.activation_bytes == 2:
-        return product
-    return lambda x: product(round_activations(x))
+    if isinstance(format, Int4Group) and format.group != GROUP:
+        raise UnsupportedDevice(
+            f"device 'cpu' has no products of 4 bits in groups of {format.group} inputs: "
+            f"use groups of {GROUP}"
+        )
 
 
 def round_to_int8(weight: torch.Tensor) -> torch.Tensor:

@@ -1,9 +1,11 @@
-"""What is computed for every token by itself: lookups, norms, rotation, gating, cache writes.
+"""Operations on every token by itself: lookups, norms, rotation, gating, cache writes.
 
 Invariant: no operation here reads another token's row.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch.nn import functional
@@ -29,6 +31,19 @@ def rms_norm(
     hidden = x.shape[1]
     both = torch.layer_norm(torch.cat((x, -x), dim=1), (2 * hidden,), eps=eps)
     return both[:, :hidden] * weight, x
+
+
+def layer_norm(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    eps: float,
+    residual: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """See `Operations.layer_norm`."""
+    if residual is not None:
+        x = residual.add_(x)
+    return functional.layer_norm(x, weight.shape, weight, bias, eps), x
 
 
 def norm_heads(heads: torch.Tensor, weight: torch.Tensor, eps: float) -> None:
@@ -78,3 +93,9 @@ def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
     """See `Operations.silu_mul`."""
     gate, up = gate_up.chunk(2, dim=-1)
     return functional.silu(gate).mul_(up)
+
+
+def gelu_mul(gate_up: torch.Tensor, approximate: Literal["tanh", "none"]) -> torch.Tensor:
+    """See `Operations.gelu_mul`."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    return functional.gelu(gate, approximate=approximate).mul_(up)

@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from kernels.ops import Captured, Linear, Operations
+from kernels.layers import Experts, Linear
+from kernels.ops import Captured, Operations
 from model_svc.models.batch import Batch, Finals
 from model_svc.models.kv_cache import KvCache
 from model_svc.models.rotary import rope_table
@@ -32,8 +33,7 @@ class DenseWeights:
 class MoeWeights:
     """A router and its experts."""
 
-    experts: Any
-    """What `Operations.pack_experts` gave."""
+    experts: Experts
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,5 +199,4 @@ def _mlp(
     if isinstance(weights, DenseWeights):
         gated, down = weights.gated, weights.down
         return lambda x: down(gated(x))
-    experts = weights.experts
-    return lambda x: ops.moe(x, experts)
+    return weights.experts

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from kernels.triton.logits_probabilities import LogProbabilities, Partials, log_probabilities
-from kernels.triton.sampling import draw
-from kernels.triton.sampling_batch import Choices, Edits, Ragged, Uses, floors
-from kernels.triton.sampling_scratch import Scratch
+from kernels.triton.sampling.batch import Choices, Edits, Ragged, Uses, floors
+from kernels.triton.sampling.draw import draw
+from kernels.triton.sampling.log_probabilities import LogProbabilities, Partials, log_probabilities
+from kernels.triton.sampling.scratch import Scratch
 from model_svc.sampling.cpu_sampler import Drawn, Records, alternative_records
 from model_svc.sampling.params import SampleInput, SamplingParams
 

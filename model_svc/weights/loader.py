@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
-from kernels.ops import Linear, Operations, PackLinear
+from kernels.layers import Linear
+from kernels.ops import Operations
 from model_svc.models.decoder import DecoderWeights, DenseWeights, LayerWeights, MoeWeights
 from model_svc.models.family import WeightNames
 from model_svc.models.spec import DecoderSpec, MoeSpec
@@ -52,6 +53,9 @@ def load_weights(
     )
 
 
+_Pack = Callable[[torch.Tensor, torch.Tensor | None], Linear]
+
+
 @dataclass(frozen=True, slots=True)
 class _Loader:
     """Reads tensors in the dtype wanted, and fuses them."""
@@ -85,7 +89,7 @@ class _Loader:
         self.files.read(name, out)
         return out
 
-    def linear(self, names: Sequence[str], pack: PackLinear | None = None) -> Linear:
+    def linear(self, names: Sequence[str], pack: _Pack | None = None) -> Linear:
         """Fuse projections of the same input, one after the other, and pack them."""
         weight = self._fused([f"{name}.weight" for name in names])
         biased = f"{names[0]}.bias" in self.shapes

@@ -11,7 +11,7 @@ import torch
 from support.checkpoints import write_checkpoint
 
 from bench.quality import Form, Score, Text, score, table
-from kernels.choice import operations_for
+from kernels.reference.operations import reference
 from model_svc.models.batch import Batch
 from model_svc.models.decoder import Decoder
 from model_svc.models.kv_cache import KvCache
@@ -25,7 +25,7 @@ def test_the_score_is_the_mean_loss_of_each_window_by_itself(tmp_path: Path) -> 
     checkpoint = read_checkpoint(write_checkpoint(tmp_path, "llama"))
     ids = torch.randint(3, 250, (11, 17))
     inputs, targets = ids[:, :-1], ids[:, 1:]
-    ops = operations_for("reference", torch.float64)
+    ops = reference
     weights = load_weights(checkpoint, ops, torch.float64)
     decoder = Decoder(checkpoint.spec, weights, ops, torch.float64)
     nats = 0.0

@@ -28,8 +28,8 @@ with grpc.insecure_channel("unix:/run/triptych/detokenizer.sock") as channel:
     print(service_pb2.Transport.Name(link.transport))
 """
 _LEVEL = """
-from kernels.c.library import chosen
-library = chosen().library
+from kernels.c.library import load_library
+library = load_library().library
 print(library.level if library else "none")
 """
 _STATUS = """

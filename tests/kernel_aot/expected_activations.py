@@ -6,7 +6,7 @@ from functools import partial
 
 from support.kernels.ahead_of_time import Expected, Needs, meta
 
-from kernels.triton.activations import gelu_mul, silu_mul
+from kernels.triton.rows.activations import gelu_mul, silu_mul
 
 _ACTIVATIONS = {
     "silu": silu_mul,

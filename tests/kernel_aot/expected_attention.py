@@ -9,9 +9,9 @@ from support.kernels.ahead_of_time import Expected, Needs, meta
 
 from kernels.attention_options import AttentionOptions, KvScales
 from kernels.ops import AttentionChunks, AttentionShape
-from kernels.triton.decode_attention import decode_attention
-from kernels.triton.decode_splits import plan_decode
-from kernels.triton.prefill_attention import plan_prefill, prefill_attention
+from kernels.triton.attention.decode import decode_attention
+from kernels.triton.attention.prefill import plan_prefill, prefill_attention
+from kernels.triton.attention.splits import plan_decode
 
 _PLAIN = AttentionOptions()
 _ALL = AttentionOptions(30.0, meta(32, dtype=torch.float32), 1024, meta(32, dtype=torch.float32))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from support.kernels.ahead_of_time import Expected, Needs, meta
 
-from kernels.triton.layer_norm import layer_norm
+from kernels.triton.rows.layer_norm import layer_norm
 
 
 def _rows(hidden: int, with_residual: bool, dtype: torch.dtype = torch.bfloat16) -> None:

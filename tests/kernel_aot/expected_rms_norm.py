@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from support.kernels.ahead_of_time import Expected, Needs, meta
 
-from kernels.triton.rms_norm import norm_heads, rms_norm
+from kernels.triton.rows.rms_norm import norm_heads, rms_norm
 
 # Two rows read and two written, sixteen bytes a thread; eight warps or more share a register file.
 _ROW = Needs(registers=128, wide_loads=3, wide_stores=2)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from support.kernels.ahead_of_time import Expected, Needs, meta
 
-from kernels.triton.logits import note_tokens
-from kernels.triton.logits_probabilities import LogProbabilities, Partials, log_probabilities
-from kernels.triton.sampling import draw
-from kernels.triton.sampling_batch import Choices, Edits, Ragged, Uses
-from kernels.triton.sampling_scratch import Scratch
+from kernels.triton.sampling.batch import Choices, Edits, Ragged, Uses
+from kernels.triton.sampling.draw import draw
+from kernels.triton.sampling.log_probabilities import LogProbabilities, Partials, log_probabilities
+from kernels.triton.sampling.logits import note_tokens
+from kernels.triton.sampling.scratch import Scratch
 
 _ROWS = 64
 _VOCAB = 151_936

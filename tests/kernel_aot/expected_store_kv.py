@@ -6,7 +6,7 @@ import torch
 from support.kernels.ahead_of_time import Expected, Needs, meta
 
 from kernels.attention_options import KvScales
-from kernels.triton.store_kv import store_kv, store_kv_int8
+from kernels.triton.attention.store_kv import store_kv, store_kv_int8
 
 # Of K and V; an int8 row is half as wide as it was.
 _WIDE = {"_store_kv_kernel": Needs(128, wide_loads=2, wide_stores=2)}

@@ -14,7 +14,7 @@ import triton.language as tl
 from support.kernels.ahead_of_time import GFX_942, Expected, Needs, compiling, complaints, meta
 
 from kernels.triton.configs import Config, forced
-from kernels.triton.rms_norm import rms_norm
+from kernels.triton.rows.rms_norm import rms_norm
 
 
 def _gathered_attention(

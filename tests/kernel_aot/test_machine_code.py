@@ -50,8 +50,8 @@ def test_kernels_compile_for_other_gpus(expected: Expected, target: GPUTarget) -
 
 def test_no_kernel_is_missing_from_the_tables() -> None:
     modules = [
-        import_module(f"kernels.triton.{module.name}")
-        for module in pkgutil.iter_modules(kernels.triton.__path__)
+        import_module(module.name)
+        for module in pkgutil.walk_packages(kernels.triton.__path__, "kernels.triton.")
     ]
     named = {
         value.fn.__name__

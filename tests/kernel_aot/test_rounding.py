@@ -17,7 +17,7 @@ from kernel_aot.expected_sampling import EXPECTED
 from support.kernels.ahead_of_time import SM_80, SM_90, SM_100, Launch, compiling, meta
 from triton.backends.compiler import GPUTarget
 
-from kernels.triton.philox import gumbel
+from kernels.triton.sampling.philox import gumbel
 
 # A compiler may fuse what does not say how it rounds.
 UNROUNDED = re.compile(r"\b(?:add|sub|mul)(?:\.ftz)?\.f(?:32|64)")

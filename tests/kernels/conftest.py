@@ -1,7 +1,4 @@
-"""What the tests of operations run under, and the sets of operations that a CPU may have.
-
-They are PyTorch's, and the compiled one at each level.
-"""
+"""Threads, draws and operations that the tests of operations run with."""
 
 from __future__ import annotations
 
@@ -12,12 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.kernels.operations import compiled, in_torch
 from support.kernels.sweeps import part_of_sweeps
 
-from kernels import cpu
 from kernels.c.levels import LEVELS
 from kernels.c.library import Library, built, installed, supported
-from kernels.c.operations import NativeOperations
 from kernels.ops import Operations
 
 
@@ -43,16 +39,16 @@ def same_draws() -> None:
     torch.manual_seed(0)
 
 
-def library() -> Path | None:
+def _library() -> Path | None:
     """The compiled operations: those installed, unless a test has built others."""
     built = os.environ.get("TRIPTYCH_TEST_LIBRARY")
     return Path(built) if built else installed()
 
 
 @cache
-def loaded(level: str) -> Library:
+def _loaded(level: str) -> Library:
     """The compiled functions at `level`, or skip where they cannot run."""
-    path = library()
+    path = _library()
     if path is None:
         pytest.skip("the native operations were not built: is there a C compiler?")
     if level not in supported(path):
@@ -65,20 +61,20 @@ def loaded(level: str) -> Library:
 
 
 @cache
-def native(level: str) -> NativeOperations:
-    return NativeOperations(loaded(level))
+def _native(level: str) -> Operations:
+    return compiled(_loaded(level))
 
 
 @pytest.fixture(params=["torch", *LEVELS])
 def operations(request: pytest.FixtureRequest) -> Operations:
-    return cpu if request.param == "torch" else native(request.param)
+    return in_torch() if request.param == "torch" else _native(request.param)
 
 
 @pytest.fixture(params=LEVELS)
-def native_operations(request: pytest.FixtureRequest) -> NativeOperations:
-    return native(request.param)
+def native_operations(request: pytest.FixtureRequest) -> Operations:
+    return _native(request.param)
 
 
 @pytest.fixture(params=LEVELS)
 def native_library(request: pytest.FixtureRequest) -> Library:
-    return loaded(request.param)
+    return _loaded(request.param)

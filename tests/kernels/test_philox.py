@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 
-from kernels import sampling_reference
 from kernels.philox import (
     BOUND_MARGIN,
     GUMBEL_MAX,
@@ -16,7 +15,8 @@ from kernels.philox import (
     row_words,
     token_words,
 )
-from kernels.sampling_reference import Choice
+from kernels.reference import sampling as sampling_reference
+from kernels.reference.sampling import Choice
 
 ONES = 0xFFFFFFFF
 # The vectors published with Random123 for philox4x32 with ten rounds: counter, key, words.

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from support.checkpoints import write_checkpoint
 
 from kernels.c.levels import LEVELS
-from kernels.c.library import Choice, chosen
+from kernels.c.library import Choice, load_library
 from model_svc import assembly
 from model_svc.settings import ModelSettings
 from protos import generation_pb2
@@ -47,14 +47,14 @@ def lines_of_loading(checkpoint: Path, dtype: str, caplog: pytest.LogCaptureFixt
 def test_one_line_says_that_the_compiled_operations_are_missing_and_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(assembly, "chosen", lambda: Choice(None, WHY))
+    monkeypatch.setattr(assembly, "load_library", lambda: Choice(None, WHY))
     assert lines_of_loading(write_checkpoint(tmp_path / "c"), "bfloat16", caplog) == [WHY]
 
 
 def test_nothing_is_said_where_they_would_not_serve(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(assembly, "chosen", lambda: Choice(None, WHY))
+    monkeypatch.setattr(assembly, "load_library", lambda: Choice(None, WHY))
     assert lines_of_loading(write_checkpoint(tmp_path / "c"), "float32", caplog) == []
 
 
@@ -70,9 +70,9 @@ def test_the_checkpoints_sampling_parameters_are_told(
 
 
 def test_auto_is_bfloat16_where_the_compiled_operations_serve() -> None:
-    library = chosen().library
+    library = load_library().library
     if library is None or library.level == LEVELS[0]:
-        pytest.skip(chosen().why_not or f"level {LEVELS[0]} is not fast in bfloat16")
+        pytest.skip(load_library().why_not or f"level {LEVELS[0]} is not fast in bfloat16")
     assert assembly.choose_dtype("auto", "bfloat16", "cpu") == torch.bfloat16
     assert assembly.choose_dtype("auto", "float16", "cpu") == torch.bfloat16
     assert assembly.choose_dtype("auto", "float32", "cpu") == torch.float32
@@ -81,7 +81,7 @@ def test_auto_is_bfloat16_where_the_compiled_operations_serve() -> None:
 def test_auto_is_float32_where_nothing_multiplies_bfloat16(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(assembly, "chosen", lambda: Choice(None, WHY))
+    monkeypatch.setattr(assembly, "load_library", lambda: Choice(None, WHY))
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
     assert assembly.choose_dtype("auto", "bfloat16", "cpu") == torch.float32
     assert assembly.choose_dtype("auto", "bfloat16", "cuda") == torch.bfloat16

@@ -13,12 +13,12 @@ import torch
 
 from bench.kernels.cases import peers
 from bench.kernels.cases.case import OURS, Call, Case, Goal, Place, Trial
-from kernels import reference_attention
 from kernels.attention_options import AttentionOptions, KvScales
 from kernels.ops import AttentionChunks, AttentionShape
-from kernels.triton.decode_attention import decode_attention
-from kernels.triton.decode_splits import plan_decode
-from kernels.triton.prefill_attention import plan_prefill, prefill_attention
+from kernels.reference import attention as reference_attention
+from kernels.triton.attention.decode import decode_attention
+from kernels.triton.attention.prefill import plan_prefill, prefill_attention
+from kernels.triton.attention.splits import plan_decode
 
 _CHECKED = 16
 """Queries of the last sequence that are compared with the oracle."""

@@ -10,13 +10,15 @@ from functools import partial
 import torch
 
 from bench.kernels.cases.case import OURS, Case, Goal, Place, Trial
-from kernels import reference, reference_attention, reference_rows
 from kernels.attention_options import KvScales
-from kernels.triton.activations import gelu_mul, silu_mul
-from kernels.triton.layer_norm import layer_norm
-from kernels.triton.rms_norm import norm_heads, rms_norm
-from kernels.triton.rope import rope
-from kernels.triton.store_kv import store_kv, store_kv_int8
+from kernels.reference import attention as reference_attention
+from kernels.reference import rows as reference_rows
+from kernels.reference.operations import reference
+from kernels.triton.attention.store_kv import store_kv, store_kv_int8
+from kernels.triton.rows.activations import gelu_mul, silu_mul
+from kernels.triton.rows.layer_norm import layer_norm
+from kernels.triton.rows.rms_norm import norm_heads, rms_norm
+from kernels.triton.rows.rope import rope
 
 _BYTES = 2  # of bfloat16
 _EPS = 1e-5
@@ -78,7 +80,7 @@ def _rope(tokens: int, head_dim: int, place: Place) -> Trial:
 
     return Trial(
         {OURS: lambda: ours},
-        lambda: reference_rows.rope(turning.double(), table, positions),
+        lambda: reference_rows.rope_partly(turning.double(), table, positions),
         2 * _BYTES * turning.numel() + 4 * tokens * head_dim,
     )
 

@@ -17,10 +17,10 @@ from kernels.cpu import logits as cpu_logits
 from kernels.cpu import sampling as cpu_sampling
 from kernels.cpu.filters import Filters
 from kernels.philox import Counters
-from kernels.triton.logits_probabilities import LogProbabilities, Partials, log_probabilities
-from kernels.triton.sampling import draw
-from kernels.triton.sampling_batch import Choices, Edits, Ragged, Uses
-from kernels.triton.sampling_scratch import Scratch
+from kernels.triton.sampling.batch import Choices, Edits, Ragged, Uses
+from kernels.triton.sampling.draw import draw
+from kernels.triton.sampling.log_probabilities import LogProbabilities, Partials, log_probabilities
+from kernels.triton.sampling.scratch import Scratch
 
 _TEMPERATURE = 0.8
 _ALTERNATIVES = 20

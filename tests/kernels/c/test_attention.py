@@ -14,14 +14,14 @@ from support.kernels.attention_scenes import (
     INT8_TOLERANCE,
     Scene,
     assert_close,
+    options_of,
     quantised,
     relative_error,
     scene,
 )
 
-from kernels.attention_options import AttentionOptions, KvScales
-from kernels.c.operations import NativeOperations
-from kernels.devices import UnsupportedDevice
+from kernels.attention_options import KvScales
+from kernels.ops import Operations
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 HEADS = [(20, 4, 64), (2, 2, 32), (7, 1, 80), (4, 2, 256), (40, 1, 16), (3, 3, 7)]
@@ -31,7 +31,7 @@ CHUNKS = [(1, 40), (1, 1), (7, 7), (64, 64), (2, 3), (33, 129), (5, 600), (1, 63
 NUM_DECODES = 2
 
 
-def attend(operations: NativeOperations, of: Scene) -> torch.Tensor:
+def attend(operations: Operations, of: Scene) -> torch.Tensor:
     plan = operations.plan_attention(of.chunks, of.shape, of.q.dtype)
     return operations.attention(of.q, of.k_cache, of.v_cache, plan, of.scales)
 
@@ -52,7 +52,7 @@ def alone(of: Scene, index: int) -> Scene:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("heads", HEADS, ids=str)
 def test_decodes_equal_the_oracle(
-    native_operations: NativeOperations, heads: tuple[int, int, int], dtype: torch.dtype
+    native_operations: Operations, heads: tuple[int, int, int], dtype: torch.dtype
 ) -> None:
     step = scene("cpu", DECODES, heads, dtype, num_decodes=len(DECODES))
     assert_close(attend(native_operations, step), step.expected(), dtype)
@@ -61,7 +61,7 @@ def test_decodes_equal_the_oracle(
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("heads", HEADS, ids=str)
 def test_prompts_among_decodes_equal_the_oracle(
-    native_operations: NativeOperations, heads: tuple[int, int, int], dtype: torch.dtype
+    native_operations: Operations, heads: tuple[int, int, int], dtype: torch.dtype
 ) -> None:
     step = scene("cpu", CHUNKS, heads, dtype, NUM_DECODES)
     assert_close(attend(native_operations, step), step.expected(), dtype)
@@ -71,7 +71,7 @@ def test_prompts_among_decodes_equal_the_oracle(
 @pytest.mark.parametrize("heads", [(20, 4, 64), (7, 1, 80)], ids=str)
 @pytest.mark.parametrize("chunks", [DECODES, CHUNKS], ids=["decodes", "chunks"])
 def test_int8_caches_equal_the_oracle_with_the_same_caches(
-    native_operations: NativeOperations,
+    native_operations: Operations,
     chunks: Sequence[tuple[int, int]],
     heads: tuple[int, int, int],
     dtype: torch.dtype,
@@ -87,7 +87,7 @@ def test_int8_caches_equal_the_oracle_with_the_same_caches(
 
 
 @pytest.mark.parametrize("threads", [2, 5])
-def test_threads_change_nothing(native_operations: NativeOperations, threads: int) -> None:
+def test_threads_change_nothing(native_operations: Operations, threads: int) -> None:
     steps = [
         scene("cpu", CHUNKS, (20, 4, 64), torch.bfloat16, NUM_DECODES),
         scene("cpu", [(1, 2000), (1, 5)], (20, 4, 64), torch.bfloat16, 2),
@@ -102,9 +102,7 @@ def test_threads_change_nothing(native_operations: NativeOperations, threads: in
 
 
 @pytest.mark.parametrize("index", range(len(DECODES)))
-def test_a_decode_is_the_same_in_any_company(
-    native_operations: NativeOperations, index: int
-) -> None:
+def test_a_decode_is_the_same_in_any_company(native_operations: Operations, index: int) -> None:
     step = scene("cpu", DECODES, (4, 2, 64), torch.bfloat16, len(DECODES))
 
     together = attend(native_operations, step)
@@ -112,7 +110,7 @@ def test_a_decode_is_the_same_in_any_company(
     assert torch.equal(together[index : index + 1], attend(native_operations, alone(step, index)))
 
 
-def test_a_plan_serves_every_layer(native_operations: NativeOperations) -> None:
+def test_a_plan_serves_every_layer(native_operations: Operations) -> None:
     first = scene("cpu", [(1, 1200), (1, 700)], dtype=torch.float32, num_decodes=2)
     second = replace(first, k_cache=first.k_cache.neg(), v_cache=first.v_cache.mul(2))
     plan = native_operations.plan_attention(first.chunks, first.shape, torch.float32)
@@ -122,14 +120,14 @@ def test_a_plan_serves_every_layer(native_operations: NativeOperations) -> None:
         assert_close(got, layer.expected(), torch.float32)
 
 
-def test_great_scores_neither_overflow_nor_vanish(native_operations: NativeOperations) -> None:
+def test_great_scores_neither_overflow_nor_vanish(native_operations: Operations) -> None:
     step = scene("cpu", CHUNKS, (4, 2, 32), torch.float32, NUM_DECODES)
     step = replace(step, q=step.q * 300)
 
     assert_close(attend(native_operations, step), step.expected(), torch.float32)
 
 
-def test_what_is_not_a_number_stays_so(native_operations: NativeOperations) -> None:
+def test_what_is_not_a_number_stays_so(native_operations: Operations) -> None:
     step = scene("cpu", [(1, 40), (9, 9)], (4, 2, 32), torch.bfloat16, 1)
     q = step.q.clone()
     q[0, 1], q[4, 2] = torch.nan, torch.nan
@@ -139,25 +137,17 @@ def test_what_is_not_a_number_stays_so(native_operations: NativeOperations) -> N
     assert got.nonzero().tolist() == [[0, 1], [4, 2]]
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        AttentionOptions(window=8),
-        AttentionOptions(soft_cap=30.0),
-        AttentionOptions(sinks=torch.zeros(4)),
-        AttentionOptions(alibi_slopes=torch.zeros(4)),
-    ],
-    ids=["window", "soft cap", "sinks", "ALiBi"],
-)
-def test_options_are_refused(
-    native_operations: NativeOperations, options: AttentionOptions
-) -> None:
-    step = scene("cpu", [(1, 4)])
-    with pytest.raises(UnsupportedDevice, match="on a CPU has no ALiBi, window, soft cap or sinks"):
-        native_operations.plan_attention(step.chunks, step.shape, torch.bfloat16, options)
+@pytest.mark.parametrize("names", ["window", "soft_cap", "sinks", "alibi", "alibi+window+sinks"])
+def test_options_are_computed_too(native_operations: Operations, names: str) -> None:
+    step, options = scene("cpu", CHUNKS, num_decodes=NUM_DECODES), options_of("cpu", 4, names)
+
+    plan = native_operations.plan_attention(step.chunks, step.shape, step.q.dtype, options)
+    got = native_operations.attention(step.q, step.k_cache, step.v_cache, plan)
+
+    assert_close(got, step.expected(options), torch.bfloat16)
 
 
-def test_tensors_that_would_be_misread_are_refused(native_operations: NativeOperations) -> None:
+def test_tensors_that_would_be_misread_are_refused(native_operations: Operations) -> None:
     step = scene("cpu", [(1, 4)], (4, 2, 32), torch.bfloat16, 1)
     plan = native_operations.plan_attention(step.chunks, step.shape, torch.bfloat16)
     q, k, v = step.q, step.k_cache, step.v_cache

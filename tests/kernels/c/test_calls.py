@@ -8,25 +8,24 @@ from collections.abc import Callable
 import pytest
 import torch
 from support.kernels.captured_layers import EPS, HEAD_DIM, KV_HEADS, captured, run_layer, step_of
+from support.kernels.operations import QUANTISED, compiled
 
-from kernels.attention_options import Int8Rows
+from kernels.attention_options import AttentionOptions, Int8Rows
 from kernels.c.attention import GROWTH
 from kernels.c.calls import CapturedCalls
-from kernels.c.int8_cache import Int8CacheOperations
 from kernels.c.library import Library
-from kernels.c.operations import NativeOperations
 from kernels.c.quantised import QuantisedLinear
-from kernels.cpu.quantised import QUANTISATIONS
-from kernels.ops import Outgrown, Routing
+from kernels.formats import WEIGHT_FORMATS, KvInt8
+from kernels.ops import Operations, Outgrown, Routing
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 SLOT = torch.tensor([1])
 
 
 @pytest.fixture
-def operations(native_library: Library) -> NativeOperations:
+def operations(native_library: Library) -> Operations:
     """A set of its own: what others packed decides whether a set captures."""
-    return NativeOperations(native_library)
+    return compiled(native_library)
 
 
 def same_bits(first: torch.Tensor, second: torch.Tensor) -> bool:
@@ -36,21 +35,21 @@ def same_bits(first: torch.Tensor, second: torch.Tensor) -> bool:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_replay_gives_what_the_calls_give_at_once(
-    operations: NativeOperations, dtype: torch.dtype
+    operations: Operations, dtype: torch.dtype
 ) -> None:
-    step, eager = step_of(dtype), step_of(dtype)
+    step, uncaptured = step_of(dtype), step_of(dtype)
     taken = captured(operations, lambda: run_layer(operations, step))
     for seed in range(4):
-        want = run_layer(operations, eager)
+        want = run_layer(operations, uncaptured)
 
         assert torch.equal(taken.replay(), want)
         assert want.isfinite().all()
-        assert all(map(same_bits, step.caches(), eager.caches()))
+        assert all(map(same_bits, step.caches(), uncaptured.caches()))
         step.draw_again(seed)
-        eager.draw_again(seed)
+        uncaptured.draw_again(seed)
 
 
-def test_nothing_is_computed_before_a_replay(operations: NativeOperations) -> None:
+def test_nothing_is_computed_before_a_replay(operations: Operations) -> None:
     step = step_of(torch.bfloat16)
     before = [cache.clone() for cache in step.caches()]
     heads, weight = torch.randn(3, 4, HEAD_DIM), torch.randn(4, HEAD_DIM)
@@ -73,9 +72,9 @@ def test_a_capture_outlives_the_set_and_the_weights_it_was_made_of(
     native_library: Library,
 ) -> None:
     def scene() -> tuple[CapturedCalls, torch.Tensor]:
-        operations = NativeOperations(native_library)
+        operations = compiled(native_library)
         weights = QuantisedLinear(
-            operations.calls, torch.randn(64, 64), None, QUANTISATIONS["int8"]
+            operations.recorder, torch.randn(64, 64), None, WEIGHT_FORMATS["int8"]
         )
         x = torch.randn(200, 64).bfloat16()
 
@@ -92,11 +91,11 @@ def test_a_capture_outlives_the_set_and_the_weights_it_was_made_of(
     assert all(other.isnan().all() for other in elsewhere)
 
 
-@pytest.mark.parametrize("name", QUANTISATIONS)
-def test_quantised_layers_are_captured(operations: NativeOperations, name: str) -> None:
+@pytest.mark.parametrize("name", QUANTISED)
+def test_quantised_layers_are_captured(operations: Operations, name: str) -> None:
     up, down = (
         QuantisedLinear(
-            operations.calls, torch.randn(shape), torch.randn(shape[0]), QUANTISATIONS[name]
+            operations.recorder, torch.randn(shape), torch.randn(shape[0]), WEIGHT_FORMATS[name]
         )
         for shape in ((90, 70), (33, 45))
     )
@@ -107,18 +106,18 @@ def test_quantised_layers_are_captured(operations: NativeOperations, name: str) 
         x.normal_()
 
 
-def test_products_and_experts_are_captured(operations: NativeOperations) -> None:
+def test_products_and_experts_are_captured(operations: Operations) -> None:
     linear = operations.pack_linear(torch.randn(64, 70).bfloat16(), torch.randn(64).bfloat16())
     weights = [torch.randn(shape).bfloat16() / 8 for shape in ((5, 64), (5, 62, 64), (5, 64, 31))]
     experts = operations.pack_experts(*weights, Routing(2, True))
     x = torch.randn(11, 70).bfloat16()
-    taken = captured(operations, lambda: operations.moe(linear(x), experts))
+    taken = captured(operations, lambda: experts(linear(x)))
     for _ in range(3):
-        assert torch.equal(taken.replay(), operations.moe(linear(x), experts))
+        assert torch.equal(taken.replay(), experts(linear(x)))
         x.normal_()
 
 
-def test_a_set_whose_products_are_pytorchs_captures_nothing(operations: NativeOperations) -> None:
+def test_a_set_whose_products_are_pytorchs_captures_nothing(operations: Operations) -> None:
     linear = operations.pack_linear(torch.randn(64, 70).half(), None)
     asked = []
 
@@ -127,7 +126,7 @@ def test_a_set_whose_products_are_pytorchs_captures_nothing(operations: NativeOp
 
 
 def test_int8_caches_are_captured(native_library: Library) -> None:
-    ops = Int8CacheOperations(native_library)
+    ops = compiled(native_library, caches=KvInt8())
     step = step_of(torch.bfloat16)
     k, v = torch.randn(2, len(step.slots), KV_HEADS, HEAD_DIM).bfloat16()
     of = step.attention
@@ -155,7 +154,7 @@ def test_int8_caches_are_captured(native_library: Library) -> None:
         k.normal_()
 
 
-def test_captured_computations_share_memory_and_not_results(operations: NativeOperations) -> None:
+def test_captured_computations_share_memory_and_not_results(operations: Operations) -> None:
     small, large = (torch.randn(rows, 64) for rows in (3, 300))
 
     def twice(x: torch.Tensor) -> torch.Tensor:
@@ -170,7 +169,7 @@ def test_captured_computations_share_memory_and_not_results(operations: NativeOp
         large.normal_()
 
 
-FOREIGN: dict[str, Callable[[NativeOperations], torch.Tensor]] = {
+FOREIGN: dict[str, Callable[[Operations], torch.Tensor]] = {
     "silu_mul of columns": lambda ops: ops.silu_mul(torch.ones(6, 4).T),
     "silu_mul in float64": lambda ops: ops.silu_mul(torch.ones(6, 4).double()),
     "rms_norm of columns": lambda ops: ops.rms_norm(torch.ones(6, 4).T, torch.ones(6), EPS)[0],
@@ -189,8 +188,18 @@ FOREIGN: dict[str, Callable[[NativeOperations], torch.Tensor]] = {
         lambda cache: ops.store_kv(*[torch.ones(1, 4, 2).mT] * 2, SLOT, cache, cache),
     ),
     "take_rows by int32": lambda ops: ops.take_rows(torch.ones(4, 3), torch.tensor([1]).int()),
+    "layer_norm, which is not compiled": lambda ops: ops.layer_norm(
+        torch.ones(4, 6).bfloat16(), torch.ones(6).bfloat16(), None, EPS
+    )[0],
+    "attention with options": lambda ops: _window(ops),
     "take_rows of columns": lambda ops: ops.take_rows(torch.ones(4, 3).T, torch.tensor([1])),
 }
+
+
+def _window(ops: Operations) -> torch.Tensor:
+    of = step_of(torch.bfloat16).attention
+    plan = ops.plan_attention(of.chunks, of.shape, torch.bfloat16, AttentionOptions(window=3))
+    return ops.attention(of.q, of.k_cache, of.v_cache, plan)
 
 
 def _in_place(x: torch.Tensor, change: Callable[[torch.Tensor], None]) -> torch.Tensor:
@@ -199,7 +208,7 @@ def _in_place(x: torch.Tensor, change: Callable[[torch.Tensor], None]) -> torch.
 
 
 @pytest.mark.parametrize("name", FOREIGN)
-def test_what_pytorch_computes_is_not_captured(operations: NativeOperations, name: str) -> None:
+def test_what_pytorch_computes_is_not_captured(operations: Operations, name: str) -> None:
     compute = FOREIGN[name]
     step = step_of(torch.bfloat16)
     went_on = []
@@ -218,10 +227,10 @@ def test_what_pytorch_computes_is_not_captured(operations: NativeOperations, nam
     assert torch.equal(captured(operations, lambda: run_layer(operations, step)).replay(), want)
 
 
-def test_products_of_columns_are_not_captured(operations: NativeOperations) -> None:
+def test_products_of_columns_are_not_captured(operations: Operations) -> None:
     columns = torch.ones(6, 3).bfloat16().T
     layers = [
-        QuantisedLinear(operations.calls, torch.ones(4, 6), None, QUANTISATIONS["int8"]),
+        QuantisedLinear(operations.recorder, torch.ones(4, 6), None, WEIGHT_FORMATS["int8"]),
         operations.pack_linear(torch.ones(4, 6).bfloat16(), None),
     ]
     for layer in layers:
@@ -229,7 +238,7 @@ def test_products_of_columns_are_not_captured(operations: NativeOperations) -> N
         assert (layer(columns) == 6).all()
 
 
-def test_an_error_while_capturing_leaves_all_as_it_was(operations: NativeOperations) -> None:
+def test_an_error_while_capturing_leaves_all_as_it_was(operations: Operations) -> None:
     step = step_of(torch.bfloat16)
 
     def broken() -> torch.Tensor:
@@ -241,13 +250,13 @@ def test_an_error_while_capturing_leaves_all_as_it_was(operations: NativeOperati
     with pytest.raises(ValueError, match="of other memory"):
         operations.capture(lambda: torch.ones(2, 3))
 
-    assert not operations.calls.capturing
+    assert not operations.recorder.capturing
     want = run_layer(operations, step)
     assert torch.equal(captured(operations, lambda: run_layer(operations, step)).replay(), want)
 
 
 def test_sequences_may_grow_until_they_outgrow_the_workspace(
-    operations: NativeOperations,
+    operations: Operations,
 ) -> None:
     long = 16 * 600
     step = step_of(torch.bfloat16, [(1, 3), (1, long)])
@@ -278,7 +287,7 @@ def test_sequences_may_grow_until_they_outgrow_the_workspace(
 
 @pytest.mark.parametrize("wrong", [-1, 5, 2**40])
 def test_a_number_that_does_not_exist_stops_the_computation(
-    operations: NativeOperations, wrong: int
+    operations: Operations, wrong: int
 ) -> None:
     table, rows, numbers = torch.randn(5, 1, 8), torch.randn(5, 1, 8), torch.tensor([4, 0])
     slots, cache = torch.tensor([3, 1]), torch.zeros(5, 1, 8)

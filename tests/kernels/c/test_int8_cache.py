@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.kernels.attention_scenes import options_of, scene
+from support.kernels.operations import compiled
 
-from kernels import reference
 from kernels.attention_options import Int8Rows
-from kernels.c import int8_cache
-from kernels.c.int8_cache import Int8CacheOperations, serving_int8_caches
-from kernels.c.library import Choice, Library, chosen
+from kernels.c.library import Library
 from kernels.devices import UnsupportedDevice
+from kernels.formats import KvInt8
 from kernels.ops import AttentionChunks, AttentionShape
+from kernels.reference.operations import reference
 
 SLOTS, KV_HEADS, HEAD_DIM = 60, 2, 20
 SHAPE = AttentionShape(heads=6, kv_heads=KV_HEADS, head_dim=HEAD_DIM, scale=HEAD_DIM**-0.5)
@@ -23,7 +24,7 @@ def empty() -> Int8Rows:
 
 
 def test_attention_reads_what_was_stored(native_library: Library) -> None:
-    ops = Int8CacheOperations(native_library)
+    ops = compiled(native_library, caches=KvInt8())
     k, v = torch.randn(2, 43, KV_HEADS, HEAD_DIM).bfloat16()
     slots = torch.randperm(SLOTS)[:43]
     q = torch.randn(13, SHAPE.heads, HEAD_DIM).bfloat16()
@@ -51,18 +52,10 @@ def test_attention_reads_what_was_stored(native_library: Library) -> None:
     assert (got.double() - want).norm() / want.norm() < 1e-2
 
 
-def test_float32_is_refused_with_the_remedy() -> None:
-    with pytest.raises(UnsupportedDevice, match="--dtype bfloat16"):
-        serving_int8_caches(torch.float32)
+@pytest.mark.parametrize("name", ["window", "soft_cap", "sinks", "alibi"])
+def test_options_are_refused_by_name(native_library: Library, name: str) -> None:
+    ops = compiled(native_library, caches=KvInt8())
+    step, options = scene("cpu", [(1, 4)]), options_of("cpu", 4, name)
 
-
-def test_without_a_library_the_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(int8_cache, "chosen", lambda: Choice(None, "no compiler"))
-    with pytest.raises(UnsupportedDevice, match="no compiler"):
-        serving_int8_caches(torch.bfloat16)
-
-
-def test_the_compiled_set_serves_where_it_was_built() -> None:
-    if chosen().library is None:
-        pytest.skip(chosen().why_not)
-    assert isinstance(serving_int8_caches(torch.bfloat16), Int8CacheOperations)
+    with pytest.raises(UnsupportedDevice, match=rf"has no {options.names()}: KV dtype auto"):
+        ops.plan_attention(step.chunks, step.shape, torch.bfloat16, options)

@@ -12,7 +12,7 @@ from kernels.c.levels import LEVELS
 from kernels.c.library import (
     VARIABLE,
     Library,
-    choose,
+    choose_library,
     fastest,
     installed,
     supported,
@@ -35,7 +35,7 @@ def say_capability(monkeypatch: pytest.MonkeyPatch, capability: str) -> None:
 def test_the_fastest_level_serves(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     say_capability(monkeypatch, "AVX512")
 
-    library = choose(path, {}).library
+    library = choose_library(path, {}).library
 
     assert library is not None
     assert library.level == fastest(path)
@@ -54,7 +54,7 @@ def test_the_environment_chooses_among_those_supported(
 ) -> None:
     say_capability(monkeypatch, "AVX512")
 
-    library = choose(path, {VARIABLE: level}).library
+    library = choose_library(path, {VARIABLE: level}).library
 
     assert library is not None
     assert library.level == min(level, supported(path)[-1], key=LEVELS.index)
@@ -98,21 +98,21 @@ def test_a_level_that_the_library_lacks_is_not_loaded(
 def test_what_lowers_torch_lowers_ours(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     say_capability(monkeypatch, "DEFAULT")
 
-    library = choose(path, {}).library
+    library = choose_library(path, {}).library
 
     assert library is not None
     assert library.level == "portable"
 
 
 def test_torch_serves_where_it_is_asked_for(path: Path) -> None:
-    choice = choose(path, {VARIABLE: "torch"})
+    choice = choose_library(path, {VARIABLE: "torch"})
 
     assert choice.library is None
     assert VARIABLE in choice.why_not
 
 
 def test_torch_serves_where_nothing_was_built() -> None:
-    choice = choose(None, {})
+    choice = choose_library(None, {})
 
     assert choice.library is None
     assert "install a C compiler" in choice.why_not
@@ -122,14 +122,14 @@ def test_torch_serves_where_the_library_is_broken(tmp_path: Path) -> None:
     broken = tmp_path / "broken.so"
     broken.write_bytes(b"not a library")
 
-    choice = choose(broken, {})
+    choice = choose_library(broken, {})
 
     assert choice.library is None
     assert "cannot be loaded" in choice.why_not
 
 
 def test_torch_serves_where_the_library_has_other_functions() -> None:
-    choice = choose(Path(_ctypes.__file__), {})
+    choice = choose_library(Path(_ctypes.__file__), {})
 
     assert choice.library is None
     assert "built from other sources" in choice.why_not
@@ -137,7 +137,7 @@ def test_torch_serves_where_the_library_has_other_functions() -> None:
 
 def test_an_unknown_level_is_refused_by_name() -> None:
     with pytest.raises(UnsupportedDevice, match=f"{VARIABLE}: 'sse9' is none of portable, avx2"):
-        choose(None, {VARIABLE: "sse9"})
+        choose_library(None, {VARIABLE: "sse9"})
 
 
 def test_a_level_that_the_processor_lacks_is_not_loaded(

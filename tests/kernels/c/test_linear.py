@@ -8,10 +8,9 @@ import pytest
 import torch
 from support.kernels.checks import assert_near
 
-from kernels import reference
 from kernels.c.linear import PackedLinear
-from kernels.c.operations import NativeOperations
-from kernels.ops import Routing
+from kernels.ops import Operations, Routing
+from kernels.reference.operations import reference
 
 # Tiles of each height, several tiles, several blocks.
 ROWS = [*range(1, 14), 16, 24, 25, 61, 300]
@@ -27,7 +26,7 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
 
 
 @pytest.fixture
-def operations(native_operations: NativeOperations) -> NativeOperations:
+def operations(native_operations: Operations) -> Operations:
     return native_operations
 
 
@@ -35,7 +34,7 @@ def operations(native_operations: NativeOperations) -> NativeOperations:
 @pytest.mark.parametrize(("outputs", "inputs"), SIZES)
 @pytest.mark.parametrize("biased", [False, True])
 def test_rows_are_multiplied(
-    operations: NativeOperations, outputs: int, inputs: int, biased: bool
+    operations: Operations, outputs: int, inputs: int, biased: bool
 ) -> None:
     weight = torch.randn(outputs, inputs).bfloat16()
     bias = torch.randn(outputs).bfloat16() if biased else None
@@ -53,7 +52,7 @@ def test_rows_are_multiplied(
 @pytest.mark.parametrize(("outputs", "inputs"), SIZES)
 @pytest.mark.parametrize("biased", [False, True])
 def test_rows_of_gates_and_ups_are_multiplied_and_gated(
-    operations: NativeOperations, outputs: int, inputs: int, biased: bool
+    operations: Operations, outputs: int, inputs: int, biased: bool
 ) -> None:
     weight = torch.randn(2 * outputs, inputs).bfloat16()
     bias = torch.randn(2 * outputs).bfloat16() if biased else None
@@ -67,7 +66,7 @@ def test_rows_of_gates_and_ups_are_multiplied_and_gated(
 
 @pytest.mark.parametrize("inputs", [61, 62])
 def test_gates_and_ups_that_cannot_be_packed_are_left_to_pytorch(
-    operations: NativeOperations, inputs: int
+    operations: Operations, inputs: int
 ) -> None:
     weight, x = torch.randn(14, inputs).half(), torch.randn(3, inputs).half()
 
@@ -76,7 +75,7 @@ def test_gates_and_ups_that_cannot_be_packed_are_left_to_pytorch(
     assert_near(got, reference.pack_gated(weight.double(), None)(x.double()))
 
 
-def test_rows_may_lie_apart(operations: NativeOperations) -> None:
+def test_rows_may_lie_apart(operations: Operations) -> None:
     weight, wide = torch.randn(40, 64).bfloat16(), torch.randn(5, 100).bfloat16()
     linear = operations.pack_linear(weight, None)
 
@@ -85,13 +84,13 @@ def test_rows_may_lie_apart(operations: NativeOperations) -> None:
     assert torch.equal(linear(columns), linear(columns.contiguous()))
 
 
-def test_no_rows_give_no_rows(operations: NativeOperations) -> None:
+def test_no_rows_give_no_rows(operations: Operations) -> None:
     linear = operations.pack_linear(torch.randn(40, 64).bfloat16(), None)
 
     assert linear(torch.empty(0, 64, dtype=torch.bfloat16)).shape == (0, 40)
 
 
-def test_what_is_not_read_may_be_anything(operations: NativeOperations) -> None:
+def test_what_is_not_read_may_be_anything(operations: Operations) -> None:
     linear = operations.pack_linear(torch.randn(33, 62).bfloat16(), None)
     around = torch.full((9, 80), float("nan"), dtype=torch.bfloat16)
     around[2:7, 10:72] = 1
@@ -99,7 +98,7 @@ def test_what_is_not_read_may_be_anything(operations: NativeOperations) -> None:
     assert linear(around[2:7, 10:72]).isfinite().all()
 
 
-def test_infinite_and_nan_inputs_stay_in_their_rows(operations: NativeOperations) -> None:
+def test_infinite_and_nan_inputs_stay_in_their_rows(operations: Operations) -> None:
     linear = operations.pack_linear(torch.ones(33, 62).bfloat16(), None)
     x = torch.ones(14, 62).bfloat16()
     x[3, 5], x[9, 61] = float("inf"), float("nan")
@@ -114,7 +113,7 @@ def test_infinite_and_nan_inputs_stay_in_their_rows(operations: NativeOperations
 @pytest.mark.parametrize("inputs", [61, 62])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_weights_that_cannot_be_packed_are_left_to_pytorch(
-    operations: NativeOperations, inputs: int, dtype: torch.dtype
+    operations: Operations, inputs: int, dtype: torch.dtype
 ) -> None:
     weight, x = torch.randn(7, inputs).to(dtype), torch.randn(3, inputs).to(dtype)
     linear = operations.pack_linear(weight, None)
@@ -123,7 +122,7 @@ def test_weights_that_cannot_be_packed_are_left_to_pytorch(
     assert_near(linear(x), x.double() @ weight.double().T)
 
 
-def test_rows_of_another_kind_are_refused(operations: NativeOperations) -> None:
+def test_rows_of_another_kind_are_refused(operations: Operations) -> None:
     linear = operations.pack_linear(torch.randn(40, 64).bfloat16(), None)
 
     with pytest.raises(ValueError, match="expected bfloat16 64"):
@@ -151,7 +150,7 @@ EXPERTS = [(64, 32, 5, 2), (60, 77, 3, 1), (130, 48, 40, 4), (256, 96, 8, 8)]
 @pytest.mark.parametrize(("hidden", "intermediate", "experts", "top_k"), EXPERTS)
 @pytest.mark.parametrize("renormalise", [True, False])
 def test_each_token_goes_through_its_experts(
-    operations: NativeOperations,
+    operations: Operations,
     hidden: int,
     intermediate: int,
     experts: int,
@@ -166,12 +165,12 @@ def test_each_token_goes_through_its_experts(
     oracle = reference.pack_experts(router.double(), gate_up.double(), down.double(), routing)
     for tokens in (1, 2, 13, 70):
         x = scattered_tokens(tokens, hidden, experts)
-        want, got = reference.moe(x.double(), oracle), operations.moe(x, packed).double()
+        want, got = oracle(x.double()), packed(x).double()
         # The rows between the two products are rounded, which the oracle's are not.
         assert ((got - want).norm(dim=1) <= 6e-3 * want.norm(dim=1)).all()
 
 
-def test_a_token_of_nan_spoils_no_other(operations: NativeOperations) -> None:
+def test_a_token_of_nan_spoils_no_other(operations: Operations) -> None:
     router, gate_up = torch.randn(5, 64).bfloat16(), torch.randn(5, 64, 64).bfloat16()
     packed = operations.pack_experts(
         router, gate_up, torch.randn(5, 64, 32).bfloat16(), Routing(2, True)
@@ -179,15 +178,15 @@ def test_a_token_of_nan_spoils_no_other(operations: NativeOperations) -> None:
     x = torch.randn(4, 64).bfloat16()
     x[2] = float("nan")
 
-    out = operations.moe(x, packed)
+    out = packed(x)
 
     assert out[2].isnan().all()
     assert out[[0, 1, 3]].isfinite().all()
 
 
-def test_tokens_of_another_width_are_refused(operations: NativeOperations) -> None:
+def test_tokens_of_another_width_are_refused(operations: Operations) -> None:
     weights = torch.randn(5, 64).bfloat16(), torch.randn(5, 64, 64).bfloat16()
     packed = operations.pack_experts(*weights, torch.randn(5, 64, 32).bfloat16(), Routing(2, True))
 
     with pytest.raises(ValueError, match="expected bfloat16 64"):
-        operations.moe(torch.randn(2, 62).bfloat16(), packed)
+        packed(torch.randn(2, 62).bfloat16())

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 
 import pytest
 import torch
+from support.kernels.operations import QUANTISED, compiled
 
-from kernels import cpu, reference
 from kernels.c.calls import Calls
 from kernels.c.library import Library
-from kernels.c.operations import NativeOperations
-from kernels.c.quantised import quantised
+from kernels.c.quantised import QuantisedLinear
 from kernels.c.quantised_experts import QuantisedExperts
-from kernels.cpu import exact
+from kernels.cpu.entries import pack_each
+from kernels.cpu.experts import PackedExperts
 from kernels.cpu.quantised import (
-    QUANTISATIONS,
-    QuantisedOperations,
     round_to_int4,
     round_to_int8,
 )
+from kernels.formats import WEIGHT_FORMATS
+from kernels.layers import Experts
 from kernels.ops import Operations, Routing
+from kernels.reference.operations import reference
 
 # Of hidden, intermediate, experts, top_k.
 SIZES = [(5, 3, 1, 1), (70, 33, 3, 2), (256, 96, 8, 2), (130, 17, 64, 4), (300, 150, 4, 3)]
@@ -55,7 +57,7 @@ def oracle_for(
     ]
     oracle = reference.pack_experts(router.double(), *rounded, routing)
     steps = [tokens_for(tokens, sizes) for tokens in TOKENS]
-    return (router, gate_up, down), [(x, reference.moe(x.double(), oracle)) for x in steps]
+    return (router, gate_up, down), [(x, oracle(x.double())) for x in steps]
 
 
 def weights_of(sizes: tuple[int, int, int, int], dtype: torch.dtype = torch.float32) -> Weights:
@@ -82,20 +84,20 @@ def distances(got: torch.Tensor, want: torch.Tensor) -> torch.Tensor:
     return (got.double() - want.double()).norm(dim=1) / rows.clamp(min=rows.square().mean().sqrt())
 
 
-def each_by_itself(library: Library, name: str, dtype: torch.dtype) -> Operations:
-    """The set that has experts in PyTorch around a compiled layer for each."""
-    return quantised(exact if dtype == torch.float32 else cpu, dtype, QUANTISATIONS[name], library)
+def each_by_itself(library: Library, dtype: torch.dtype) -> Callable[..., Experts]:
+    """Experts in PyTorch around a compiled layer for each."""
+    return partial(pack_each, partial(QuantisedLinear, Calls(library)), dtype)
 
 
 @pytest.mark.parametrize("renormalise", [True, False])
 @pytest.mark.parametrize("sizes", SIZES)
-@pytest.mark.parametrize("name", QUANTISATIONS)
+@pytest.mark.parametrize("name", QUANTISED)
 def test_equals_the_oracle_with_rounded_weights(
     native_library: Library, name: str, sizes: tuple[int, int, int, int], renormalise: bool
 ) -> None:
     routing = Routing(sizes[3], renormalise)
     weights, steps = oracle_for(name, sizes, routing)
-    packed = QuantisedExperts(Calls(native_library), weights, routing, QUANTISATIONS[name])
+    packed = QuantisedExperts(Calls(native_library), *weights, routing, WEIGHT_FORMATS[name])
     for x, want in steps:
         for threads in (1, 2):
             got = in_threads(threads, packed, x)
@@ -104,16 +106,16 @@ def test_equals_the_oracle_with_rounded_weights(
             assert (distances(got, want) < TOLERANCES[name]).all()
 
 
-@pytest.mark.parametrize("name", QUANTISATIONS)
+@pytest.mark.parametrize("name", QUANTISED)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("sizes", SIZES)
 def test_equals_a_quantised_layer_for_each_expert(
     native_library: Library, name: str, dtype: torch.dtype, sizes: tuple[int, int, int, int]
 ) -> None:
     weights, routing = weights_of(sizes, dtype), Routing(sizes[3], True)
-    others = each_by_itself(native_library, name, dtype)
-    apart = others.pack_experts(*weights, routing)
-    packed = QuantisedExperts(Calls(native_library), weights, routing, QUANTISATIONS[name])
+    pack = each_by_itself(native_library, dtype)
+    apart = pack(*weights, routing, WEIGHT_FORMATS[name])
+    packed = QuantisedExperts(Calls(native_library), *weights, routing, WEIGHT_FORMATS[name])
     for tokens in TOKENS[1:]:
         x = tokens_for(tokens, sizes, dtype)
 
@@ -122,10 +124,10 @@ def test_equals_a_quantised_layer_for_each_expert(
         assert got.dtype == dtype
         # A number between two steps of int8 may be rounded either way.
         tolerance = STEPS[dtype] + (2e-2 if name == "w8a8" else 0)
-        assert (distances(got, others.moe(x, apart)) < tolerance).all()
+        assert (distances(got, apart(x)) < tolerance).all()
 
 
-@pytest.mark.parametrize("name", QUANTISATIONS)
+@pytest.mark.parametrize("name", QUANTISED)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_token_has_the_same_results_in_any_company(
     native_library: Library, name: str, dtype: torch.dtype
@@ -133,7 +135,7 @@ def test_a_token_has_the_same_results_in_any_company(
     weights = weights_of((300, 150, 5, 2), dtype)
     weights[0].normal_()
     packed = QuantisedExperts(
-        Calls(native_library), weights, Routing(2, False), QUANTISATIONS[name]
+        Calls(native_library), *weights, Routing(2, False), WEIGHT_FORMATS[name]
     )
     x = torch.randn(80, 300).to(dtype)
 
@@ -144,25 +146,25 @@ def test_a_token_has_the_same_results_in_any_company(
         assert torch.equal(packed(x[7 : 7 + tokens]), together[7 : 7 + tokens])
 
 
-@pytest.mark.parametrize("name", QUANTISATIONS)
+@pytest.mark.parametrize("name", QUANTISED)
 def test_all_tokens_may_go_to_one_expert(native_library: Library, name: str) -> None:
     sizes, routing = (64, 48, 6, 1), Routing(1, True)
     router, gate_up, down = weights_of(sizes)
     calls = Calls(native_library)
-    packed = QuantisedExperts(calls, (router, gate_up, down), routing, QUANTISATIONS[name])
+    packed = QuantisedExperts(calls, router, gate_up, down, routing, WEIGHT_FORMATS[name])
     lone = (router[4:5], gate_up[4:5], down[4:5])
     x = torch.randn(70, 64)
     x[:, 4] = 9
 
     got = packed(x)
 
-    assert torch.equal(got, QuantisedExperts(calls, lone, routing, QUANTISATIONS[name])(x))
+    assert torch.equal(got, QuantisedExperts(calls, *lone, routing, WEIGHT_FORMATS[name])(x))
 
 
-@pytest.mark.parametrize("name", QUANTISATIONS)
-def test_what_is_taken_down_computes_the_same(native_library: Library, name: str) -> None:
+@pytest.mark.parametrize("name", QUANTISED)
+def test_what_is_recorded_computes_the_same(native_library: Library, name: str) -> None:
     sizes, calls = (70, 33, 5, 2), Calls(native_library)
-    packed = QuantisedExperts(calls, weights_of(sizes), Routing(2, True), QUANTISATIONS[name])
+    packed = QuantisedExperts(calls, *weights_of(sizes), Routing(2, True), WEIGHT_FORMATS[name])
     x, other = tokens_for(9, sizes), tokens_for(9, sizes)
     want = packed(packed(x)), packed(packed(other))
 
@@ -174,39 +176,37 @@ def test_what_is_taken_down_computes_the_same(native_library: Library, name: str
     assert torch.equal(captured.replay(), want[1])
 
 
-@pytest.mark.parametrize("name", QUANTISATIONS)
-def test_a_layer_of_the_compiled_set_is_captured(
-    native_operations: NativeOperations, name: str
-) -> None:
+@pytest.mark.parametrize("name", QUANTISED)
+def test_a_layer_of_the_compiled_set_is_captured(native_operations: Operations, name: str) -> None:
     sizes, weights = (64, 32, 4, 2), weights_of((64, 32, 4, 2), torch.bfloat16)
-    base = NativeOperations(native_operations.calls.library)
-    ops = quantised(base, torch.bfloat16, QUANTISATIONS[name], None)
+    ops = compiled(native_operations.recorder.library, WEIGHT_FORMATS[name])
     linear, experts = (
         ops.pack_linear(weights[2][0], None),
         ops.pack_experts(*weights, Routing(2, True)),
     )
     x = tokens_for(3, sizes, torch.bfloat16)[:, :32].contiguous()
 
-    captured = ops.capture(lambda: ops.moe(linear(x), experts))
+    captured = ops.capture(lambda: experts(linear(x)))
 
     assert captured is not None
-    assert torch.equal(captured.replay(), ops.moe(linear(x), experts))
+    assert torch.equal(captured.replay(), experts(linear(x)))
 
 
 def test_experts_in_pytorch_are_not_captured(native_library: Library) -> None:
-    base = NativeOperations(native_library)
-    ops = QuantisedOperations(base, base.pack_linear, torch.float32)
-    experts = ops.pack_experts(*weights_of((8, 4, 2, 1), torch.bfloat16), Routing(1, True))
-    x = torch.randn(3, 8).bfloat16()
+    ops = compiled(native_library)
+    weights = weights_of((7, 4, 2, 1), torch.bfloat16)
+    experts = ops.pack_experts(*weights, Routing(1, True))
+    assert isinstance(experts, PackedExperts)
+    x = torch.randn(3, 7).bfloat16()
 
-    assert ops.capture(lambda: ops.silu_mul(x)) is None
-    assert ops.capture(lambda: ops.moe(x, experts)) is None
+    assert ops.capture(lambda: experts(x)) is None
+    assert ops.capture(lambda: ops.take_rows(x, torch.tensor([1]))) is None
 
 
 def test_a_token_of_nan_spoils_no_other(native_library: Library) -> None:
     sizes = (64, 32, 5, 2)
     packed = QuantisedExperts(
-        Calls(native_library), weights_of(sizes), Routing(2, True), QUANTISATIONS["int8"]
+        Calls(native_library), *weights_of(sizes), Routing(2, True), WEIGHT_FORMATS["int8"]
     )
     x = tokens_for(4, sizes)
     x[2] = torch.nan
@@ -221,18 +221,18 @@ def test_large_gates_are_finite(native_library: Library) -> None:
     router, gate_up, down = weights_of((32, 16, 1, 1))
     x = torch.randn(4, 32) * 1e4
     packed = QuantisedExperts(
-        Calls(native_library), (router, gate_up, down), Routing(1, True), QUANTISATIONS["int8"]
+        Calls(native_library), router, gate_up, down, Routing(1, True), WEIGHT_FORMATS["int8"]
     )
     rounded = [round_to_int8(weights[0]).double()[None] for weights in (gate_up, down)]
     oracle = reference.pack_experts(router.double(), *rounded, Routing(1, True))
 
-    assert (distances(packed(x), reference.moe(x.double(), oracle)) < 1e-3).all()
+    assert (distances(packed(x), oracle(x.double())) < 1e-3).all()
 
 
 def test_rows_may_lie_apart(native_library: Library) -> None:
     sizes = (60, 32, 5, 2)
     packed = QuantisedExperts(
-        Calls(native_library), weights_of(sizes), Routing(2, True), QUANTISATIONS["int4"]
+        Calls(native_library), *weights_of(sizes), Routing(2, True), WEIGHT_FORMATS["int4"]
     )
     wide = torch.randn(5, 100)
 
@@ -241,7 +241,7 @@ def test_rows_may_lie_apart(native_library: Library) -> None:
 
 def test_rows_of_another_width_or_type_are_refused(native_library: Library) -> None:
     packed = QuantisedExperts(
-        Calls(native_library), weights_of((64, 32, 5, 2)), Routing(2, True), QUANTISATIONS["int8"]
+        Calls(native_library), *weights_of((64, 32, 5, 2)), Routing(2, True), WEIGHT_FORMATS["int8"]
     )
 
     with pytest.raises(ValueError, match=r"expected torch\.float32 64"):

@@ -9,19 +9,20 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from support.kernels.captured_layers import EPS, HEAD_DIM, HEADS, captured, step_of
+from support.kernels.operations import compiled
 
 from kernels.c.library import Library
-from kernels.c.operations import NativeOperations
 from kernels.c.quantised import QuantisedLinear
-from kernels.cpu.quantised import QUANTISATIONS
+from kernels.formats import WEIGHT_FORMATS
+from kernels.ops import Operations
 
 # A library that a test has built is sanitised, and many times slower.
 REPLAYS = 50 if "TRIPTYCH_TEST_LIBRARY" in os.environ else 1000
 
 
 @pytest.fixture
-def operations(native_library: Library) -> NativeOperations:
-    return NativeOperations(native_library)
+def operations(native_library: Library) -> Operations:
+    return compiled(native_library)
 
 
 @pytest.fixture
@@ -31,12 +32,12 @@ def threads() -> Iterator[Callable[[int], None]]:
     torch.set_num_threads(before)
 
 
-def uneven_work(operations: NativeOperations) -> Callable[[], torch.Tensor]:
+def uneven_work(operations: Operations) -> Callable[[], torch.Tensor]:
     """Calls of many tasks, of a few and of one, none of which takes long."""
     step = step_of(torch.bfloat16)
     of, weight = step.attention, torch.randn(1024).bfloat16()
     up, down = (
-        QuantisedLinear(operations.calls, torch.randn(shape), None, QUANTISATIONS["int8"])
+        QuantisedLinear(operations.recorder, torch.randn(shape), None, WEIGHT_FORMATS["int8"])
         for shape in ((1024, HEADS * HEAD_DIM), (40, 512))
     )
 
@@ -51,7 +52,7 @@ def uneven_work(operations: NativeOperations) -> Callable[[], torch.Tensor]:
 
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_a_team_of_threads_gives_the_same_every_time(
-    operations: NativeOperations, threads: Callable[[int], None], count: int
+    operations: Operations, threads: Callable[[int], None], count: int
 ) -> None:
     compute = uneven_work(operations)
     want = compute()
@@ -64,7 +65,7 @@ def test_a_team_of_threads_gives_the_same_every_time(
 
 
 def test_teams_of_different_sizes_take_turns(
-    operations: NativeOperations, threads: Callable[[int], None]
+    operations: Operations, threads: Callable[[int], None]
 ) -> None:
     compute = uneven_work(operations)
     want = compute()
@@ -85,7 +86,7 @@ def test_teams_of_two_callers_at_once_keep_apart(
 
     def replays(count: int) -> bool:
         threads(count)
-        operations = NativeOperations(native_library)
+        operations = compiled(native_library)
         compute = uneven_work(operations)
         want, taken = compute(), captured(operations, compute)
         return all(torch.equal(taken.replay(), want) for _ in range(REPLAYS // 5))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kernels import cpu, reference
-from kernels.cpu import decode_attention
+from kernels.cpu import attention, decode_attention
 from kernels.cpu.decode_attention import DecodeBlock, SingleDecode
 from kernels.ops import AttentionChunks, AttentionShape, Operations
+from kernels.reference.operations import reference
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 TOLERANCES = {torch.float32: 2e-6, torch.bfloat16: 4e-3, torch.float16: 1e-3}
@@ -82,10 +82,12 @@ def test_keys_of_a_long_sequence_are_gathered_in_runs(monkeypatch: pytest.Monkey
     chunks = ragged([(1, 1000), (1, 30)], 1500)
     caches = [cache_with(chunks, 1500, 2, 64) for _ in range(2)]
     q = torch.randn(2, 4, 64)
-    whole = cpu.attention(q, *caches, cpu.plan_attention(chunks, shape, torch.float32))
+    whole = attention.attention(q, *caches, attention.plan_attention(chunks, shape, torch.float32))
 
     monkeypatch.setattr(decode_attention, "GATHERED_BYTES", 300 * 4 * 2 * 64)
-    in_runs = cpu.attention(q, *caches, cpu.plan_attention(chunks, shape, torch.float32))
+    in_runs = attention.attention(
+        q, *caches, attention.plan_attention(chunks, shape, torch.float32)
+    )
 
     torch.testing.assert_close(in_runs, whole)
 
@@ -94,7 +96,7 @@ def test_every_way_of_decoding_is_exercised() -> None:
     shape = AttentionShape(4, 2, 64, 0.125)
 
     def kinds(chunks: list[tuple[int, int]]) -> list[type]:
-        plan = cpu.plan_attention(ragged(chunks, 5000), shape, torch.float32)
+        plan = attention.plan_attention(ragged(chunks, 5000), shape, torch.float32)
         return [type(part) for part in plan.parts]
 
     assert kinds(CHUNKS["one short decode"]) == [SingleDecode]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from support import checkpoints
+from support.kernels.attention_scenes import assert_close, options_of, scene
 
-from kernels import reference
-from kernels.choice import operations_for
 from kernels.cpu import exact
 from kernels.ops import AttentionChunks, AttentionShape, Routing
+from kernels.reference.operations import reference
+from kernels.select import operations_for
 from model_svc.models.batch import Batch
 from model_svc.models.decoder import Decoder
 from model_svc.models.kv_cache import KvCache
@@ -53,7 +56,7 @@ def test_experts_give_a_row_the_same_bits_among_any_others(count: int, inner: in
     packed = exact.pack_experts(router, gate_up, down, Routing(2, True))
     x = torch.randn(ROWS, 20)
 
-    assert torch.equal(exact.moe(x[:count], packed), exact.moe(x, packed)[:count])
+    assert torch.equal(packed(x[:count]), packed(x)[:count])
 
 
 def test_attention_equals_the_oracle_for_decodes_and_chunks() -> None:
@@ -74,6 +77,23 @@ def test_attention_equals_the_oracle_for_decodes_and_chunks() -> None:
 
     assert got.dtype == torch.float32
     assert (got - want).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("names", ["alibi", "window+sinks", "soft_cap"])
+def test_options_give_a_decode_the_bits_of_the_same_token_in_a_chunk(names: str) -> None:
+    step = scene("cpu", [(9, 30)], dtype=torch.float32)
+    last = replace(
+        step.chunks, q_starts=torch.tensor([0, 1]), num_decodes=1, kv_lengths=torch.tensor([30])
+    )
+    options = options_of("cpu", step.shape.heads, names)
+
+    def attend(q: torch.Tensor, chunks: AttentionChunks) -> torch.Tensor:
+        plan = exact.plan_attention(chunks, step.shape, torch.float32, options)
+        return exact.attention(q, step.k_cache, step.v_cache, plan)
+
+    whole = attend(step.q, step.chunks)
+    assert torch.equal(attend(step.q[-1:], last), whole[-1:])
+    assert_close(whole, step.expected(options), torch.float32)
 
 
 class Runs:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.kernels.operations import QUANTISED, in_torch
 from torch.nn import functional
 
-from kernels import cpu, reference
-from kernels.c.quantised import quantised
 from kernels.cpu.quantised import (
-    QUANTISATIONS,
     round_activations,
     round_to_int4,
     round_to_int8,
 )
+from kernels.devices import UnsupportedDevice
+from kernels.formats import DENSE, WEIGHT_FORMATS, Int4Group, Int8
 from kernels.ops import Routing
+from kernels.reference.operations import reference
 
 ROUNDED = {"int8": round_to_int8, "int4": round_to_int4, "w8a8": round_to_int8}
 
@@ -62,10 +63,10 @@ def test_activations_have_a_scale_for_each_token_and_block() -> None:
     assert error.max() < 0.02
 
 
-@pytest.mark.parametrize("name", QUANTISATIONS)
+@pytest.mark.parametrize("name", QUANTISED)
 def test_without_a_library_layers_are_rounded_ones_of_the_other_set(name: str) -> None:
     weight, bias, x = torch.randn(33, 70), torch.randn(33), torch.randn(4, 70)
-    ops = quantised(cpu, torch.float32, QUANTISATIONS[name], None)
+    ops = in_torch(torch.float32, WEIGHT_FORMATS[name])
 
     got = ops.pack_linear(weight, bias)(x)
 
@@ -73,24 +74,34 @@ def test_without_a_library_layers_are_rounded_ones_of_the_other_set(name: str) -
     torch.testing.assert_close(got, functional.linear(rounded, ROUNDED[name](weight), bias))
 
 
-@pytest.mark.parametrize("name", QUANTISATIONS)
+@pytest.mark.parametrize("name", QUANTISED)
 def test_experts_are_rounded_and_their_router_is_not(name: str) -> None:
     gate_up, down = torch.randn(5, 26, 20), torch.randn(5, 20, 13)
     x, router, routing = torch.randn(7, 20), torch.randn(5, 20), Routing(2, True)
-    ops = quantised(cpu, torch.float32, QUANTISATIONS[name], None)
+    ops = in_torch(torch.float32, WEIGHT_FORMATS[name])
     rounded = [
         torch.stack([ROUNDED[name](own) for own in weights]).double() for weights in (gate_up, down)
     ]
-    want = reference.moe(x.double(), reference.pack_experts(router.double(), *rounded, routing))
+    want = reference.pack_experts(router.double(), *rounded, routing)(x.double())
 
-    got = ops.moe(x, ops.pack_experts(router, gate_up, down, routing))
+    got = ops.pack_experts(router, gate_up, down, routing)(x)
 
     assert (got - want).norm() / want.norm() < (2e-2 if name == "w8a8" else 1e-6)
 
 
-def test_all_else_is_the_other_sets() -> None:
-    ops = quantised(cpu, torch.float32, QUANTISATIONS["int8"], None)
+def test_layers_of_one_model_may_have_different_formats() -> None:
+    weight, x = torch.randn(33, 70), torch.randn(4, 70)
+    ops = in_torch(torch.float32)
 
-    own = {"capture", "pack_linear", "pack_gated", "pack_experts", "moe"}
-    assert all(getattr(ops, name) is getattr(cpu, name) for name in {*cpu.__all__} - own)
-    assert ops.capture(lambda: torch.empty(0)) is None
+    dense, int8, int4 = (
+        ops.pack_linear(weight, None, format)(x) for format in (DENSE, Int8(), Int4Group())
+    )
+
+    torch.testing.assert_close(dense, functional.linear(x, weight))
+    torch.testing.assert_close(int8, functional.linear(x, round_to_int8(weight)))
+    torch.testing.assert_close(int4, functional.linear(x, round_to_int4(weight)))
+
+
+def test_groups_of_another_size_are_refused() -> None:
+    with pytest.raises(UnsupportedDevice, match="groups of 128 inputs: use groups of 32"):
+        in_torch().pack_linear(torch.randn(4, 8), None, Int4Group(128))

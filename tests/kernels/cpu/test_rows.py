@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kernels import reference
 from kernels.attention_options import KvScales
-from kernels.c.operations import NativeOperations
+from kernels.c.rows import NativeRows
 from kernels.cpu.rows import FEW_ROWS
 from kernels.ops import Operations
-from kernels.reference_attention import store_kv_int8
+from kernels.reference.attention import store_kv_int8
+from kernels.reference.operations import reference
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 # A result is rounded once in its dtype, the oracle here is float64.
@@ -145,7 +145,7 @@ def test_silu_of_great_and_odd_numbers(operations: Operations, dtype: torch.dtyp
     torch.testing.assert_close(got.double(), want, rtol=4e-3, atol=1e-30, equal_nan=True)
 
 
-def test_rows_are_the_same_on_several_threads(native_operations: NativeOperations) -> None:
+def test_rows_are_the_same_on_several_threads(native_operations: Operations) -> None:
     x, residual = torch.randn(2, 300, 512).bfloat16()
     weight = torch.randn(512).bfloat16()
     alone = native_operations.rms_norm(x.clone(), weight, 1e-5, residual.clone())
@@ -159,7 +159,7 @@ def test_rows_are_the_same_on_several_threads(native_operations: NativeOperation
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_strided_and_foreign_rows_are_computed_too(
-    native_operations: NativeOperations, dtype: torch.dtype
+    native_operations: Operations, dtype: torch.dtype
 ) -> None:
     gate_up, x = torch.randn(26, 3).to(dtype).T, torch.randn(20, 6).to(dtype).T
     heads, weight = torch.randn(6, 20, 5).transpose(1, 2), torch.randn(20)
@@ -180,7 +180,7 @@ def test_strided_and_foreign_rows_are_computed_too(
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("head_dim", [20, 64])
 def test_store_kv_int8_rounds_as_the_oracle(
-    native_operations: NativeOperations, dtype: torch.dtype, head_dim: int
+    native_operations: Operations, dtype: torch.dtype, head_dim: int
 ) -> None:
     fused = torch.randn(5, 6, head_dim).to(dtype)
     fused[1, 3], fused[2, 4] = 0, 1e-7
@@ -191,17 +191,18 @@ def test_store_kv_int8_rounds_as_the_oracle(
     got_scales = [torch.full((9, 2), torch.nan, dtype=torch.float16) for _ in range(2)]
     want, want_scales = ([t.clone() for t in ts] for ts in (got, got_scales))
 
-    native_operations.store_kv_int8(fused[:, 2:4], fused[:, 4:], slots, *got, KvScales(*got_scales))
+    ours = NativeRows(native_operations.recorder)
+    ours.store_kv_int8(fused[:, 2:4], fused[:, 4:], slots, *got, KvScales(*got_scales))
     store_kv_int8(fused[:, 2:4], fused[:, 4:], slots, *want, KvScales(*want_scales))
 
     torch.testing.assert_close(got_scales, want_scales, rtol=0, atol=0, equal_nan=True)
-    for ours, theirs in zip(got, want, strict=True):
+    for mine, theirs in zip(got, want, strict=True):
         # Products may be rounded once or twice before they are rounded to a whole number.
-        assert (ours.int() - theirs.int()).abs().max() <= 1
-        assert (ours != theirs).float().mean() < 0.01
+        assert (mine.int() - theirs.int()).abs().max() <= 1
+        assert (mine != theirs).float().mean() < 0.01
 
 
-def test_slots_outside_the_cache_are_refused(native_operations: NativeOperations) -> None:
+def test_slots_outside_the_cache_are_refused(native_operations: Operations) -> None:
     rows = torch.randn(2, 1, 8)
     caches = torch.zeros(4, 1, 8), torch.zeros(4, 1, 8)
 

@@ -12,14 +12,14 @@ import pytest
 import torch
 from support.checkpoints import write_checkpoint
 from support.engine_harness import Harness, spec
+from support.kernels.operations import QUANTISED
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from kernels import eager
-from kernels.c.library import chosen
-from kernels.choice import KV_AS_COMPUTED, UNQUANTISED, operations_for
-from kernels.cpu.quantised import QUANTISATIONS
+from kernels.c.library import load_library
+from kernels.formats import KV_FORMATS, WEIGHT_FORMATS
 from kernels.ops import Operations
+from kernels.select import operations_for
 from model_svc.engine.graph_cache import GraphCache
 from model_svc.engine.messages import Start
 from model_svc.engine.runner import Runner
@@ -58,19 +58,19 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[Decode
         return write_checkpoint(tmp_path_factory.mktemp(family), family, dtype, **sizes)
 
     def decoder(
-        family: str, quantize: str = UNQUANTISED, kv: str = KV_AS_COMPUTED, dtype: str = "bfloat16"
+        family: str, quantize: str = "none", kv: str = "auto", dtype: str = "bfloat16"
     ) -> tuple[Decoder, Operations]:
         checkpoint = read_checkpoint(folder(family, dtype))
         of = getattr(torch, dtype)
-        ops = operations_for("cpu", of, quantize, kv)
+        ops = operations_for("cpu", of, WEIGHT_FORMATS[quantize], KV_FORMATS[kv])
         return Decoder(checkpoint.spec, load_weights(checkpoint, ops, of), ops, of), ops
 
     return decoder
 
 
 def needs_library() -> None:
-    if chosen().library is None:
-        pytest.skip(chosen().why_not)
+    if load_library().library is None:
+        pytest.skip(load_library().why_not)
 
 
 class Twins:
@@ -78,7 +78,7 @@ class Twins:
 
     def __init__(self, decoder: Decoder, kept: torch.dtype = BF16) -> None:
         self.decoder = decoder
-        self.kv, self.eager_kv = (KvCache(decoder.spec, SLOTS, kept) for _ in range(2))
+        self.kv, self.uncaptured_kv = (KvCache(decoder.spec, SLOTS, kept) for _ in range(2))
         self.steps = GraphCache(decoder, self.kv)
         self.draw = np.random.default_rng(0)
         self.table = self.draw.permutation(SLOTS).astype(np.int32).reshape(ROWS, CONTEXT)
@@ -95,7 +95,7 @@ class Twins:
         """Run a step both ways, and hold them to the same logits."""
         batch = self.batch(chunks)
         wanted = None if finals is None else batch.finals(finals)
-        want = self.decoder.logits(self.decoder.forward(batch, self.eager_kv, wanted))
+        want = self.decoder.logits(self.decoder.forward(batch, self.uncaptured_kv, wanted))
 
         got = self.steps.logits(batch, wanted).float()
 
@@ -149,7 +149,7 @@ def test_logits_are_those_of_steps_computed_at_once(
     assert counted.times == 5 + 5
 
 
-@pytest.mark.parametrize("quantize", QUANTISATIONS)
+@pytest.mark.parametrize("quantize", QUANTISED)
 @pytest.mark.parametrize("family", ["llama", "mixtral"])
 def test_quantised_weights_give_the_same_too(made: Any, family: str, quantize: str) -> None:
     needs_library()
@@ -161,7 +161,7 @@ def test_quantised_weights_give_the_same_too(made: Any, family: str, quantize: s
     assert decoder.capture(twins.batch([(0, 1)]), twins.kv, None) is not None
 
 
-@pytest.mark.parametrize("quantize", [UNQUANTISED, "int4"])
+@pytest.mark.parametrize("quantize", ["none", "int4"])
 def test_an_int8_cache_gives_the_same_too(made: Any, quantize: str) -> None:
     needs_library()
     run_everything(Twins(made("llama", quantize, "int8")[0], torch.int8))
@@ -233,9 +233,9 @@ def storages(tree: Any) -> set[int]:
 
 
 CAPTURING = [
-    *((family, UNQUANTISED, KV_AS_COMPUTED) for family in FAMILIES),
-    *(("llama", quantize, KV_AS_COMPUTED) for quantize in QUANTISATIONS),
-    ("llama", UNQUANTISED, "int8"),
+    *((family, "none", "auto") for family in FAMILIES),
+    *(("llama", quantize, "auto") for quantize in QUANTISED),
+    ("llama", "none", "int8"),
 ]
 
 
@@ -245,7 +245,7 @@ def test_pytorch_is_asked_for_views_alone_while_a_step_is_captured(
 ) -> None:
     needs_library()
     decoder, _ = made(family, quantize, kept)
-    twins = Twins(decoder, BF16 if kept == KV_AS_COMPUTED else torch.int8)
+    twins = Twins(decoder, BF16 if kept == "auto" else torch.int8)
     batch = twins.batch([(0, 1), (1, 5)])
     for finals in (None, batch.finals([0, 1])):
         with Computing() as computing:
@@ -289,7 +289,7 @@ def test_an_engine_generates_the_same_captured_and_at_once(
     counted = Counted(decoder, monkeypatch)
     captured = generations(decoder)
     assert counted.times > 5
-    monkeypatch.setattr(ops, "capture", eager.capture)
+    monkeypatch.setattr(ops, "capture", lambda compute: None)
 
     assert generations(decoder) == captured
     assert all(len(captured[handle, 0]) == 6 * handle for handle in range(1, 6))

@@ -15,7 +15,7 @@ import torch
 from support import checkpoints
 from support.engine_harness import Harness, earlier, spec
 
-from kernels.choice import operations_for
+from kernels.select import operations_for
 from model_svc.engine.messages import Forget, Start
 from model_svc.engine.request import EarlierOutput
 from model_svc.engine.runner import Runner

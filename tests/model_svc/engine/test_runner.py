@@ -5,7 +5,7 @@ import pytest
 import torch
 from support import checkpoints
 
-from kernels.choice import operations_for
+from kernels.select import operations_for
 from model_svc.engine.request import Request, RequestSpec
 from model_svc.engine.runner import Runner
 from model_svc.engine.threads import ThreadChoice

@@ -12,7 +12,9 @@ import pytest
 import torch
 from support.checkpoints import write_checkpoint
 
-from kernels.choice import operations_for
+from kernels.ops import Operations
+from kernels.reference.operations import reference
+from kernels.select import operations_for
 from model_svc.models.batch import Batch
 from model_svc.models.decoder import Decoder
 from model_svc.models.kv_cache import KvCache
@@ -66,7 +68,7 @@ def test_the_last_layer_may_leave_out_rows_that_nobody_wants(
     family: str, device: str, tmp_path: Path
 ) -> None:
     checkpoint = read_checkpoint(write_checkpoint(tmp_path, family))
-    ops = operations_for(device, torch.float32)
+    ops = operations_on(device, torch.float32)
     weights = load_weights(checkpoint, ops, torch.float32)
     decoder = Decoder(checkpoint.spec, weights, ops, torch.float32)
     whole, part = (KvCache(checkpoint.spec, 96, torch.float32) for _ in range(2))
@@ -91,12 +93,16 @@ def test_the_last_layer_may_leave_out_rows_that_nobody_wants(
             torch.testing.assert_close(mine[own], theirs[own], rtol=1e-5, atol=1e-5)
 
 
+def operations_on(device: str, dtype: torch.dtype) -> Operations:
+    return reference if device == "reference" else operations_for(device, dtype)
+
+
 class Driver:
     """Runs sequences through a decoder chunk by chunk, in slots that are permuted and poisoned."""
 
     def __init__(self, folder: Path, sequences: int, dtype: torch.dtype, device: str) -> None:
         checkpoint = read_checkpoint(folder)
-        ops = operations_for(device, dtype)
+        ops = operations_on(device, dtype)
         self.decoder = Decoder(checkpoint.spec, load_weights(checkpoint, ops, dtype), ops, dtype)
         self.kv = KvCache(checkpoint.spec, sequences * CONTEXT, dtype)
         for cache in self.kv.k + self.kv.v:

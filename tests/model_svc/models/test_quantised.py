@@ -10,13 +10,19 @@ import numpy as np
 import pytest
 import torch
 from support.checkpoints import write_checkpoint
+from support.kernels.operations import QUANTISED, in_torch
 
-from kernels import cpu, reference
-from kernels.c import quantised as native
-from kernels.c.library import chosen
-from kernels.choice import operations_for
-from kernels.cpu.quantised import QUANTISATIONS, QuantisedOperations, pack_rounded
-from kernels.ops import Operations
+from kernels.bound import bind
+from kernels.c.library import load_library
+from kernels.cpu.experts import Arithmetic, pack_separate
+from kernels.cpu.quantised import RoundedLinear
+from kernels.formats import WEIGHT_FORMATS, Int4Group, Int8, KvInt8, WeightFormat
+from kernels.layers import Experts, Linear
+from kernels.ops import Operations, Routing
+from kernels.reference import attention, rows
+from kernels.reference.operations import reference
+from kernels.select import operations_for, table_of_cpu
+from kernels.table import Table
 from model_svc.models.batch import Batch
 from model_svc.models.decoder import Decoder
 from model_svc.models.kv_cache import KvCache
@@ -29,10 +35,28 @@ TOKENS = 12
 
 def oracle(name: str) -> Operations:
     """Rounded weights, all else in float64."""
-    pack = partial(
-        pack_rounded, quantisation=QUANTISATIONS[name], pack_linear=reference.pack_linear
-    )
-    return QuantisedOperations(reference, pack, torch.float64)
+    table = Table("reference")
+    for part in (rows, attention):
+        table.add(part)
+    for format in (Int8, Int4Group):
+        rounded = partial(RoundedLinear, pack_dense=reference.pack_linear)
+        table.add_layer("pack_linear", rounded, format)
+        table.add_layer("pack_experts", partial(rounded_experts, rounded), format)
+    return bind(table, WEIGHT_FORMATS[name])
+
+
+def rounded_experts(
+    pack: Callable[..., Linear],
+    router: torch.Tensor,
+    gate_up: torch.Tensor,
+    down: torch.Tensor,
+    routing: Routing,
+    format: WeightFormat,
+) -> Experts:
+    """A rounded layer for each expert, weighed in float64."""
+    arithmetic = Arithmetic(partial(pack, format=format), rows.silu_mul, torch.float64)
+    scores = reference.pack_linear(router, None)
+    return pack_separate(scores, gate_up, down, routing, arithmetic)
 
 
 def continued(
@@ -67,37 +91,39 @@ def continued(
 
 
 @pytest.mark.parametrize("family", ["llama", "mixtral"])
-@pytest.mark.parametrize("name", QUANTISATIONS)
+@pytest.mark.parametrize("name", QUANTISED)
 def test_greedy_tokens_are_those_of_the_same_decoder_with_rounded_weights(
     tmp_path: Path, family: str, name: str
 ) -> None:
     folder = write_checkpoint(tmp_path, family)
     tokens, want = continued(folder, oracle(name), torch.float64)
 
-    got_tokens, got = continued(folder, operations_for("cpu", torch.float32, name), torch.float32)
+    got_tokens, got = continued(
+        folder, operations_for("cpu", torch.float32, WEIGHT_FORMATS[name]), torch.float32
+    )
 
     assert got_tokens == tokens
     assert (got - want).norm() / want.norm() < (5e-2 if name == "w8a8" else 1e-3)
 
 
-@pytest.mark.parametrize("name", QUANTISATIONS)
+@pytest.mark.parametrize("name", QUANTISED)
 def test_bfloat16_stays_near(tmp_path: Path, name: str) -> None:
     folder = write_checkpoint(tmp_path, "llama", "bfloat16")
     tokens, want = continued(folder, oracle(name), torch.float64)
 
-    ops = operations_for("cpu", torch.bfloat16, name)
+    ops = operations_for("cpu", torch.bfloat16, WEIGHT_FORMATS[name])
     _, got = continued(folder, ops, torch.bfloat16, tokens)
 
     assert (got - want).norm() / want.norm() < 6e-2
 
 
 def test_an_int8_cache_stays_near(tmp_path: Path) -> None:
-    if chosen().library is None:
-        pytest.skip(chosen().why_not)
+    if load_library().library is None:
+        pytest.skip(load_library().why_not)
     folder = write_checkpoint(tmp_path, "llama", "bfloat16")
     tokens, want = continued(folder, reference, torch.float64)
 
-    ops = operations_for("cpu", torch.bfloat16, kv_dtype="int8")
+    ops = operations_for("cpu", torch.bfloat16, caches=KvInt8())
     _, got = continued(folder, ops, torch.bfloat16, tokens, torch.int8)
 
     assert (got - want).norm() / want.norm() < 6e-2
@@ -108,21 +134,21 @@ def test_rounding_costs_what_it_must_and_no_more(tmp_path: Path, name: str, cost
     folder = write_checkpoint(tmp_path, "llama")
     tokens, whole = continued(folder, reference, torch.float64)
 
-    ops = operations_for("cpu", torch.float32, name)
+    ops = operations_for("cpu", torch.float32, WEIGHT_FORMATS[name])
     _, got = continued(folder, ops, torch.float32, tokens)
 
     assert cost / 20 < (got - whole).norm() / whole.norm() < cost
 
 
-@pytest.mark.parametrize("name", QUANTISATIONS)
-@pytest.mark.parametrize("library", [lambda: None, lambda: chosen().library], ids=["torch", "C"])
+@pytest.mark.parametrize("name", QUANTISED)
+@pytest.mark.parametrize(
+    "library", [lambda: None, lambda: load_library().library], ids=["torch", "C"]
+)
 def test_logits_in_float32_do_not_depend_on_how_a_prompt_is_cut(
     tmp_path: Path, name: str, library: Callable[[], None]
 ) -> None:
-    from kernels.cpu import exact
-
     checkpoint = read_checkpoint(write_checkpoint(tmp_path, "mixtral"))
-    ops = native.quantised(exact, torch.float32, QUANTISATIONS[name], library())
+    ops = bind(table_of_cpu(torch.float32, library()), WEIGHT_FORMATS[name])
     weights = load_weights(checkpoint, ops, torch.float32)
     decoder = Decoder(checkpoint.spec, weights, ops, torch.float32)
     table = np.arange(64, dtype=np.int32)[None]
@@ -142,10 +168,9 @@ def test_logits_in_float32_do_not_depend_on_how_a_prompt_is_cut(
 
 
 def test_experts_of_the_plain_set_serve_where_no_library_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setenv("TRIPTYCH_CPU_LEVEL", "torch")
-    ops = native.quantised(cpu, torch.bfloat16, QUANTISATIONS["int4"], None)
+    ops = in_torch(torch.bfloat16, WEIGHT_FORMATS["int4"])
 
     tokens, _ = continued(write_checkpoint(tmp_path, "mixtral"), ops, torch.bfloat16)
 

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernels import sampling_reference
-from kernels.sampling_reference import Choice
+from kernels.reference import sampling as sampling_reference
+from kernels.reference.sampling import Choice
 from model_svc.sampling.cpu_sampler import Drawn, Sampler
 from model_svc.sampling.params import SampleInput, SamplingParams, TokenHistory
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from support.checkpoints import write_checkpoint
 
-from kernels import reference
+from kernels.reference.operations import reference
 from model_svc.models.decoder import DecoderWeights, MoeWeights
 from model_svc.weights.checkpoint import CheckpointError, read_checkpoint
 from model_svc.weights.loader import load_weights

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from kernels import reference_attention
 from kernels.attention_options import AttentionOptions, KvScales
 from kernels.ops import AttentionChunks, AttentionShape
+from kernels.reference import attention as reference_attention
 
 # Relative error in L2 norm, and of values that are not near zero.
 TOLERANCE = {torch.bfloat16: (4e-3, 2e-2), torch.float16: (4e-3, 2e-2), torch.float32: (1e-5, 1e-4)}
@@ -30,7 +30,7 @@ class Scene:
     def expected(self, options: AttentionOptions = PLAIN) -> torch.Tensor:
         """What the oracle gives, in float64."""
         caches = self.k_cache, self.v_cache
-        return reference_attention.attention(
+        return reference_attention.attend_chunks(
             self.q.double(), caches, self.chunks, self.shape, options, self.scales
         )
 

@@ -9,7 +9,7 @@ import torch
 from support.kernels.attention_scenes import Scene, scene
 
 from kernels.c.calls import CapturedCalls
-from kernels.c.operations import NativeOperations
+from kernels.ops import Operations
 
 EPS = 1e-5
 HEADS, KV_HEADS, HEAD_DIM = 4, 2, 20
@@ -68,7 +68,7 @@ def step_of(dtype: torch.dtype, chunks: Sequence[tuple[int, int]] = UNEVEN) -> S
     )
 
 
-def run_layer(ops: NativeOperations, step: Step) -> torch.Tensor:
+def run_layer(ops: Operations, step: Step) -> torch.Tensor:
     """Every operation that is not a product."""
     of = step.attention
     plan = ops.plan_attention(of.chunks, of.shape, of.q.dtype)
@@ -86,8 +86,8 @@ def run_layer(ops: NativeOperations, step: Step) -> torch.Tensor:
     return ops.silu_mul(both[0])
 
 
-def captured(ops: NativeOperations, compute: Callable[[], torch.Tensor]) -> CapturedCalls:
+def captured(ops: Operations, compute: Callable[[], torch.Tensor]) -> CapturedCalls:
     taken = ops.capture(compute)
     assert taken is not None
-    assert not ops.calls.capturing
+    assert not ops.recorder.capturing
     return taken

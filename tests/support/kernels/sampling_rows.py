@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from kernels.sampling_reference import Choice
+from kernels.reference.sampling import Choice
 from kernels.triton.configs import Config, forced
-from kernels.triton.sampling import draw
-from kernels.triton.sampling_batch import Choices, Edits, Ragged, Uses, floors
-from kernels.triton.sampling_scratch import Scratch
+from kernels.triton.sampling.batch import Choices, Edits, Ragged, Uses, floors
+from kernels.triton.sampling.draw import draw
+from kernels.triton.sampling.scratch import Scratch
 
 
 def to_device(values: Sequence[int] | Sequence[float], kind: type, device: str) -> torch.Tensor:

@@ -1,0 +1,1 @@
+"""The oracle of all operations, in plain PyTorch; no service imports it."""

@@ -1,0 +1,1 @@
+"""Attention over token-level KV, and the writes of its caches."""
