@@ -25,7 +25,7 @@ class Routing:
     top_k: int
     """Experts per token, the likeliest."""
     renormalise: bool
-    """Whether their weights are scaled to sum to one."""
+    """Their weights are scaled to sum to one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,10 +294,5 @@ class Operations(Protocol):
         ...
 
     def gelu_mul(self, gate_up: torch.Tensor, approximate: Literal["tanh", "none"]) -> torch.Tensor:
-        """`gelu(gate) * up` of [tokens, 2 * intermediate], gate before up; may overwrite it.
-
-        Args:
-            gate_up: gates, then ups.
-            approximate: "tanh" for the polynomial within a tanh, "none" for the error function.
-        """
+        """`gelu(gate) * up`, as `silu_mul`; "tanh" for GELU's polynomial, "none" for GELU itself."""
         ...

@@ -49,7 +49,7 @@ _LOG_RANGE = np.float32(WORD_BITS * math.log(2.0) + BOUND_MARGIN)
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """What each row of a batch draws with.
+    """Seeds and positions that each row of a batch draws with.
 
     Attributes:
         seeds: [rows] uint64.
@@ -135,7 +135,7 @@ def gumbel(words: Words) -> npt.NDArray[np.float64]:
 
 
 def gumbel_bound(words: Words) -> npt.NDArray[np.float32]:
-    """What the Gumbel noise of each word surely does not exceed; cheap.
+    """An upper bound of the Gumbel noise of each word; cheap.
 
     It is `-log(1 - u)`, for `-log(u) >= 1 - u`, and a margin for the rounding of float32. Near
     the top of the range, where draws are won, it is close to the noise itself.

@@ -11,12 +11,13 @@ from kernels.bound import bind
 from kernels.c.calls import Calls
 from kernels.c.entries import add_entries as add_compiled
 from kernels.c.entries import add_quantised_entries as add_compiled_quantised
-from kernels.c.library import Library, load_library
+from kernels.c.library import Choice, Library, load_library
 from kernels.cpu.entries import add_entries as add_torch
-from kernels.devices import DTYPES, UnsupportedDevice, prepare_triton
+from kernels.devices import DTYPES, UnsupportedDevice
 from kernels.formats import DENSE, KV_AS_COMPUTED, KvFormat, KvInt8, WeightFormat
 from kernels.ops import Operations
 from kernels.table import Table
+from kernels.triton.process import prepare_triton
 
 
 def operations_for(
@@ -44,10 +45,10 @@ def operations_for(
         names = ", ".join(str(known).removeprefix("torch.") for known in DTYPES)
         raise UnsupportedDevice(f"device {device!r} cannot compute in {dtype}: use {names}")
     if device == "cpu":
-        library = load_library()
+        choice = load_library()
         if isinstance(caches, KvInt8):
-            _check_int8_caches(dtype, library.why_not)
-        return bind(table_of_cpu(dtype, library.library), weights, caches)
+            _check_int8_caches(dtype, choice)
+        return bind(table_of_cpu(dtype, choice.library), weights, caches)
     prepare_triton(device)
     from kernels.triton.entries import add_entries as add_triton
 
@@ -71,11 +72,11 @@ def table_of_cpu(dtype: torch.dtype, library: Library | None) -> Table:
     return table
 
 
-def _check_int8_caches(dtype: torch.dtype, why_not: str) -> None:
+def _check_int8_caches(dtype: torch.dtype, choice: Choice) -> None:
     if dtype == torch.float32:
         raise UnsupportedDevice(
             "float32 is computed exactly, which an int8 KV cache is not: use --dtype bfloat16, "
             "or KV dtype auto"
         )
-    if why_not:
-        raise UnsupportedDevice(f"an int8 KV cache needs native operations: {why_not}")
+    if choice.library is None:
+        raise UnsupportedDevice(f"an int8 KV cache needs native operations: {choice.why_not}")

@@ -11,10 +11,10 @@ import struct
 import torch
 
 CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-"""How the C code calls the dtypes that it computes in."""
+"""Codes of dtypes in C, of those that are computed in."""
 
 INT8 = 3
-"""How it calls int8, for caches alone."""
+"""Code of int8, for caches alone."""
 
 _HEADS = "6q"
 _ROUTING = "4q 7q"

@@ -66,7 +66,7 @@ class Library:
         return self._symbol(f"{name}_{self.level}")
 
     def address(self, name: str) -> int:
-        """Where the same function lies."""
+        """Address of the same function."""
         function = self._loaded[f"{name}_{self.level}"]
         return ctypes.cast(function, ctypes.c_void_p).value or 0
 
@@ -93,7 +93,7 @@ class Library:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What serves on this machine.
+    """The library of this machine, if there is one.
 
     Attributes:
         library: the compiled functions, or None where the operations in PyTorch serve.
@@ -107,7 +107,7 @@ class Choice:
 
 def supported(path: Path) -> tuple[str, ...]:
     """The levels that this processor supports, as the library at `path` tells."""
-    return LEVELS[: _told_by(path, "best_level") + 1]
+    return LEVELS[: _answer(path, "best_level") + 1]
 
 
 def built(path: Path) -> tuple[str, ...]:
@@ -121,18 +121,18 @@ def fastest(path: Path) -> str:
 
     Not always the highest: Intel's processors are slower with products of bfloat16 than of floats.
     """
-    return LEVELS[_told_by(path, "fastest_level")]
+    return LEVELS[_answer(path, "fastest_level")]
 
 
 def installed() -> Path | None:
-    """Where the library lies, if it was built."""
+    """Path of the library, if it was built."""
     beside = (Path(__file__).with_name(f"_library{suffix}") for suffix in EXTENSION_SUFFIXES)
     return next((path for path in beside if path.exists()), None)
 
 
 @lru_cache(maxsize=1)
 def load_library() -> Choice:
-    """What serves here; found once.
+    """Load the library of this machine; found once.
 
     Raises:
         UnsupportedDevice: the environment asks for a level that does not exist.
@@ -175,14 +175,14 @@ def _lacking(path: Path, highest: str) -> str:
     )
 
 
-def _told_by(path: Path, function: str) -> int:
-    """What a function of the library at `path` gives; raises OSError where there is none."""
+def _answer(path: Path, function: str) -> int:
+    """Call a function of the library at `path`; raises OSError where there is none."""
     try:
-        told = ctypes.CDLL(str(path))[function]
+        answer = ctypes.CDLL(str(path))[function]
     except AttributeError:
         raise _from_other_sources(path) from None
-    told.restype = ctypes.c_int64
-    return int(told())
+    answer.restype = ctypes.c_int64
+    return int(answer())
 
 
 def _from_other_sources(path: Path) -> OSError:

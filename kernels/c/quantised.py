@@ -45,7 +45,7 @@ class QuantisedLinear:
             *(self._inputs, self._outputs, bits, self.packed.data_ptr(), self.scales.data_ptr()),
             *(0 if self._bias is None else self._bias.data_ptr(), digits),
         )
-        # Without a workspace the function tells how large it has to be.
+        # Without a workspace the function returns the size that it needs.
         one_token = (CODES[weight.dtype], 1, 0, 1, 0)
         self._token_bytes = calls.library.function("multiply_quantised")(
             MULTIPLY_QUANTISED.pack(*one_token, *self._of_layer, 0, 0)

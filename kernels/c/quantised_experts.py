@@ -114,5 +114,5 @@ def _pack_all(
 def _code_bytes(calls: Calls, inputs: int, bits: int, digits: int) -> int:
     """Bytes that one row of activations becomes."""
     one_row = (CODES[torch.float32], 1, 0, 1, 0, inputs, 0, bits, 0, 0, 0, digits, 0, 0)
-    # Without a workspace the function tells how large it has to be.
+    # Without a workspace the function returns the size that it needs.
     return calls.library.function("multiply_quantised")(MULTIPLY_QUANTISED.pack(*one_row))

@@ -119,7 +119,7 @@ def _scores(queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
 
 
 def gathered_tokens(shape: AttentionShape) -> int:
-    """How many tokens' keys are gathered at a time."""
+    """Tokens whose keys are gathered at a time."""
     return GATHERED_BYTES // (4 * shape.kv_heads * shape.head_dim)
 
 

@@ -20,11 +20,11 @@ from kernels.ops import Routing
 # Measured on two cores of a server of 2024. They need not be exact: where the two ways cost
 # about the same, either will do.
 ALL_S = 40e-6
-"""What computing all experts costs besides arithmetic."""
+"""Cost of computing all experts besides arithmetic."""
 HITS_S = 50e-6
-"""What computing the hit experts costs besides them: sorting the tokens and back."""
+"""Cost of computing the hit experts besides them: sorting the tokens and back."""
 HIT_S = 40e-6
-"""What one hit expert costs besides arithmetic."""
+"""Cost of one hit expert besides arithmetic."""
 BYTE_FLOPS = 1.6e12
 """Multiplications and additions a second, times the bytes of a number."""
 BANDWIDTH = 3e10
@@ -47,7 +47,7 @@ class ExpertSizes:
 
 @lru_cache(maxsize=4096)
 def all_pay(sizes: ExpertSizes, tokens: int) -> bool:
-    """Whether computing every expert for every token costs less than the hit ones for theirs.
+    """Computing every expert for every token costs less than the hit ones for theirs.
 
     Small experts cost less in arithmetic than in calls.
     """

@@ -23,7 +23,7 @@ _NARROW = 1024  # up to this top-k, the likeliest tokens of many rows are weighe
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """Which tokens each row may draw.
+    """Limits on the tokens that each row may draw.
 
     Attributes:
         top_k: [rows] int64, 0 for no limit.
@@ -40,7 +40,7 @@ class Filters:
         return Filters(self.top_k[rows], self.top_p[rows], self.min_p[rows])
 
     def active(self, vocab_size: int) -> npt.NDArray[np.bool_]:
-        """Which rows have any limit."""
+        """Rows that have any limit."""
         limited = (self.top_k > 0) & (self.top_k < vocab_size)
         result: npt.NDArray[np.bool_] = limited | (self.top_p < 1.0) | (self.min_p > 0.0)
         return result
@@ -129,7 +129,7 @@ def _descending(row: Scaled, count: int) -> Scaled:
 
 
 def _nucleus_sizes(prefixes: Scaled, top_p: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """How many of the likeliest tokens it takes for their probability to reach `top_p`.
+    """Count of the likeliest tokens whose probability together reaches `top_p`.
 
     Args:
         prefixes: [rows, width], all tokens that count, likeliest first, then -inf.

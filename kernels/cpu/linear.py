@@ -28,7 +28,7 @@ def pack_linear(weight: torch.Tensor, bias: torch.Tensor | None, format: Dense =
 
 
 def prepacks(dtype: torch.dtype) -> bool:
-    """Whether this machine's oneDNN multiplies `dtype` without converting it."""
+    """This machine's oneDNN multiplies `dtype` without converting it."""
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     if dtype == torch.bfloat16:

@@ -93,7 +93,7 @@ def log_probabilities(
     Args:
         logits: [rows, vocab] float32.
         tokens: [rows], vocabulary ids.
-        alternatives: [rows], how many of the likeliest tokens to tell.
+        alternatives: [rows], number of the likeliest tokens wanted.
 
     Returns:
         [rows] float32, NaN where a row's logits make no distribution; and for each row ids and

@@ -1,4 +1,4 @@
-"""How each kernel is launched: tiles, warps and pipeline stages, by GPU and by shape.
+"""Launches of each kernel: tiles, warps and pipeline stages, by GPU and by shape.
 
 What was tuned lies beside this file in `configs/<kernel>.<gpu>.triton-<major>.<minor>.json`, what
 holds without a file in `defaults.py`. Invariant: a choice depends on the GPU, Triton's version, the
@@ -51,10 +51,10 @@ def choose(kernel: str, **shape: int) -> Config:
         kernel: its name, as in `DEFAULTS`.
         shape: sizes, what matters most first: the nearest tuned shape is nearest by the first
             size, then among those by the second, and so on, in doublings. Of equally near ones
-            a tuned one wins over a default, and one that tells a size over one that does not.
+            a tuned one wins over a default, and one that names a size over one that does not.
 
     Raises:
-        ValueError: there is no such kernel, or what was tuned for it names a size not told here.
+        ValueError: there is no such kernel, or what was tuned for it names a size not given here.
     """
     forced = _forced.get().get(kernel)
     if forced is not None:
@@ -99,7 +99,7 @@ def triton_version() -> str:
 
 
 def tuned_file(kernel: str, gpu: str, triton: str) -> Path:
-    """Where what was tuned lies: a list of `{"shape": {…}, "tiles": {…}, "num_warps": …, …}`."""
+    """The file of tuned launches: a list of `{"shape": {…}, "tiles": {…}, "num_warps": …, …}`."""
     return FOLDER / f"{kernel}.{gpu}.triton-{triton}.json"
 
 
@@ -121,9 +121,9 @@ def _nearest(kernel: str, gpu: str, triton: str, shape: tuple[tuple[str, int], .
     if kernel not in DEFAULTS:
         raise ValueError(f"no kernel is named {kernel!r}")
     known = (*_read(tuned_file(kernel, gpu, triton)), *DEFAULTS[kernel])
-    untold = {name for tuned in known for name in tuned.shape} - dict(shape).keys()
-    if untold:
-        raise ValueError(f"{kernel} is tuned by {', '.join(sorted(untold))}, which was not told")
+    missing = {name for tuned in known for name in tuned.shape} - dict(shape).keys()
+    if missing:
+        raise ValueError(f"{kernel} is tuned by {', '.join(sorted(missing))}, which was not given")
     return min(known, key=lambda tuned: _distance(tuned.shape, shape)).config
 
 

@@ -1,4 +1,4 @@
-"""What there is to say about the launch of a kernel, beyond its arguments.
+"""Parameters of a kernel's launch, beyond its arguments.
 
 Invariant: none of it changes what a kernel computes.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """How one kernel is launched."""
+    """The launch of one kernel."""
 
     tiles: Mapping[str, int] = field(default_factory=dict)
     """The kernel's `BLOCK_*` and other constants that only change its speed, by name."""

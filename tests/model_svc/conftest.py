@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from kernels.devices import prepare_triton
+from kernels.triton.process import prepare_triton
 
 prepare_triton("interpret")

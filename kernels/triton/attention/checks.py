@@ -1,4 +1,4 @@
-"""What the arguments of attention must be like, checked before a kernel reads memory by them.
+"""Checks of attention's arguments, before a kernel reads memory by them.
 
 Invariant: nothing here waits for the device; slots and lengths are trusted.
 """

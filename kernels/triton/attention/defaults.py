@@ -1,4 +1,4 @@
-"""How attention is launched where nothing was tuned for the GPU.
+"""Launches of attention where nothing was tuned for the GPU.
 
 Invariant: as `kernels.triton.defaults` says, and 16-bit products of prefill reach wgmma; but a
 float32 head wider than 128 spills a little.

@@ -27,7 +27,7 @@ from kernels.triton.configs import Config, choose
 
 @dataclass(frozen=True, slots=True)
 class PrefillPlan:
-    """Which tile of a step has which tokens; the same in every layer with these options."""
+    """Tokens of each tile of a step; the same in every layer with these options."""
 
     slot_table: torch.Tensor
     shape: AttentionShape

@@ -1,4 +1,4 @@
-"""How the keys of a step's decodes are shared out among programs, worked out on the device.
+"""Division of the keys of a step's decodes among programs, computed on the device.
 
 An *item* is a run of one sequence's positions, the work of one program for each key/value head. All
 items of a step are about as long, whether one sequence gives them all or each gives one, so that
@@ -82,7 +82,7 @@ class DecodePlan:
 
     @property
     def items(self) -> int:
-        """How many items these sequences have at most."""
+        """Items that these sequences have at most."""
         return self.chunks.num_decodes + self.buffers.splits
 
 
@@ -194,7 +194,7 @@ def _splits_kernel(
 
 @triton.jit
 def _visible(lengths_ptr, start, sequences, WINDOW: tl.constexpr, BLOCK: tl.constexpr):
-    """How many positions each of some sequences sees, int32."""
+    """Number of positions that each of some sequences sees, int32."""
     sequence = start + tl.arange(0, BLOCK)
     lengths = tl.load(lengths_ptr + sequence, mask=sequence < sequences, other=0).to(tl.int32)
     return tl.minimum(lengths, WINDOW) if WINDOW > 0 else lengths

@@ -1,4 +1,4 @@
-"""What the row norms share: the residual is added as rows are loaded.
+"""Addition of the residual as rows are loaded, shared by the row norms.
 
 Invariant: the sum is rounded to the rows' dtype before anything is computed from it, so a norm sees
 what the next layer will see.

@@ -1,4 +1,4 @@
-"""What the rows of a batch ask of the sampler, as arrays on the device.
+"""Sampling parameters of the rows of a batch, as arrays on the device.
 
 All but `Uses` is read by kernels alone, so a step can be replayed from a CUDA graph after the
 arrays were written anew. Invariant: an array has one entry for each row, but those of a `Ragged`,
@@ -19,7 +19,7 @@ from kernels.triton.sampling.scratch import GROUP
 
 
 class Choices(NamedTuple):
-    """How each row is drawn; [rows] each. Triton takes named tuples apart.
+    """Parameters of each row's draw; [rows] each. Triton takes named tuples apart.
 
     None of their fields may be called `values` or `type`: Triton's own tuples have these.
     """
@@ -54,7 +54,7 @@ class Ragged(NamedTuple):
 
 
 class Edits(NamedTuple):
-    """What is changed of each row's logits before the draw, in this order."""
+    """Changes of each row's logits before the draw, in this order."""
 
     bias: Ragged
     """Its amounts, float32, are added."""
@@ -74,7 +74,7 @@ class Edits(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Uses:
-    """What some row of a batch needs, known to the host: what none does is not launched."""
+    """Needs of some row of a batch, known to the host: what none needs is not launched."""
 
     filters: bool = True
     """Top-k, top-p or min-p."""
@@ -89,7 +89,7 @@ class Uses:
         min_p: npt.NDArray[np.float64],
         vocab_size: int,
     ) -> Uses:
-        """What a batch with these limits needs; [rows] each, as in `Choices` but for `min_p`."""
+        """Needs of a batch with these limits; [rows] each, as in `Choices` but for `min_p`."""
         limited = (top_k > 0) & (top_k < vocab_size)
         small = limited & (top_k <= vocab_size // GROUP)
         tally = ~small & (limited | (top_p < 1.0))
@@ -97,7 +97,7 @@ class Uses:
 
 
 def floors(min_p: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
-    """How far below the likeliest token's a scaled logit may lie; -inf where there is no min-p.
+    """Greatest distance of a scaled logit below the likeliest token's; -inf without min-p.
 
     Args:
         min_p: any shape, in [0, 1], 0 for no limit.

@@ -1,4 +1,4 @@
-"""How the kernels of sampling are launched where nothing was tuned for the GPU.
+"""Launches of the sampling kernels where nothing was tuned for the GPU.
 
 Invariant: as `kernels.triton.defaults` says.
 """

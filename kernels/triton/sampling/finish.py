@@ -111,7 +111,7 @@ def _cut(listed, choices, brackets, row, limited, nucleus, TILE: tl.constexpr):
 
 @triton.jit
 def _weigh(listed, start, last_key, last_id, BY: tl.constexpr, TILE: tl.constexpr):
-    """What some listed tokens rank by, what they add, and which of them count."""
+    """Ranks of some listed tokens, their summands, and a mask of those that count."""
     ids, scaled, sure, inside = _read(listed, start, TILE)
     key = keys(scaled)
     counted = inside & ~sure & ((key < last_key) | ((key == last_key) & (ids <= last_id)))
@@ -127,7 +127,7 @@ def _weigh(listed, start, last_key, last_id, BY: tl.constexpr, TILE: tl.constexp
 
 @triton.jit
 def _survey(listed, last_key, last_id, BY: tl.constexpr, TILE: tl.constexpr):
-    """What the tokens up to the last one add up to, and their lowest and highest rank."""
+    """Sum of the tokens up to the last one, and their lowest and highest rank."""
     total = tl.full((), 0, tl.int64)
     lowest, highest = tl.full((), HIGHEST_KEY, tl.int32), tl.full((), 0, tl.int32)
     for start in range(0, listed[2], TILE):

@@ -18,7 +18,7 @@ from kernels.triton.configs import choose
 from kernels.triton.sampling.portable_math import log
 
 ALTERNATIVES = 32
-"""As many of a row's likeliest tokens can be told."""
+"""Most of a row's likeliest tokens that can be asked for."""
 
 _LISTED = tl.constexpr(ALTERNATIVES)
 _INF = tl.constexpr(float("inf"))
@@ -27,7 +27,7 @@ _ID_MASK = tl.constexpr(2**31 - 1)
 
 
 class LogProbabilities(NamedTuple):
-    """What is read off each row."""
+    """Results of each row."""
 
     chosen: torch.Tensor
     """[rows] float32; NaN where not asked for, and where a row's logits make no distribution."""
@@ -48,7 +48,7 @@ class LogProbabilities(NamedTuple):
 
 
 class Partials(NamedTuple):
-    """What each tile of each row comes to."""
+    """Partial results of each tile of each row."""
 
     tops: torch.Tensor
     """[rows, tiles] float32: its largest logit."""
@@ -76,12 +76,12 @@ def log_probabilities(
     partials: Partials,
     out: LogProbabilities,
 ) -> None:
-    """Tell the log-probability of one token of each row, and of each row's likeliest tokens.
+    """Compute the log-probability of one token of each row, and of each row's likeliest tokens.
 
     Args:
         logits: [rows, vocab] bfloat16, float16 or float32, its last stride 1.
         tokens: [rows] int32.
-        alternatives: [rows] int32, how many of the likeliest to tell, up to `ALTERNATIVES`; -1
+        alternatives: [rows] int32, number of the likeliest wanted, up to `ALTERNATIVES`; -1
             for a row that is asked for nothing, which costs nothing.
         partials: for at least so many rows of this vocabulary.
         out: of so many rows, written.
@@ -116,8 +116,8 @@ def log_probabilities(
 @triton.jit
 def _read_kernel(raw_ptr, stride, alternatives_ptr, partials, vocab_size, BLOCK: tl.constexpr):
     tile, row = tl.program_id(0), tl.program_id(1)
-    told = tl.load(alternatives_ptr + row)
-    if told < 0:
+    asked = tl.load(alternatives_ptr + row)
+    if asked < 0:
         return
     ids = tile * BLOCK + tl.arange(0, BLOCK)
     inside = ids < vocab_size
@@ -130,7 +130,7 @@ def _read_kernel(raw_ptr, stride, alternatives_ptr, partials, vocab_size, BLOCK:
     at = row * tl.num_programs(0) + tile
     tl.store(partials.tops + at, top)
     tl.store(partials.sums + at, tl.sum(tl.exp(raw - base)))
-    if told > 0:
+    if asked > 0:
         packed = tl.where(inside, _pack(known, ids), _NONE)
         likely_ptr = partials.likely + at.to(tl.int64) * _LISTED + tl.arange(0, _LISTED)
         tl.store(likely_ptr, tl.topk(packed, _LISTED))
@@ -150,21 +150,21 @@ def _tell_kernel(
     TILES: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0)
-    told = tl.load(alternatives_ptr + row)
+    asked = tl.load(alternatives_ptr + row)
     place = tl.arange(0, _LISTED)
     ids = tl.full([_LISTED], -1, tl.int32)
     likely = tl.full([_LISTED], float("nan"), tl.float32)
     chosen = float("nan")
-    if told >= 0:
+    if asked >= 0:
         row_ptr = raw_ptr + row.to(tl.int64) * stride
         normaliser = _log_sum(partials, row, tiles, TILES)
         chosen = tl.load(row_ptr + tl.load(tokens_ptr + row)).to(tl.float32) - normaliser
-        if told > 0:
+        if asked > 0:
             at = tl.arange(0, TILES * _LISTED)
             packed_ptr = partials.likely + row.to(tl.int64) * tiles * _LISTED + at
             packed = tl.load(packed_ptr, mask=at < tiles * _LISTED, other=_NONE)
             best = tl.topk(packed, _LISTED)
-            real = (place < told) & (place < vocab_size)
+            real = (place < asked) & (place < vocab_size)
             ids = tl.where(real, (best & _ID_MASK).to(tl.int32) ^ _ID_MASK, -1)
             logits = tl.load(row_ptr + ids, mask=real, other=float("nan")).to(tl.float32)
             likely = logits - normaliser

@@ -77,7 +77,7 @@ def gumbel(words):
 
 @triton.jit
 def gumbel_bounds(words):
-    """What the noise of each word surely is not below, and not above; float32, and cheap.
+    """Lower and upper bounds of the noise of each word; float32, and cheap.
 
     The noise is `-log(-log(u))`, and `1 - u <= -log(u) <= (1 - u) / u`. Near the top of the range,
     where draws are won, the bounds lie close together.

@@ -1,6 +1,6 @@
 """Memory that the kernels of one draw hand things on in.
 
-Invariant: lengths and histograms are zero between draws, since whoever reads them last clears
+Invariant: lengths and histograms are zero between draws, since their last reader clears
 them; everything else is written before it is read.
 """
 
@@ -31,7 +31,7 @@ class Maxima(NamedTuple):
 
 
 class Histogram(NamedTuple):
-    """What each bin of each row holds."""
+    """Contents of each bin of each row."""
 
     counts: torch.Tensor
     """[rows, BINS] int32: tokens."""

@@ -68,7 +68,7 @@ def keys(scaled):
 
 @triton.jit
 def level_width(level):
-    """How many keys each of eight ranges has at one level of a search, coarsest first."""
+    """Number of keys in each of eight ranges at one level of a search, coarsest first."""
     return tl.full((), 1, tl.int32) << tl.maximum(3 * (KEY_LEVELS - 2 - level) + 1, 0)
 
 
@@ -85,7 +85,7 @@ def bins(scaled, temperature):
 
 @triton.jit
 def limits(choices, row, vocab_size):
-    """Whether a row has top-k, whether that is small, whether it has top-p, and any filter."""
+    """Flags of a row: it has top-k, a small one, top-p, any filter."""
     top_k = tl.load(choices.top_k + row)
     limited = (top_k > 0) & (top_k < vocab_size)
     small = limited & (top_k <= vocab_size // GROUP_TOKENS)
@@ -96,7 +96,7 @@ def limits(choices, row, vocab_size):
 
 @triton.jit
 def contenders(scaled, possible, choices, row, first, BLOCK: tl.constexpr):
-    """Which of a tile's `possible` tokens may have its best score, scaled logit and noise."""
+    """Mask of a tile's `possible` tokens that may have its best score, scaled logit and noise."""
     seed = tl.load(choices.seeds + row)
     position = tl.load(choices.positions + row)
     candidate = tl.load(choices.candidates + row)

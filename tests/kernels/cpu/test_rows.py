@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.kernels.operations import in_torch
 
 from kernels.attention_options import KvScales
 from kernels.c.rows import NativeRows
@@ -40,6 +41,41 @@ def test_rms_norm(
 
     assert_near(got, want, roundings=2)
     assert_near(got_sum, want_sum)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize("with_residual", [True, False])
+def test_layer_norm(
+    operations: Operations, dtype: torch.dtype, with_bias: bool, with_residual: bool
+) -> None:
+    x, residual = torch.randn(2, 3, 77).to(dtype)
+    weight, bias = torch.randn(2, 77).to(dtype)
+    total = x + residual if with_residual else x
+    wide_bias = bias.double() if with_bias else None
+    want, _ = reference.layer_norm(total.double(), weight.double(), wide_bias, 1e-5)
+    ops = in_torch(torch.float32) if dtype == torch.float32 else operations
+
+    got, got_total = ops.layer_norm(
+        x.clone(), weight, bias if with_bias else None, 1e-5, residual if with_residual else None
+    )
+
+    assert got.dtype == dtype
+    assert_near(got, want)
+    assert torch.equal(got_total, total)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("approximate", ["tanh", "none"])
+def test_gelu_mul(operations: Operations, dtype: torch.dtype, approximate: str) -> None:
+    gate_up = torch.randn(5, 26).to(dtype)
+    want = reference.gelu_mul(gate_up.double(), approximate)
+    ops = in_torch(torch.float32) if dtype == torch.float32 else operations
+
+    got = ops.gelu_mul(gate_up, approximate)
+
+    assert got.dtype == dtype
+    assert_near(got, want, roundings=2)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
