@@ -34,8 +34,6 @@ _CHOICES = {
     "--log-level": ("debug", "info", "warning", "error"),
     "--log-format": ("text", "json"),
 }
-# What is asked of a device that lacks it, and what to ask of it instead.
-_CPU_ONLY = {"--quantize": "none", "--kv-dtype": "auto"}
 
 
 def _choice(option: str, text: str = "") -> Any:
@@ -64,9 +62,7 @@ _Quantize = Annotated[
 ]
 _KvDtype = Annotated[
     str | None,
-    _choice(
-        "--kv-dtype", "Data type of the KV cache (CPU only). [default: auto: as in the computation]"
-    ),
+    _choice("--kv-dtype", "Data type of the KV cache. [default: auto: as in the computation]"),
 ]
 _Listen = Annotated[
     str,
@@ -212,13 +208,12 @@ def _check_device(said: Mapping[str, str | None]) -> None:
     from chassis.errors import StartError
 
     device = said["--device"]
-    for option, instead in _CPU_ONLY.items():
-        if device in ("cuda", "interpret") and said[option] not in (None, instead):
-            raise StartError(
-                f"{option} {said[option]} works on the CPU only; use --device cpu, "
-                f"or {option} {instead}"
-            )
-    if said["--kv-dtype"] == "int8" and said["--dtype"] == "float32":
+    on_cpu, quantize = device not in ("cuda", "interpret"), said["--quantize"]
+    if not on_cpu and quantize not in (None, "none"):
+        raise StartError(
+            f"--quantize {quantize} works on the CPU only; use --device cpu, or --quantize none"
+        )
+    if on_cpu and said["--kv-dtype"] == "int8" and said["--dtype"] == "float32":
         raise StartError(
             "--kv-dtype int8 works with 16 bits only, and --dtype float32 is exact; use "
             "--dtype bfloat16, or --kv-dtype auto"

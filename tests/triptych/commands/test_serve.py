@@ -65,7 +65,6 @@ def test_an_unknown_value_is_refused(checkpoint, option, value):
         (["--listen", "no.such.host.invalid:1"], "--listen: cannot listen on no.such.host.invalid"),
         (["--listen", "unix:/nowhere/a"], "--listen: cannot listen on unix:/nowhere/a: No such"),
         (["--device", "cuda", "--quantize", "int8"], "--quantize int8 works on the CPU only; use"),
-        (["--device", "interpret", "--kv-dtype", "int8"], "--kv-dtype int8 works on the CPU only;"),
         (["--kv-dtype", "int8", "--dtype", "float32"], "--kv-dtype int8 works with 16 bits only"),
         (["--listen", "nowhere"], "--listen: address 'nowhere': expected HOST:PORT, such as 127.0"),
     ],
