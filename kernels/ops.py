@@ -294,5 +294,5 @@ class Operations(Protocol):
         ...
 
     def gelu_mul(self, gate_up: torch.Tensor, approximate: Literal["tanh", "none"]) -> torch.Tensor:
-        """`gelu(gate) * up`, as `silu_mul`; "tanh" for GELU's polynomial, "none" for GELU itself."""
+        """`gelu(gate) * up`, as `silu_mul`; "tanh" approximates GELU, "none" is GELU itself."""
         ...
