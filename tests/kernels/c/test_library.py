@@ -68,7 +68,7 @@ def test_the_next_lower_level_serves_where_the_library_lacks_one(
 
     monkeypatch.setattr("kernels.c.library.supported", lambda path: LEVELS)
 
-    choice = choose(path, {VARIABLE: "avx512_vnni"})
+    choice = choose_library(path, {VARIABLE: "avx512_vnni"})
 
     assert choice.library is not None
     assert choice.library.level == "portable"
@@ -80,7 +80,7 @@ def test_torch_serves_where_the_library_has_higher_levels_alone(
 ) -> None:
     monkeypatch.setattr("kernels.c.library.built", lambda path: ("avx512", "avx512_bf16"))
 
-    choice = choose(path, {VARIABLE: "portable"})
+    choice = choose_library(path, {VARIABLE: "portable"})
 
     assert choice.library is None
     assert "built for avx512, avx512_bf16, not for portable" in choice.why_not
