@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from kernels.c.arguments import CODES, MULTIPLY_QUANTISED, QUANTISED_EXPERTS
 from kernels.c.calls import Calls
-from kernels.c.packing import STRIP, pack_weights, widths
+from kernels.c.quantised import STRIP, pack_weights, widths
 from kernels.c.routing import Scratch, scratch_for
 from kernels.formats import Int4Group, Int8
 from kernels.ops import Routing

@@ -10,8 +10,7 @@ from support.kernels.operations import QUANTISED
 
 from kernels.c.calls import Calls
 from kernels.c.library import Library
-from kernels.c.packing import STRIP
-from kernels.c.quantised import QuantisedLinear
+from kernels.c.quantised import STRIP, QuantisedLinear
 from kernels.cpu.quantised import (
     GROUP,
     LEVELS,
