@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from kernels.c.library import built, choose
+from kernels.c.library import built, choose_library
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -83,7 +83,7 @@ def test_only_the_levels_asked_for_are_built(clone: Path, tmp_path: Path) -> Non
     library = compile_portable(clone, tmp_path)
 
     assert built(library) == ("portable",)
-    assert choose(library, {"TRIPTYCH_CPU_LEVEL": "portable"}).why_not == ""
+    assert choose_library(library, {"TRIPTYCH_CPU_LEVEL": "portable"}).why_not == ""
 
 
 def test_a_level_that_does_not_exist_is_not_built(clone: Path) -> None:
