@@ -15,7 +15,7 @@ from kernels.formats import DENSE, KV_AS_COMPUTED, KvFormat, WeightFormat
 from kernels.layers import Activation, Experts, Linear
 from kernels.ops import Captured, Operations, Routing
 from kernels.table import CACHED, OPERATIONS, PACKING, Recorder, Table
-from kernels.uncaptured import Gated
+from kernels.uncaptured import ACTIVATIONS, Gated, relu_mul
 
 
 def bind(
@@ -81,6 +81,16 @@ class _BoundOperations:
         self._all_recorded &= fused.recorded
         return cast(Linear, fused.run(weight, bias, format))
 
+    def pack_activated(
+        self,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        format: WeightFormat | None = None,
+        activation: Activation = "gelu",
+    ) -> Linear:
+        self._all_recorded = False
+        return Gated(self.pack_linear(weight, bias, format), ACTIVATIONS[activation])
+
     def pack_experts(
         self,
         router: torch.Tensor,
@@ -98,6 +108,9 @@ class _BoundOperations:
         bound: Any = self
         if activation == "silu":
             return cast(Callable[[torch.Tensor], torch.Tensor], bound.silu_mul)
+        if activation == "relu":
+            self._all_recorded = False
+            return relu_mul
         approximate = "tanh" if activation == "gelu_tanh" else "none"
         return lambda gate_up: bound.gelu_mul(gate_up, approximate)
 

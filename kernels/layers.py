@@ -44,5 +44,5 @@ class Experts(Protocol):
     def __call__(self, x: torch.Tensor, /) -> torch.Tensor: ...
 
 
-Activation = Literal["silu", "gelu", "gelu_tanh"]
-"""Activation of gates: the last is GELU's approximation by a tanh."""
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
+"""Activation of gates or products; `gelu_tanh` is GELU's approximation by a tanh."""

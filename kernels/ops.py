@@ -124,6 +124,23 @@ class Operations(Protocol):
         """
         ...
 
+    def pack_activated(
+        self,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        format: WeightFormat | None = None,
+        activation: Activation = "gelu",
+    ) -> Linear:
+        """Make a linear layer that gives `activation` of its products.
+
+        Args:
+            weight: [outputs, inputs].
+            bias: [outputs], or None for none.
+            format: as for `pack_linear`.
+            activation: of the products.
+        """
+        ...
+
     def pack_experts(
         self,
         router: torch.Tensor,

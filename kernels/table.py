@@ -17,7 +17,7 @@ from kernels.devices import UnsupportedDevice
 from kernels.formats import KV_AS_COMPUTED, KvFormat, WeightFormat
 from kernels.ops import Captured, Operations
 
-PACKING = ("pack_linear", "pack_gated", "pack_experts")
+PACKING = ("pack_linear", "pack_gated", "pack_activated", "pack_experts")
 """Operations that are looked up for each layer, by the format of its weights."""
 
 CACHED = ("store_kv", "plan_attention", "attention")

@@ -6,12 +6,15 @@ Invariant: nothing is kept between two calls.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch.nn import functional
 
 from kernels.formats import DENSE, Dense
-from kernels.layers import Linear, LinearContext
+from kernels.layers import Activation, Linear, LinearContext
+
+Gate = Callable[[torch.Tensor], torch.Tensor]
 
 
 def take_rows(x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
@@ -38,7 +41,7 @@ class TorchLinear:
 class Gated:
     """A product of gates and ups and, after it, the gating; see `Linear`."""
 
-    def __init__(self, product: Linear, gate: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    def __init__(self, product: Linear, gate: Gate) -> None:
         """Gate what `product` gives."""
         self._product = product
         self._gate = gate
@@ -46,3 +49,28 @@ class Gated:
     def __call__(self, x: torch.Tensor, context: LinearContext | None = None, /) -> torch.Tensor:
         """[tokens, inputs] to [tokens, intermediate]."""
         return self._gate(self._product(x, context))
+
+
+def _activation(compute: Callable[[torch.Tensor], torch.Tensor]) -> Gate:
+    """An activation in twice the precision: near zeros, float32's last bits depend on the place."""
+
+    def activate(x: torch.Tensor) -> torch.Tensor:
+        wide = torch.float64 if x.dtype == torch.float32 else torch.float32
+        return compute(x.to(torch.promote_types(x.dtype, wide))).to(x.dtype)
+
+    return activate
+
+
+def relu_mul(gate_up: torch.Tensor) -> torch.Tensor:
+    """`relu(gate) * up` of [tokens, 2 * intermediate], gate before up."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    return functional.relu(gate) * up
+
+
+ACTIVATIONS: dict[Activation, Gate] = {
+    "silu": _activation(functional.silu),
+    "gelu": _activation(functional.gelu),
+    "gelu_tanh": _activation(partial(functional.gelu, approximate="tanh")),
+    "relu": functional.relu,
+}
+"""Activations of layers without gates, by their names in `kernels.layers`."""
