@@ -1,9 +1,9 @@
-"""Which families can be served, and which of them a checkpoint belongs to."""
+"""Families that can be served, and the choice among them by a checkpoint's config.json."""
 
 from __future__ import annotations
 
-from model_svc.models import llama, mixtral, qwen2, qwen3
 from model_svc.models.config import CheckpointError, Config
+from model_svc.models.families import llama, mixtral, qwen2, qwen3
 from model_svc.models.family import Family
 
 FAMILIES = (llama.FAMILY, qwen2.FAMILY, qwen3.FAMILY, mixtral.FAMILY)

@@ -1,7 +1,7 @@
 """The rotary table: cosines and sines of every position, scaled as the checkpoint was trained.
 
 Invariant: row `p` depends on the spec and on `p` alone. Computed in float32, as the families'
-training code did; a table in less precision would move distant tokens.
+training code did; less precision would move distant tokens.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ import torch
 from model_svc.models.spec import Llama3Scaling, RopeSpec
 
 
-def rope_table(rope: RopeSpec, head_dim: int, context: int) -> torch.Tensor:
+def rope_table(rope: RopeSpec, context: int) -> torch.Tensor:
     """Make the table that `Operations.rope_angles` reads.
 
     Returns:
-        [context, head_dim] float32: cosines of the `head_dim // 2` angles, then their sines.
+        [context, rotary_dim] float32: cosines of the `rotary_dim // 2` angles, then their sines.
     """
-    frequencies = inverse_frequencies(rope, head_dim)
+    frequencies = inverse_frequencies(rope)
     angles = torch.outer(torch.arange(context, dtype=torch.float32), frequencies)
     return torch.cat((angles.cos(), angles.sin()), dim=-1)
 
 
-def inverse_frequencies(rope: RopeSpec, head_dim: int) -> torch.Tensor:
-    """Radians per position of each pair of dimensions: [head_dim // 2] float32."""
-    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
+def inverse_frequencies(rope: RopeSpec) -> torch.Tensor:
+    """Radians per position of each pair of columns: [rotary_dim // 2] float32."""
+    exponents = torch.arange(0, rope.rotary_dim, 2, dtype=torch.float32) / rope.rotary_dim
     frequencies = 1.0 / rope.theta**exponents
     if rope.scaling is None:
         return frequencies

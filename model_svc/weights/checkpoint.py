@@ -5,6 +5,7 @@ Invariant: every fault of a checkpoint is a `CheckpointError` of one line.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from model_svc.models.family import Family
 from model_svc.models.registry import family_of
 from model_svc.models.spec import DecoderSpec
 from model_svc.weights.generation_config import read_eos_token_ids, read_sampling_defaults
+from model_svc.weights.source_map import decoder_sources
+from model_svc.weights.sources import tensor_shapes
 
 __all__ = [
     "Checkpoint",
@@ -51,8 +54,9 @@ class Checkpoint:
 
     @property
     def parameters(self) -> int:
-        """How many weights the model has; tied ones count once."""
-        return self.spec.parameters
+        """Number of weights; tied ones count once."""
+        shapes = tensor_shapes(decoder_sources(self.spec, self.family.names))
+        return sum(map(math.prod, shapes.values()))
 
 
 def open_checkpoint(model: str) -> Checkpoint:

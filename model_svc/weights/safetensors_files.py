@@ -1,4 +1,4 @@
-"""Read named tensors out of a checkpoint's safetensors files, single or sharded.
+"""Read parts of tensors out of a checkpoint's safetensors files, single or sharded.
 
 Invariant: no pickle is ever opened, and every damaged or missing file ends in a `CheckpointError`
 of one line.
@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from model_svc.models.config import CheckpointError
+from model_svc.weights.sources import DecoderSources, WeightSource, tensor_shapes
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -33,41 +34,52 @@ class WrongTensor(CheckpointError):
 
 
 class TensorFiles:
-    """The tensors of one checkpoint, checked against what the model needs."""
+    """Tensors of one checkpoint, checked against the sources of a model's weights."""
 
     def __init__(
         self,
         folder: Path,
-        wanted: dict[str, tuple[int, ...]],
+        sources: DecoderSources,
         progress: Callable[[int, int], None],
     ) -> None:
         """Open the files and check every wanted tensor's name, shape and type.
 
         Args:
             folder: of the checkpoint.
-            wanted: shape of each tensor that will be read.
-            progress: called with the bytes read and the bytes of all wanted tensors.
+            sources: of all weights; each is read once.
+            progress: called with the bytes read and the bytes of all sources.
 
         Raises:
             DamagedWeights: a file is missing or damaged, or there is none.
             WrongTensor: a tensor is missing or is not as wanted.
         """
+        wanted = tensor_shapes(sources)
         self._progress = progress
         self._files = _locate(folder, wanted)
-        self._bytes = {
-            name: _checked_bytes(self._files[name], name, shape) for name, shape in wanted.items()
+        self._itemsizes = {
+            name: _checked_itemsize(self._files[name], name, shape)
+            for name, shape in wanted.items()
         }
         self._done_bytes = 0
-        self._total_bytes = sum(self._bytes.values())
+        self._total_bytes = sum(map(self._bytes, sources.all()))
 
-    def read(self, name: str, out: torch.Tensor) -> None:
-        """Copy a wanted tensor into `out`, which has its shape; its dtype may be another."""
+    def read(self, source: WeightSource, out: torch.Tensor) -> None:
+        """Copy a part into `out`, which has its shape; its dtype may be another.
+
+        Raises:
+            DamagedWeights: the file cannot be read.
+        """
         try:
-            out.copy_(self._files[name].get_tensor(name))
+            # A view of the mapped file: of a fused tensor, the part alone is read.
+            stored = self._files[source.name].get_tensor(source.name)
         except SafetensorError as error:
-            raise DamagedWeights(f"cannot read tensor {name}: {_line(error)}") from error
-        self._done_bytes += self._bytes[name]
+            raise DamagedWeights(f"cannot read tensor {source.name}: {_line(error)}") from error
+        out.copy_(source.part(stored))
+        self._done_bytes += self._bytes(source)
         self._progress(self._done_bytes, self._total_bytes)
+
+    def _bytes(self, source: WeightSource) -> int:
+        return math.prod(source.part_shape) * self._itemsizes[source.name]
 
 
 def _locate(folder: Path, wanted: Iterable[str]) -> dict[str, Any]:
@@ -133,7 +145,7 @@ def _require(present: bool, name: str, where: str) -> bool:
     return True
 
 
-def _checked_bytes(file: Any, name: str, wanted: tuple[int, ...]) -> int:
+def _checked_itemsize(file: Any, name: str, wanted: tuple[int, ...]) -> int:
     header = file.get_slice(name)
     shape, kind = tuple(header.get_shape()), header.get_dtype()
     if shape != wanted:
@@ -145,7 +157,7 @@ def _checked_bytes(file: Any, name: str, wanted: tuple[int, ...]) -> int:
             f"tensor {name} is of type {kind}, expected one of {', '.join(FLOAT_TYPES)}: "
             "use a checkpoint that is not quantised"
         )
-    return math.prod(wanted) * FLOAT_TYPES[kind]
+    return FLOAT_TYPES[kind]
 
 
 def _line(error: Exception) -> str:

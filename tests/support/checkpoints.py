@@ -17,7 +17,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from model_svc.models.config import Config
 from model_svc.models.registry import family_of
-from model_svc.models.tensors import tensor_shapes
+from model_svc.weights.source_map import decoder_sources
+from model_svc.weights.sources import tensor_shapes
 
 BOS_ID, EOS_ID = 256, 257
 ARCHITECTURES = {
@@ -96,10 +97,10 @@ def random_weights(
     """Sample every tensor of a model of this config; activations stay near 1."""
     family = family_of(Config(config))
     spec = family.read_spec(Config(config))
-    unscaled = None if spec.tied_embeddings else family.names.embedding
+    unscaled = None if spec.tied_embeddings else f"{family.names.embedding}.weight"
     generator = torch.Generator().manual_seed(seed)
     weights = {}
-    for name, shape in tensor_shapes(spec, family.names).items():
+    for name, shape in tensor_shapes(decoder_sources(spec, family.names)).items():
         drawn = torch.randn(shape, generator=generator)
         if name.endswith("norm.weight"):
             drawn = 1 + 0.1 * drawn

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from support.checkpoints import write_checkpoint
+from support.decoding import Driver, Oracle, oracle_of, random_prompts
 
 from kernels.ops import Operations
 from kernels.reference.operations import reference
@@ -21,7 +20,6 @@ from model_svc.models.kv_cache import KvCache
 from model_svc.weights.checkpoint import read_checkpoint
 from model_svc.weights.loader import load_weights
 
-CONTEXT = 512
 LLAMA3 = {
     "rope_type": "llama3",
     "factor": 8.0,
@@ -97,80 +95,8 @@ def operations_on(device: str, dtype: torch.dtype) -> Operations:
     return reference if device == "reference" else operations_for(device, dtype)
 
 
-class Driver:
-    """Runs sequences through a decoder chunk by chunk, in slots that are permuted and poisoned."""
-
-    def __init__(self, folder: Path, sequences: int, dtype: torch.dtype, device: str) -> None:
-        checkpoint = read_checkpoint(folder)
-        ops = operations_on(device, dtype)
-        self.decoder = Decoder(checkpoint.spec, load_weights(checkpoint, ops, dtype), ops, dtype)
-        self.kv = KvCache(checkpoint.spec, sequences * CONTEXT, dtype)
-        for cache in self.kv.k + self.kv.v:
-            cache.fill_(float("nan"))
-        slots = np.random.default_rng(0).permutation(sequences * CONTEXT).astype(np.int32)
-        self.slot_table = slots.reshape(sequences, CONTEXT)
-        self.lengths = np.zeros(sequences, dtype=np.int64)
-
-    def step(self, chunks: Sequence[tuple[int, Sequence[int]]]) -> list[torch.Tensor]:
-        """Run (row, tokens) chunks in one pass: log-probabilities after each of their tokens."""
-        rows = np.array([row for row, _ in chunks])
-        counts = np.array([len(tokens) for _, tokens in chunks])
-        ids = np.concatenate([np.asarray(tokens) for _, tokens in chunks])
-        batch = Batch.build(ids, rows, self.lengths[rows], counts, self.slot_table)
-        self.lengths[rows] += counts
-        logits = self.decoder.logits(self.decoder.forward(batch, self.kv))
-        return list(logits.log_softmax(dim=-1).split(counts.tolist()))
-
-    def prompts(self, prompts: Sequence[list[int]], sizes: Sequence[int]) -> list[torch.Tensor]:
-        """Run prompts side by side, prompt `i` in chunks of `sizes[i]` tokens."""
-        parts: list[list[torch.Tensor]] = [[] for _ in prompts]
-        while chunks := [
-            (row, prompt[self.lengths[row] :][:size])
-            for row, (prompt, size) in enumerate(zip(prompts, sizes, strict=True))
-            if self.lengths[row] < len(prompt)
-        ]:
-            chunks.sort(key=lambda chunk: len(chunk[1]))
-            for (row, _), logprobs in zip(chunks, self.step(chunks), strict=True):
-                parts[row].append(logprobs)
-        return [torch.cat(part) for part in parts]
-
-    def greedy(self, last: Sequence[torch.Tensor], steps: int) -> list[list[int]]:
-        """Decode all rows together, from the log-probabilities after their last tokens."""
-        drawn = [[int(logprobs[-1].argmax())] for logprobs in last]
-        for _ in range(steps - 1):
-            outs = self.step([(row, ids[-1:]) for row, ids in enumerate(drawn)])
-            for ids, logprobs in zip(drawn, outs, strict=True):
-                ids.append(int(logprobs[-1].argmax()))
-        return drawn
-
-
-@dataclass
-class Oracle:
-    """transformers' own model of a checkpoint."""
-
-    model: Any
-
-    @torch.inference_mode()
-    def logprobs(self, ids: list[int]) -> torch.Tensor:
-        return self.model(torch.tensor([ids])).logits[0].log_softmax(dim=-1)
-
-
-def oracle_of(folder: Path) -> Oracle:
-    # Imported here: it is slow, and only these tests need it.
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=torch.float32,
-        attn_implementation="eager",
-        experts_implementation="eager",
-    )
-    return Oracle(model.eval())
-
-
-def random_prompts(vocab: int, lengths: Sequence[int]) -> list[list[int]]:
-    generator = np.random.default_rng(1)
-    return [generator.integers(0, vocab, length).tolist() for length in lengths]
+def driver_of(folder: Path, sequences: int, dtype: torch.dtype, device: str) -> Driver:
+    return Driver(read_checkpoint(folder), operations_on(device, dtype), sequences, dtype)
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -190,7 +116,7 @@ def test_prompt_logprobs_and_greedy_tokens_are_transformers(
 ) -> None:
     vocab = read_checkpoint(checkpoint).spec.vocab_size
     prompts = random_prompts(vocab, (301, 37, 150))
-    driver = Driver(checkpoint, 3, torch.float32, device)
+    driver = driver_of(checkpoint, 3, torch.float32, device)
 
     logprobs = driver.prompts(prompts, sizes=(64, 1, 29))
     drawn = driver.greedy(logprobs, steps=64)
@@ -205,14 +131,14 @@ def test_prompt_logprobs_and_greedy_tokens_are_transformers(
 def test_bfloat16_stays_near_float32(checkpoint: Path, oracle: Oracle) -> None:
     vocab = read_checkpoint(checkpoint).spec.vocab_size
     prompts = random_prompts(vocab, (90, 37))
-    driver = Driver(checkpoint, 2, torch.bfloat16, "cpu")
+    driver = driver_of(checkpoint, 2, torch.bfloat16, "cpu")
 
     for got, prompt in zip(driver.prompts(prompts, sizes=(40, 37)), prompts, strict=True):
         assert (got - oracle.logprobs(prompt)).abs().mean() < 0.05
 
 
 def test_a_shared_prefix_serves_two_sequences(tmp_path: Path) -> None:
-    driver = Driver(write_checkpoint(tmp_path), 2, torch.float32, "cpu")
+    driver = driver_of(write_checkpoint(tmp_path), 2, torch.float32, "cpu")
     prompt, own = random_prompts(515, (40, 9))
     whole = driver.prompts([prompt + own], sizes=(49,))[0]
 

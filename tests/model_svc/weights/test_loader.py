@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from support.checkpoints import write_checkpoint
 
 from kernels.reference.operations import reference
-from model_svc.models.decoder import DecoderWeights, MoeWeights
+from model_svc.models.weights import DecoderWeights, MoeWeights
 from model_svc.weights.checkpoint import CheckpointError, read_checkpoint
 from model_svc.weights.loader import load_weights
 
@@ -70,7 +70,7 @@ def test_head_norms_are_repeated_for_each_head(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path, "qwen3")
     tensors = load_file(folder / SINGLE)
 
-    norm = load(folder).layers[0].head_norm
+    norm = load(folder).layers[0].qk_norm
 
     assert norm is not None
     q, k = (tensors[f"model.layers.0.self_attn.{name}_norm.weight"] for name in "qk")

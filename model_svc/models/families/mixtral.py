@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from kernels.ops import Routing
 from model_svc.models.config import Config, MalformedConfig
-from model_svc.models.family import Family, WeightNames, read_decoder
+from model_svc.models.family import Family
 from model_svc.models.spec import DecoderSpec, MoeSpec
+from model_svc.models.spec_reader import read_activation, read_attention, read_decoder
+from model_svc.models.weight_names import WeightNames
 
 _MOE = "model.layers.{layer}.block_sparse_moe."
 _EXPERT = _MOE + "experts.{expert}."
@@ -19,9 +21,13 @@ def read_spec(config: Config) -> DecoderSpec:
         raise MalformedConfig(
             f"{config.name('num_experts_per_tok')} is {top_k}, with {experts} experts"
         )
-    routing = Routing(top_k, renormalise=True)
-    mlp = MoeSpec(config.integer("intermediate_size"), experts, routing)
-    return read_decoder(config, mlp, eps=1e-5, theta=1e6)
+    mlp = MoeSpec(
+        config.integer("intermediate_size"),
+        experts,
+        Routing(top_k, renormalise=True),
+        read_activation(config),
+    )
+    return read_decoder(config, read_attention(config, theta=1e6), mlp, eps=1e-5)
 
 
 FAMILY = Family(

@@ -1,0 +1,62 @@
+"""Families of one file of data each, against transformers: forms that no served family has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.decoding import Driver, oracle_of, random_prompts
+from support.families import COHERE, FALCON, GEMMA2, GLM4, PHI3, checkpoint_of, write_random
+
+from kernels.ops import Operations
+from kernels.reference.operations import reference
+from kernels.select import operations_for
+from model_svc.models.family import Family
+
+CASES: dict[str, tuple[str, Family, dict[str, Any]]] = {
+    "sandwich norms": ("glm4", GLM4, {"head_dim": 8, "attention_bias": True}),
+    "fused tensors": ("phi3", PHI3, {}),
+    "parallel residual": ("cohere", COHERE, {}),
+    "windows and caps": (
+        "gemma2",
+        GEMMA2,
+        {
+            "head_dim": 8,
+            "sliding_window": 11,
+            "final_logit_softcapping": None,
+            "attn_logit_softcapping": 5.0,
+            "query_pre_attn_scalar": 16,
+        },
+    ),
+    "parallel residual with ALiBi": (
+        "falcon",
+        FALCON,
+        {"alibi": True, "new_decoder_architecture": False, "ffn_hidden_size": 100},
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "ops", [reference, operations_for("cpu", torch.float32)], ids=["reference", "cpu"]
+)
+@pytest.mark.parametrize("name", CASES)
+def test_prompts_in_chunks_and_decodes_are_transformers(
+    name: str, ops: Operations, tmp_path: Path
+) -> None:
+    model_type, family, entries = CASES[name]
+    folder = write_random(tmp_path, model_type, **entries)
+    checkpoint = checkpoint_of(folder, family)
+    prompts = random_prompts(checkpoint.spec.vocab_size, (61, 17, 40))
+    driver = Driver(checkpoint, ops, 3, torch.float32)
+
+    logprobs = driver.prompts(prompts, sizes=(16, 1, 40))
+    drawn = driver.greedy(logprobs, steps=12)
+
+    # Falcon's eager attention adds ALiBi twice.
+    oracle = oracle_of(folder, "sdpa" if model_type == "falcon" else "eager")
+    for got, ids, prompt in zip(logprobs, drawn, prompts, strict=True):
+        want = oracle.logprobs(prompt + ids)
+        assert (got - want[: len(prompt)]).abs().max() < 1e-4
+        assert ids == want[len(prompt) - 1 : -1].argmax(dim=-1).tolist()
