@@ -1,6 +1,6 @@
-"""From settings to a model that can run: checkpoint, weights, KV pool, engine.
+"""Assembly of a running model from settings: checkpoint, weights, KV pool, engine.
 
-All that touches torch before the engine thread starts is here, and runs on that thread.
+Invariant: every call of torch before the engine's first step is made here, on the engine thread.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ class LoadedModel:
 
     Attributes:
         engine: its step loop.
-        hub: where its reports go.
-        metrics: what counts its work.
-        limits: what a request must fit.
-        welcome: what routers are told of it.
+        hub: publisher of its reports.
+        metrics: counters of its work.
+        limits: bounds of a request.
+        welcome: its description for routers.
     """
 
     engine: Engine
@@ -67,7 +67,7 @@ class LoadedModel:
 
 
 def choose_dtype(asked: str, checkpoint_dtype: str, device: str) -> torch.dtype:
-    """What the model computes in.
+    """Type that the model computes in.
 
     `auto` is bfloat16 for a checkpoint of 16 bits, but float32 on a CPU that is not fast in it.
     """
@@ -79,7 +79,7 @@ def choose_dtype(asked: str, checkpoint_dtype: str, device: str) -> torch.dtype:
 
 
 def _multiplies_bfloat16() -> bool:
-    """Whether compiled operations at any level but the slowest, or the processor itself, do."""
+    """True where the processor does, or compiled operations of any level but the slowest."""
     library = load_library().library
     compiled = library is not None and library.level != LEVELS[0]
     return compiled or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
@@ -108,7 +108,7 @@ def load(
     """Load the checkpoint and build its engine; takes seconds to minutes.
 
     Args:
-        settings: what was asked for.
+        settings: of the service.
         registry: where its metrics go.
         post: has a function called on the event loop.
 

@@ -1,4 +1,4 @@
-"""How much memory is left, and how many KV slots fit in it."""
+"""Available memory, and the number of KV slots that fit in it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def available_bytes(device: torch.device) -> int:
-    """Memory that can still be had: a GPU's own; the machine's, or its control group's if less."""
+    """Bytes of memory left on a GPU, or on the machine, or in its control group if less."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     lines = _MEMINFO.read_text().splitlines()
@@ -32,10 +32,10 @@ def available_bytes(device: torch.device) -> int:
 
 
 def choose_slots(asked: int, slot_bytes: int, available: int, *, sharers: int = 1) -> int:
-    """How many slots the KV pool gets.
+    """Number of slots of the KV pool.
 
     Args:
-        asked: what the operator asked for; 0: a quarter of the memory, at most 131,072.
+        asked: the operator's number; 0: a quarter of the memory, at most 131,072.
         slot_bytes: bytes of one slot in all layers.
         available: bytes that can be had.
         sharers: model processes that divide this quarter among them.

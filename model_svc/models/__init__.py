@@ -1,1 +1,1 @@
-"""Decoder models as data: what a checkpoint describes, and the one decoder that runs them all."""
+"""Decoder models as data, and the one decoder that runs them all."""

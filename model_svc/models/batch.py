@@ -1,4 +1,4 @@
-"""One step's tokens, laid end to end without padding, and how they are made from a plan.
+"""Tokens of one step, laid end to end without padding.
 
 Invariant: every tensor of a batch describes the same tokens in the same order.
 """
@@ -27,7 +27,7 @@ class Finals:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one forward pass computes."""
+    """Tokens of one forward pass."""
 
     token_ids: torch.Tensor
     """[tokens] int64."""
@@ -54,7 +54,7 @@ class Batch:
         Args:
             token_ids: [tokens] the chunks' tokens, in the order of the chunks.
             rows: [chunks] the row of each chunk's sequence in `slot_table`.
-            starts: [chunks] position of each chunk's first token: how many are cached already.
+            starts: [chunks] position of each chunk's first token, the number of cached ones.
             counts: [chunks] tokens of each chunk, at least one.
             slot_table: [rows, context]; holds the slots of the chunks' own tokens already.
                 Shared with the batch, not copied: it must not change until the step has run.
@@ -86,7 +86,7 @@ class Batch:
         )
 
     def on(self, device: torch.device) -> Batch:
-        """The same batch on `device`; of the slot table, what the step reads."""
+        """The same batch on `device`, with the part of the slot table that the step reads."""
         if self.token_ids.device.type == device.type:
             return self
         chunks = self.attention

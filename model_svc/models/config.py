@@ -1,6 +1,6 @@
 """Read a checkpoint's JSON files, and config.json value by value, checked for type and range.
 
-Invariant: whatever is wrong ends in a `CheckpointError` of one line that names the entry.
+Invariant: every fault ends in a `CheckpointError` of one line that names the entry.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 
 class CheckpointError(Exception):
-    """A checkpoint cannot be served; the message is one line: what is wrong, and the remedy."""
+    """A checkpoint cannot be served; the message is one line with the fault and the remedy."""
 
 
 class MalformedConfig(CheckpointError):
@@ -52,11 +52,11 @@ class Config:
         self._inside = inside
 
     def name(self, key: str) -> str:
-        """How messages call the entry `key`."""
+        """Name of the entry `key` in messages."""
         return f"config.json: {self._inside}{key}"
 
     def has(self, key: str) -> bool:
-        """Whether the entry is there and not null."""
+        """True where the entry is there and not null."""
         return self._entries.get(key) is not None
 
     def integer(self, key: str, default: int | None = None) -> int:

@@ -205,14 +205,14 @@ class LayerSpec:
     mlp: DenseSpec | MoeSpec
     input_norm: NormSpec | None
     mlp_norm: NormSpec | None
-    """Norm in front of the MLP. None: a parallel MLP takes what attention takes."""
+    """Norm in front of the MLP. None: a parallel MLP shares the input of attention."""
     attention_output_norm: NormSpec | None = None
-    """Norm of what attention adds."""
+    """Norm of attention's output."""
     mlp_output_norm: NormSpec | None = None
-    """Norm of what the MLP adds."""
+    """Norm of the MLP's output."""
     residual: Residual = Residual.SEQUENTIAL
     output_scale: float = 1.0
-    """Factor on what attention and MLP add; settled when weights are read."""
+    """Factor on both outputs; settled when weights are read."""
     weight_format: WeightFormat | None = None
     """Format of packed weights; None: the one that the operations were selected with."""
 

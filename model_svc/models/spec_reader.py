@@ -1,7 +1,7 @@
 """Parts of a `DecoderSpec` that most families write alike in config.json.
 
-Invariant: options that a spec can express are read, whether or not the operations here have them;
-`model_svc.models.support` refuses the latter before weights are read.
+Invariant: every option that a spec can express is read; `model_svc.models.support` refuses those
+that the operations at hand lack, before weights are read.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ class GateUp(Enum):
 class WeightNames:
     """Names without their `.weight` or `.bias`, with places for layer and expert.
 
-    Experts whose name has no place for a number are stacked in one tensor, their number first.
+    Experts with a name without a place for their number are stacked in one tensor, number first.
     """
 
     embedding: str = "model.embed_tokens"

@@ -1,6 +1,6 @@
 """Weights of a decoder, packed for one set of operations.
 
-Invariant: None stands for what a spec leaves out.
+Invariant: None stands for a part that the spec leaves out.
 """
 
 from __future__ import annotations

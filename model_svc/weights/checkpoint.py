@@ -38,7 +38,7 @@ class Checkpoint:
     eos_token_ids: tuple[int, ...]
     """Ids of config.json and generation_config.json and the tokenizer's own, ascending."""
     dtype: str
-    """What config.json says the weights are in, as "bfloat16"; "float32" where it says nothing."""
+    """Type of the weights by config.json, as "bfloat16"; "float32" where the entry is missing."""
     sampling_defaults: Mapping[str, float]
     """Sampling parameters of generation_config.json, by field of SamplingParams."""
 
@@ -73,11 +73,11 @@ def open_checkpoint(model: str) -> Checkpoint:
 
 
 def read_checkpoint(folder: Path, name: str | None = None) -> Checkpoint:
-    """Read config.json, generation_config.json and what the tokenizer's files say of endings.
+    """Read config.json, generation_config.json and the end tokens of the tokenizer's files.
 
     Args:
         folder: in Hugging Face layout.
-        name: what the model is called; None: as the folder.
+        name: of the model; None: the folder's.
 
     Raises:
         CheckpointError: a file is missing or malformed, or the model cannot be served.

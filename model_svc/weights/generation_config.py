@@ -1,7 +1,7 @@
-"""Rules for generating text in a checkpoint's files: the ids that end it, and how to draw.
+"""Rules for generating text in a checkpoint's files: end tokens and sampling defaults.
 
-Invariant: eos ids that are malformed stop the start, since a text would not end; other entries and
-the tokenizer's files only have a default less, and a warning tells which.
+Invariant: malformed eos ids stop the start, since a text would not end; any other malformed entry
+costs its default alone, with a warning that names it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def read_eos_token_ids(
 
     Args:
         folder: of the checkpoint.
-        configs: what config.json and generation_config.json hold.
+        configs: contents of config.json and generation_config.json.
         vocab_size: ids are below this; a larger one is never drawn and is left out.
 
     Raises:
@@ -75,7 +75,7 @@ def _vocabulary(folder: Path, decoder: object) -> Iterator[tuple[object, int]]:
             if number.isdecimal():
                 yield _content(entry), int(number)
     yield from _listed_tokens(_read_if_there(folder / "tokenizer.json"))
-    if not isinstance(decoder, dict):  # whose older form is a file of its own
+    if not isinstance(decoder, dict):  # older checkpoints have a file for it
         older = _read_if_there(folder / "added_tokens.json")
         yield from ((text, number) for text, number in older.items() if type(number) is int)
 
@@ -114,11 +114,11 @@ def _read_if_there(path: Path) -> Mapping[str, Any]:
 def read_sampling_defaults(generation: Mapping[str, Any]) -> dict[str, float]:
     """The sampling parameters of generation_config.json, under our names.
 
-    `do_sample: false` is temperature 0. Without `do_sample`, what is given holds. Entries that are
+    `do_sample: false` is temperature 0. Without `do_sample`, given values hold. Entries that are
     malformed or out of range are left out with a warning.
 
     Args:
-        generation: what the file holds.
+        generation: contents of the file.
     """
     defaults: dict[str, float] = {}
     for name, holds in _FIELDS.items():

@@ -26,7 +26,7 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 class DamagedWeights(CheckpointError):
-    """A file of weights is truncated, missing or not what it says it is."""
+    """A file of weights is truncated, missing or of another kind."""
 
 
 class WrongTensor(CheckpointError):

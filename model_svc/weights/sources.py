@@ -31,7 +31,7 @@ class RowRuns:
 
 @dataclass(frozen=True, slots=True)
 class RotaryPairs:
-    """Heads whose rotated rows are paired with their neighbours."""
+    """Heads with rotated rows paired with their neighbours."""
 
     head_dim: int
     rotary_dim: int

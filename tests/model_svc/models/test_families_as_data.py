@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from support.decoding import Driver, oracle_of, random_prompts
@@ -13,7 +14,11 @@ from support.families import COHERE, FALCON, GEMMA2, GLM4, PHI3, checkpoint_of, 
 from kernels.ops import Operations
 from kernels.reference.operations import reference
 from kernels.select import operations_for
+from model_svc.models.batch import Batch
+from model_svc.models.decoder import Decoder
 from model_svc.models.family import Family
+from model_svc.models.kv_cache import KvCache
+from model_svc.weights.loader import load_weights
 
 CASES: dict[str, tuple[str, Family, dict[str, Any]]] = {
     "sandwich norms": ("glm4", GLM4, {"head_dim": 8, "attention_bias": True}),
@@ -60,3 +65,20 @@ def test_prompts_in_chunks_and_decodes_are_transformers(
         want = oracle.logprobs(prompt + ids)
         assert (got - want[: len(prompt)]).abs().max() < 1e-4
         assert ids == want[len(prompt) - 1 : -1].argmax(dim=-1).tolist()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_last_layer_may_leave_out_rows(name: str, tmp_path: Path) -> None:
+    model_type, family, entries = CASES[name]
+    checkpoint = checkpoint_of(write_random(tmp_path, model_type, **entries), family)
+    ops, dtype = operations_for("cpu", torch.float32), torch.float32
+    decoder = Decoder(checkpoint.spec, load_weights(checkpoint, ops, dtype), ops, dtype)
+    whole, part = (KvCache(checkpoint.spec, 96, dtype) for _ in range(2))
+    table = np.random.default_rng(0).permutation(96).astype(np.int32).reshape(4, 24)
+    counts, zeros = np.array([1, 20, 7, 9]), np.zeros(4, np.int64)
+    batch = Batch.build(np.arange(3, 40), np.arange(4), zeros, counts, table)
+
+    got = decoder.forward(batch, part, batch.finals([0, 2, 3]))
+
+    lasts = np.cumsum(counts)[[0, 2, 3]] - 1
+    torch.testing.assert_close(got, decoder.forward(batch, whole)[lasts], rtol=1e-5, atol=1e-5)
