@@ -48,6 +48,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "qwen2, tied": ("qwen2", {"vocab_size": 997, "tie_word_embeddings": True}),
+    "qwen2, a window in the second layer": (
+        "qwen2",
+        {"use_sliding_window": True, "sliding_window": 50, "max_window_layers": 1},
+    ),
     "qwen3, heads wider than hidden": (
         "qwen3",
         {"num_attention_heads": 5, "num_key_value_heads": 1, "head_dim": 32},

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from support.decoding import Driver, oracle_of, random_prompts
+from support.decoding import Driver, Oracle, oracle_of, random_prompts
 from support.families import COHERE, FALCON, GEMMA2, GLM4, PHI3, checkpoint_of, write_random
 
-from kernels.ops import Operations
 from kernels.reference.operations import reference
 from kernels.select import operations_for
 from model_svc.models.batch import Batch
 from model_svc.models.decoder import Decoder
 from model_svc.models.family import Family
 from model_svc.models.kv_cache import KvCache
+from model_svc.weights.checkpoint import Checkpoint
 from model_svc.weights.loader import load_weights
 
 CASES: dict[str, tuple[str, Family, dict[str, Any]]] = {
@@ -43,35 +43,41 @@ CASES: dict[str, tuple[str, Family, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize(
-    "ops", [reference, operations_for("cpu", torch.float32)], ids=["reference", "cpu"]
-)
-@pytest.mark.parametrize("name", CASES)
-def test_prompts_in_chunks_and_decodes_are_transformers(
-    name: str, ops: Operations, tmp_path: Path
-) -> None:
-    model_type, family, entries = CASES[name]
-    folder = write_random(tmp_path, model_type, **entries)
-    checkpoint = checkpoint_of(folder, family)
-    prompts = random_prompts(checkpoint.spec.vocab_size, (61, 17, 40))
-    driver = Driver(checkpoint, ops, 3, torch.float32)
+@dataclass(frozen=True)
+class Served:
+    """A checkpoint, and transformers' own model of it."""
+
+    checkpoint: Checkpoint
+    oracle: Oracle
+
+
+@pytest.fixture(scope="module", params=CASES)
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Served:
+    model_type, family, entries = CASES[request.param]
+    folder = write_random(tmp_path_factory.mktemp("family"), model_type, **entries)
+    # Falcon's eager attention adds ALiBi twice.
+    oracle = oracle_of(folder, "sdpa" if model_type == "falcon" else "eager")
+    return Served(checkpoint_of(folder, family), oracle)
+
+
+@pytest.mark.parametrize("device", ["reference", "cpu"])
+def test_prompts_in_chunks_and_decodes_are_transformers(served: Served, device: str) -> None:
+    ops = reference if device == "reference" else operations_for(device, torch.float32)
+    prompts = random_prompts(served.checkpoint.spec.vocab_size, (61, 17, 40))
+    driver = Driver(served.checkpoint, ops, 3, torch.float32)
 
     logprobs = driver.prompts(prompts, sizes=(16, 1, 40))
     drawn = driver.greedy(logprobs, steps=12)
 
-    # Falcon's eager attention adds ALiBi twice.
-    oracle = oracle_of(folder, "sdpa" if model_type == "falcon" else "eager")
     for got, ids, prompt in zip(logprobs, drawn, prompts, strict=True):
-        want = oracle.logprobs(prompt + ids)
+        want = served.oracle.logprobs(prompt + ids)
         assert (got - want[: len(prompt)]).abs().max() < 1e-4
         assert ids == want[len(prompt) - 1 : -1].argmax(dim=-1).tolist()
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_the_last_layer_may_leave_out_rows(name: str, tmp_path: Path) -> None:
-    model_type, family, entries = CASES[name]
-    checkpoint = checkpoint_of(write_random(tmp_path, model_type, **entries), family)
-    ops, dtype = operations_for("cpu", torch.float32), torch.float32
+def test_the_last_layer_may_leave_out_rows(served: Served) -> None:
+    checkpoint, dtype = served.checkpoint, torch.float32
+    ops = operations_for("cpu", dtype)
     decoder = Decoder(checkpoint.spec, load_weights(checkpoint, ops, dtype), ops, dtype)
     whole, part = (KvCache(checkpoint.spec, 96, dtype) for _ in range(2))
     table = np.random.default_rng(0).permutation(96).astype(np.int32).reshape(4, 24)
