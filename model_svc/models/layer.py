@@ -168,6 +168,7 @@ def _output_norm(spec: NormSpec | None, weights: NormWeights | None, ops: Operat
     """Norm of rows that are added to the residual later; None: they stay as they are."""
     if spec is None:
         return lambda x: x
+    # Without a residual nothing is added.
     norm = norm_of(spec, weights, ops, torch.add)
     return lambda x: norm(x, None)[0]
 

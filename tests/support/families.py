@@ -193,6 +193,39 @@ def _falcon(config: Config) -> DecoderSpec:
     )
 
 
+def _neox(config: Config) -> DecoderSpec:
+    attention = replace(read_attention(config, rotary_share=0.25), qkv_bias=True, output_bias=True)
+    mlp = replace(read_dense(config, bias=True), gated=False)
+    norm = NormSpec(config.number("layer_norm_eps", 1e-5), NormKind.LAYER, bias=True)
+    parallel = config.flag("use_parallel_residual", True)
+    residual = Residual.PARALLEL if parallel else Residual.SEQUENTIAL
+    layer = LayerSpec(attention, mlp, norm, norm, residual=residual)
+    spec = read_decoder(config, attention, mlp)
+    return replace(spec, layers=(layer,) * len(spec.layers), final_norm=norm)
+
+
+_NEOX = "gpt_neox.layers.{layer}."
+_NEOX_QKV = _NEOX + "attention.query_key_value"
+NEOX = Family(
+    "GPTNeoXForCausalLM",
+    _neox,
+    WeightNames(
+        embedding="gpt_neox.embed_in",
+        final_norm="gpt_neox.final_layer_norm",
+        output_head="embed_out",
+        input_norm=_NEOX + "input_layernorm",
+        q=_NEOX_QKV,
+        k=_NEOX_QKV,
+        v=_NEOX_QKV,
+        qkv=FusedQkv(groups=None),
+        output=_NEOX + "attention.dense",
+        mlp_norm=_NEOX + "post_attention_layernorm",
+        up=_NEOX + "mlp.dense_h_to_4h",
+        down=_NEOX + "mlp.dense_4h_to_h",
+    ),
+)
+"""Parallel residual with a norm each, a quarter of each head rotated, biases everywhere."""
+
 _H = "transformer.h.{layer}."
 _FALCON_QKV = _H + "self_attention.query_key_value"
 FALCON = Family(

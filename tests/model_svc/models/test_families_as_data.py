@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from support.decoding import Driver, Oracle, oracle_of, random_prompts
-from support.families import COHERE, FALCON, GEMMA2, GLM4, PHI3, checkpoint_of, write_random
+from support.families import COHERE, FALCON, GEMMA2, GLM4, NEOX, PHI3, checkpoint_of, write_random
 
 from kernels.reference.operations import reference
 from kernels.select import operations_for
@@ -34,6 +34,12 @@ CASES: dict[str, tuple[str, Family, dict[str, Any]]] = {
             "attn_logit_softcapping": 5.0,
             "query_pre_attn_scalar": 16,
         },
+    ),
+    "parallel residual with two norms": ("gpt_neox", NEOX, {"num_key_value_heads": 6}),
+    "norms and biases in sequence": (
+        "gpt_neox",
+        NEOX,
+        {"num_key_value_heads": 6, "use_parallel_residual": False},
     ),
     "parallel residual with ALiBi": (
         "falcon",
