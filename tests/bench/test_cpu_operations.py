@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from bench import cpu_operations
-from bench.cpu_operations import Case, attention_case, chunks_of, measure, row_cases
-from kernels import cpu
+from bench.cpu_operations import Case, attention_case, chunks_of, measure, row_cases, theirs
 
 
 def test_chunks_have_slots_of_their_own() -> None:
@@ -25,9 +24,9 @@ def test_chunks_have_slots_of_their_own() -> None:
 def test_every_kind_of_case_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu_operations, "LAYERS", 1)
     cases = [
-        *row_cases(cpu, 2),
-        attention_case("decode", cpu, [1, 1], [3, 5]),
-        attention_case("prompt", cpu, [4], [6]),
+        *row_cases(theirs(), 2),
+        attention_case("decode", theirs(), [1, 1], [3, 5]),
+        attention_case("prompt", theirs(), [4], [6]),
     ]
 
     for case in cases:
@@ -57,9 +56,9 @@ def test_shares_are_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert re.fullmatch(
         r"attention is \d+% of attention and products, 32 x 3",
-        cpu_operations.share_of_attention(cpu, 3, 1),
+        cpu_operations.share_of_attention(theirs(), 3, 1),
     )
     assert re.fullmatch(
         r"products of a lone token: [\d.]+ GB/s, \d+% of a sum's",
-        cpu_operations.share_of_reading(cpu, 1),
+        cpu_operations.share_of_reading(theirs(), 1),
     )
