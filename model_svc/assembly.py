@@ -16,6 +16,7 @@ from google.protobuf.json_format import ParseDict
 from prometheus_client import CollectorRegistry
 
 from chassis.errors import StartError
+from chassis.policies.registry import POLICIES
 from chassis.serving.introspection import triptych_version
 from kernels.c.argmax import NativeArgmax
 from kernels.c.levels import LEVELS
@@ -23,8 +24,8 @@ from kernels.c.library import load_library
 from kernels.devices import UnsupportedDevice, memory_of
 from kernels.formats import KV_FORMATS, WEIGHT_FORMATS
 from kernels.select import operations_for
+from model_svc.engine.host_runner import HostRunner, TokenSampler
 from model_svc.engine.loop import Engine
-from model_svc.engine.runner import Runner, TokenSampler
 from model_svc.engine.threads import ThreadChoice, most_threads
 from model_svc.fault_injection import with_faults
 from model_svc.memory import available_bytes, choose_slots
@@ -32,6 +33,7 @@ from model_svc.metrics import ModelMetrics
 from model_svc.models.decoder import Decoder
 from model_svc.models.kv_cache import KvCache, bytes_per_slot
 from model_svc.sampling.cpu_sampler import Sampler, argmax
+from model_svc.sampling.rows import SamplingRows
 from model_svc.scheduling.scheduler import Scheduler
 from model_svc.scheduling.slot_pool import SlotPool
 from model_svc.serving.publisher import ReportPublisher
@@ -195,18 +197,18 @@ def _assemble(settings: ModelSettings, checkpoint: Checkpoint, runtime: Runtime)
     hub = ReportPublisher(metrics, runtime.post)
     pool = SlotPool(kv.slots)
     budget = settings.max_batch_tokens or max(_BATCH_TOKENS, settings.max_sequences)
+    most, context = min(settings.max_sequences, budget), spec.context_length
     scheduler = Scheduler(
         pool,
-        rows=min(settings.max_sequences, budget),
-        context=spec.context_length,
+        rows=most,
+        context=context,
         max_batch_tokens=budget,
+        policy=POLICIES[settings.policy],
     )
+    rows = SamplingRows(most, context, spec.vocab_size)
     threads = ThreadChoice(checkpoint.parameters, runtime.threads)
-    runner = with_faults(
-        Runner(runtime.decoder, kv, scheduler.slot_table, threads, runtime.sampler)
-    )
-
-    engine = Engine(runner, scheduler, pool, hub.deliver, metrics, spec.vocab_size)
+    runner = with_faults(HostRunner(runtime.decoder, kv, rows, threads, runtime.sampler))
+    engine = Engine(runner, scheduler, pool, hub.deliver, metrics)
     limits = Limits(
         spec.vocab_size, min(spec.context_length, kv.slots), frozenset(checkpoint.eos_token_ids)
     )

@@ -9,37 +9,40 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from chassis.errors import StartError
-from model_svc.engine.loop import Runner
-from model_svc.engine.request import Candidate
-from model_svc.engine.runner import StepResult
-from model_svc.scheduling.scheduler import Plan
-from model_svc.scheduling.scheduler import Sequence as Scheduled
+from model_svc.engine.runner import Runner
+from model_svc.scheduling.step import StepInput, StepOutput
 
 
-@dataclass(frozen=True, slots=True)
 class _Deadly:
-    """A runner that kills its process instead of running a step of a deadly request.
+    """A runner that kills its process instead of running a step of a deadly request."""
 
-    Attributes:
-        runner: what computes all other steps.
-        token: a request is deadly if its prompt holds this id
-        after: and one of its candidates in the step has as many output tokens.
-    """
+    def __init__(self, runner: Runner, token: int, after: int) -> None:
+        """Call a request deadly if its prompt holds `token`, once it has `after` output tokens."""
+        self.depth = runner.depth
+        self._runner = runner
+        self._token = token
+        self._after = after
+        self._outputs: dict[int, int] = {}  # row of a deadly request → its output tokens
 
-    runner: Runner
-    token: int
-    after: int
-
-    def run(self, plan: Plan, candidates: Mapping[Scheduled, Candidate]) -> StepResult:
-        """Compute `plan`, or die of it."""
-        for chunk in plan.chunks:
-            candidate = candidates[chunk.sequence]
-            if len(candidate.output) >= self.after and self.token in candidate.request.spec.prompt:
+    def launch(self, step: StepInput) -> object:
+        """Launch `step`, or die of it."""
+        for one in step.admissions:
+            self._outputs.pop(one.row, None)
+            if self._token in one.prompt:
+                self._outputs[one.row] = len(one.output)
+        for row in step.chunks.rows.tolist():
+            if self._outputs.get(row, -1) >= self._after:
                 os.kill(os.getpid(), signal.SIGKILL)
-        return self.runner.run(plan, candidates)
+        for row in step.chunks.draw_rows.tolist():
+            if row in self._outputs:
+                self._outputs[row] += 1
+        return self._runner.launch(step)
+
+    def collect(self, ticket: object) -> StepOutput:
+        """The output of a step that killed nobody."""
+        return self._runner.collect(ticket)
 
 
 CRASH_ON_TOKEN = "TRIPTYCH_FAULT_CRASH_ON_TOKEN"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from chassis.config import ServiceSettings, WrongValue
+from chassis.policies.registry import DEFAULT_POLICY, POLICIES
 
 # Frames are cut to a quarter of the ring; one row with all its alternatives has to fit.
 LEAST_RING_KIB = 4
@@ -22,6 +23,7 @@ _KNOWN = {
     "dtype": ("auto", "float32", "bfloat16", "float16"),
     "quantize": ("none", "int8", "int4", "w8a8"),
     "kv_dtype": ("auto", "int8"),
+    "policy": tuple(POLICIES),
 }
 
 
@@ -39,6 +41,7 @@ class ModelSettings(ServiceSettings):
         kv_tokens: tokens that the KV pool holds; 0: what memory allows.
         max_batch_tokens: tokens in one engine step; 0: 512.
         max_sequences: candidates that may run at once.
+        policy: scheduling policy, a name in `chassis.policies.registry`.
         threads: of torch at most, small steps take one; 0: one for each CPU it may use.
         models_here: model processes on this machine, this one among them; what is chosen by itself
             of its memory and CPUs is divided by it.
@@ -55,6 +58,7 @@ class ModelSettings(ServiceSettings):
     kv_tokens: int = 0
     max_batch_tokens: int = 0
     max_sequences: int = 256
+    policy: str = DEFAULT_POLICY
     threads: int = 0
     models_here: int = 1
     ring_kib: int = 4096

@@ -44,7 +44,7 @@ def add_bias(row: Row, ids: npt.NDArray[np.integer], amounts: Row) -> None:
 
 def penalise(
     row: Row,
-    ids: npt.NDArray[np.intp],
+    ids: npt.NDArray[np.integer],
     counts: npt.NDArray[np.int32],
     repetition: float,
     presence: float,

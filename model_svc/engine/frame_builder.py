@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -14,6 +14,7 @@ class FrameBuilder:
     """Rows of one frame, in the order they are added."""
 
     def __init__(self) -> None:
+        self._blocks: list[Rows] = []
         self._rows: list[tuple[int, int, int, int, float, int, int, int]] = []
         self._alternatives: list[Rows] = []
 
@@ -35,14 +36,27 @@ class FrameBuilder:
         if len(row.alternatives):
             self._alternatives.append(row.alternatives)
 
+    def add_block(self, rows: Rows, alternatives: Sequence[Rows]) -> None:
+        """Add `rows`, records of `ROW`, and the alternatives that they count."""
+        self._close_rows()
+        self._blocks.append(rows)
+        self._alternatives += [own for own in alternatives if len(own)]
+
     def frame(self) -> TokenFrame | None:
         """The frame of all rows added, or None where there are none."""
-        if not self._rows:
+        self._close_rows()
+        if not self._blocks:
             return None
         alternatives = NO_ALTERNATIVES
         if self._alternatives:
             alternatives = np.concatenate(self._alternatives)
-        return TokenFrame(np.array(self._rows, dtype=ROW), alternatives)
+        rows = self._blocks[0] if len(self._blocks) == 1 else np.concatenate(self._blocks)
+        return TokenFrame(rows, alternatives)
+
+    def _close_rows(self) -> None:
+        if self._rows:
+            self._blocks.append(np.array(self._rows, dtype=ROW))
+            self._rows = []
 
 
 def cut(frame: TokenFrame, most_bytes: int) -> Iterator[TokenFrame]:

@@ -6,11 +6,9 @@ step is planned. It never waits for those it reports to, and sleeps while there 
 
 from __future__ import annotations
 
-import logging
 import queue
-import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Protocol
 
 from model_svc.engine.frame_builder import FrameBuilder
@@ -26,12 +24,11 @@ from model_svc.engine.messages import (
     Stop,
 )
 from model_svc.engine.request import Candidate, Request
-from model_svc.engine.runner import StepResult
-from model_svc.scheduling.scheduler import Plan, Scheduler
-from model_svc.scheduling.scheduler import Sequence as Scheduled
+from model_svc.engine.runner import Runner
+from model_svc.engine.step_pipeline import StepPipeline
+from model_svc.scheduling.scheduler import Scheduler
+from model_svc.scheduling.sequence import Sequence
 from model_svc.scheduling.slot_pool import SlotPool
-
-log = logging.getLogger(__name__)
 
 # A router's ledger follows the load by its own count of delivered tokens; it is told of each change
 # in what runs, and otherwise only now and then.
@@ -48,13 +45,6 @@ class Meter(Protocol):
         """Note the load."""
 
 
-class Runner(Protocol):
-    """What computes a step."""
-
-    def run(self, plan: Plan, candidates: Mapping[Scheduled, Candidate]) -> StepResult:
-        """Compute `plan`; `candidates` tells whose sequence each is."""
-
-
 class Engine:
     """Requests, their sequences and the loop that runs them."""
 
@@ -65,18 +55,16 @@ class Engine:
         pool: SlotPool,
         report: Callable[[Report], None],
         meter: Meter,
-        vocab_size: int,
     ) -> None:
         """Report through `report`, which is called on the engine's thread and must not block."""
-        self._runner = runner
         self._scheduler = scheduler
         self._pool = pool
         self._report = report
         self._meter = meter
-        self._vocab_size = vocab_size
         self._inbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._requests: dict[int, Request] = {}
-        self._candidates: dict[Scheduled, Candidate] = {}
+        self._candidates: dict[Sequence, Candidate] = {}
+        self._pipeline = StepPipeline(runner, scheduler, self._candidates)
         self._starts: Counter[int] = Counter()
         self._arrivals = 0
         self._steps = 0
@@ -99,6 +87,9 @@ class Engine:
     def advance(self) -> bool:
         """Take in all commands there are, without waiting for any, and run at most one step.
 
+        A step is launched where there is work. The oldest is collected once more are in flight than
+        the runner's depth, or where there was nothing to launch.
+
         Returns:
             Whether a step ran. Where none did, none will before the next command.
         """
@@ -107,19 +98,22 @@ class Engine:
         if self._quitting or not self._busy:
             self._tell(FrameBuilder())
             return False
-        self._step()
+        if self._pipeline.launch() and self._pipeline.in_flight <= self._pipeline.depth:
+            return True
+        self._collect()
         return True
 
     @property
     def _busy(self) -> bool:
-        return bool(self._scheduler.running or self._scheduler.waiting)
+        pipeline, scheduler = self._pipeline, self._scheduler
+        return bool(scheduler.running or scheduler.waiting or pipeline.in_flight)
 
     def _obey(self, command: Command) -> None:
         match command:
             case Quit():
                 self._quitting = True
             case Start(spec):
-                self._start(Request(spec, arrival=self._arrivals, vocab_size=self._vocab_size))
+                self._start(Request(spec, arrival=self._arrivals))
             case Stop(handle, candidate):
                 self._stop(handle, candidate)
             case Forget(handle):
@@ -176,53 +170,13 @@ class Engine:
         if (frame := builder.frame()) is not None:
             self._report(Report(frame, wanted.target, None))
 
-    def _step(self) -> None:
-        begin = time.perf_counter()
-        plan = self._scheduler.plan()
-        result = self._runner.run(plan, self._candidates)
+    def _collect(self) -> None:
         builder = FrameBuilder()
-        self._keep_scores(result, builder)
-        self._keep_tokens(plan, result, builder)
-        seconds = time.perf_counter() - begin
+        done = self._pipeline.collect(builder)
         self._steps += 1
-        self._step_seconds += seconds
-        decodes = sum(chunk.count == 1 for chunk in plan.chunks)
-        self._meter.step(seconds, decodes, plan.tokens - decodes, len(plan.preempted))
-        for sequence in plan.preempted:
-            spec = self._candidates[sequence].request.spec
-            log.debug(
-                "request put back: the KV cache is full", extra={"request_id": spec.request_id}
-            )
+        self._step_seconds += done.seconds
+        self._meter.step(done.seconds, done.decodes, done.prompt_tokens, done.preempted)
         self._tell(builder)
-
-    def _keep_scores(self, result: StepResult, builder: FrameBuilder) -> None:
-        for owner, rows in result.prompt_rows:
-            request = owner.request
-            for row in rows:
-                # A prompt computed a second time is not told a second time.
-                if row.position == len(request.prompt_rows):
-                    request.prompt_rows.append(row)
-                    builder.add(request.candidates[0], row)
-
-    def _keep_tokens(self, plan: Plan, result: StepResult, builder: FrameBuilder) -> None:
-        ended = [
-            candidate
-            for chunk in plan.chunks
-            for sequence in chunk.draws
-            if not (candidate := self._candidates[sequence]).may_draw
-        ]
-        for candidate in ended:
-            if not candidate.finished:
-                builder.add(candidate, candidate.end_without_token())
-        if result.drawn is not None:
-            drawn = result.drawn
-            tokens, logprobs = drawn.tokens.tolist(), drawn.logprobs.tolist()
-            rows = zip(result.drawn_for, tokens, logprobs, drawn.alternatives, strict=True)
-            for candidate, token, logprob, alternatives in rows:
-                builder.add(candidate, candidate.append(token, logprob, alternatives))
-        for candidate in (*ended, *result.drawn_for):
-            if candidate.finished:
-                self._scheduler.remove(candidate.sequence)
 
     def _tell(self, builder: FrameBuilder) -> None:
         """Report the step's rows, and the load where it changed."""

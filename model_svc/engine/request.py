@@ -7,16 +7,19 @@ candidate keeps the ids of earlier attempts but no rows for them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from model_svc.sampling.params import SampleInput, SamplingParams, TokenHistory
-from model_svc.scheduling import scheduler
-from protos.token_frame import ALTERNATIVE, FINISHED, LENGTH, NO_TOKEN, STOP
+from chassis.policies.policy import Claim
+from model_svc.sampling.params import SamplingParams
+from model_svc.scheduling.sequence import NO_LIMIT, Prefix, Sequence
+from model_svc.scheduling.step import Admission, Scores
+from protos.token_frame import ALTERNATIVE, LENGTH, NO_TOKEN, PROMPT, STOP
 
 NO_ALTERNATIVES: npt.NDArray[np.void] = np.empty(0, dtype=ALTERNATIVE)
 
@@ -78,21 +81,28 @@ class Candidate:
         earlier = spec.progress.get(index)
         self.request = request
         self.index = index
-        self._sampling = spec.sampling
         self.output: list[int] = [] if earlier is None else earlier.ids.tolist()
         self.finished = earlier is not None and earlier.finished
-        self.rows: list[OutputRow] = []
-        self.sequence = scheduler.Sequence(
-            order=(spec.priority, arrival, index),
-            known=len(spec.prompt) + len(self.output),
-            prefix=request.prefix,
-        )
+        self.logprobs: list[float] = []
+        """Of the tokens of this attempt; empty where the request wants none."""
+        self.alternatives: list[npt.NDArray[np.void]] = []
+        """The same."""
         self.ending = self._find_ending()
         """The flag that its output ends with as it is, or 0 where it may go on."""
-        self._history: TokenHistory | None = None
-        if spec.sampling.needs_history:
-            output = np.asarray(self.output, dtype=np.int32)
-            self._history = TokenHistory(request.vocab_size, spec.prompt, output)
+        self._earlier = len(self.output)
+        self._ended_without_token = False
+        self._stop_ids = spec.stop_ids
+        self._min_tokens = spec.sampling.min_tokens
+        self._max_tokens = spec.max_tokens
+        prompt_tokens = len(spec.prompt)
+        draws = not (self.finished or self.ending)
+        self.sequence = Sequence(
+            Claim(spec.priority, arrival, index, prompt_tokens, spec.max_tokens),
+            prompt_tokens + len(self.output),
+            request.prefix,
+            limit=prompt_tokens + spec.max_tokens if draws else NO_LIMIT,
+            draws=draws,
+        )
 
     def _find_ending(self) -> int:
         spec = self.request.spec
@@ -101,94 +111,104 @@ class Candidate:
             return STOP
         return LENGTH if count >= spec.max_tokens else 0
 
-    @property
-    def may_draw(self) -> bool:
-        """Whether it is to have another token."""
-        return not (self.finished or self.ending)
+    def admission(self, row: int, shared_slots: npt.NDArray[np.int32]) -> Admission:
+        """The value that gives it `row`."""
+        spec = self.request.spec
+        output = np.array(self.output, np.int32)
+        return Admission(
+            row, spec.handle, spec.prompt, output, shared_slots, self.index, spec.sampling
+        )
 
-    @property
-    def draw(self) -> SampleInput:
-        """The next token to draw."""
-        drawn = SampleInput(self._sampling, len(self.output), self.index, self._history)
-        bad = self._sampling.bad_endings
-        if bad is None:
-            return drawn
-        return drawn._replace(banned=bad.after(self.sequence.known, self.tokens))
+    def append(self, token: int) -> int:
+        """Take a drawn token.
 
-    def token(self, position: int) -> int:
-        """Its prompt or output id at `position`."""
-        after_prompt = position - len(self.request.spec.prompt)
-        if after_prompt < 0:
-            return int(self.request.spec.prompt[position])
-        return self.output[after_prompt]
-
-    def tokens(self, start: int, count: int) -> npt.NDArray[np.int32]:
-        """Its prompt and output ids from position `start` on, [count]."""
-        prompt = self.request.spec.prompt
-        end = start + count
-        if end <= len(prompt):
-            return prompt[start:end]
-        tail = self.output[max(start - len(prompt), 0) : end - len(prompt)]
-        if start >= len(prompt):
-            return np.asarray(tail, dtype=np.int32)
-        return np.concatenate([prompt[start:], np.asarray(tail, dtype=np.int32)])
-
-    def append(self, token: int, logprob: float, alternatives: npt.NDArray[np.void]) -> OutputRow:
-        """Take a drawn token; decide whether it is the last."""
-        position = len(self.output)
-        self.output.append(token)
-        self.sequence.known += 1
-        if self._history is not None:
-            self._history.append(token)
-        self.ending = ending = self._find_ending()
-        return self._keep(OutputRow(position, token, logprob, ending, alternatives))
+        Returns:
+            The flag that it ends the output with, 0 where the output goes on.
+        """
+        output = self.output
+        output.append(token)
+        count = len(output)
+        if token in self._stop_ids and count > self._min_tokens:
+            self.ending = STOP
+        elif count >= self._max_tokens:
+            self.ending = LENGTH
+        else:
+            return 0
+        self.finished = True
+        return self.ending
 
     def end_without_token(self) -> OutputRow:
         """End it where no token may be drawn."""
-        return self._keep(self._ending_row(len(self.output), self.ending))
+        self.finished = self._ended_without_token = True
+        return self._ending_row(len(self.output), self.ending)
 
     def _ending_row(self, position: int, flag: int) -> OutputRow:
         token = self.output[-1] if flag == STOP else 0
         return OutputRow(position, token, float("nan"), flag | NO_TOKEN, NO_ALTERNATIVES)
 
-    def _keep(self, row: OutputRow) -> OutputRow:
-        self.rows.append(row)
-        if row.flags & FINISHED:
-            self.finished = True
-        return row
-
-    def rows_from(self, position: int) -> Sequence[OutputRow]:
+    def rows_from(self, position: int) -> list[OutputRow]:
         """The rows of this attempt from output position `position` on.
 
-        Whoever has them all and asks nevertheless is told the ending again, for want of which it
-        must be asking.
+        If all rows were received, the ending is sent again: the caller must have missed it.
         """
-        if not self.rows:
-            return ()
-        last = self.rows[-1]
-        if position > last.position and last.flags & FINISHED:
-            return (self._ending_row(position, last.flags & FINISHED),)
-        return self.rows[max(position - self.rows[0].position, 0) :]
+        count = len(self.output)
+        rows = [self._row(place) for place in range(max(position, self._earlier), count)]
+        over = self.ending and (count > self._earlier or self._ended_without_token)
+        if not rows and over and (position >= count or self._ended_without_token):
+            return [self._ending_row(max(position, count), self.ending)]
+        return rows
+
+    def _row(self, position: int) -> OutputRow:
+        flag = self.ending if position == len(self.output) - 1 else 0
+        place = position - self._earlier
+        if not self.logprobs:
+            return OutputRow(position, self.output[position], math.nan, flag, NO_ALTERNATIVES)
+        return OutputRow(
+            position, self.output[position], self.logprobs[place], flag, self.alternatives[place]
+        )
 
 
 class Request:
     """A request the engine knows."""
 
-    def __init__(self, spec: RequestSpec, *, arrival: int, vocab_size: int) -> None:
+    def __init__(self, spec: RequestSpec, *, arrival: int) -> None:
         self.spec = spec
-        self.vocab_size = vocab_size
-        self.prefix = scheduler.Prefix(len(spec.prompt))
+        self.prefix = Prefix(len(spec.prompt))
         self.prompt_rows: list[OutputRow] = []
+        self._scored = 0
         self.candidates = [Candidate(self, index, arrival) for index in range(spec.candidates)]
 
-    def wants_scores_from(self, position: int) -> bool:
-        """Whether prompt tokens after `position` are still to be scored."""
-        if not self.spec.prompt_logprobs:
-            return False
-        last, scored = len(self.spec.prompt) - 1, len(self.prompt_rows)
-        return scored <= last and position <= max(scored - 1, 0)
+    def score_chunk(self, start: int, count: int) -> bool:
+        """Whether the tokens after those of a chunk are to be scored; if so they count as scored.
 
-    def sequences(self) -> list[scheduler.Sequence]:
+        Args:
+            start: position of the chunk's first token.
+            count: its tokens.
+        """
+        last = len(self.spec.prompt) - 1
+        if self._scored > last or start > max(self._scored - 1, 0):
+            return False
+        self._scored = max(self._scored, min(start + count, last) + 1)
+        return True
+
+    def keep_scores(self, start: int, scores: Scores) -> list[OutputRow]:
+        """Take the scores of a chunk that starts at position `start`; give the rows not had yet.
+
+        A prompt computed a second time is not told a second time.
+        """
+        rows = []
+        prompt = self.spec.prompt
+        if start == 0:
+            rows.append(OutputRow(0, int(prompt[0]), 0.0, PROMPT, NO_ALTERNATIVES))
+        told = zip(scores.logprobs.tolist(), scores.alternatives, strict=True)
+        for position, (logprob, alternatives) in enumerate(told, start + 1):
+            token = int(prompt[position])
+            rows.append(OutputRow(position, token, logprob, PROMPT, alternatives))
+        new = [row for row in rows if row.position >= len(self.prompt_rows)]
+        self.prompt_rows += new
+        return new
+
+    def sequences(self) -> list[Sequence]:
         """The sequences to schedule: of unfinished candidates, and of one if only scores lack."""
         open_ = [candidate for candidate in self.candidates if not candidate.finished]
         if not open_ and self.spec.prompt_logprobs:

@@ -12,7 +12,7 @@ over its logits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,13 +23,13 @@ from kernels.cpu import sampling
 from kernels.cpu.filters import Filters
 from kernels.cpu.logits import Alternatives, add_bias, log_probabilities, penalise
 from kernels.philox import Counters
+from model_svc.sampling.draws import NOT_ASKED, Draws
 from model_svc.sampling.params import Logits, SampleInput
 from protos.token_frame import ALTERNATIVE
 
 Records = npt.NDArray[np.void]
 
 _CHUNK_LOGITS = 2**22  # drawn from at a time, so that the copies stay at 16 MiB
-_SEED_MASK = 2**64 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,8 @@ class Drawn:
     Attributes:
         tokens: [rows] int32.
         logprobs: [rows] float32, of the raw logits; NaN where not asked for.
-        alternatives: for each row records of `ALTERNATIVE`, likeliest first; none where not asked.
+        alternatives: for each row records of `ALTERNATIVE`, likeliest first; none where not asked,
+            and empty where no row asks for its log-probability.
     """
 
     tokens: npt.NDArray[np.int32]
@@ -69,7 +70,7 @@ class Sampler:
         self._argmax = argmax
         self._chunk_rows = max(1, _CHUNK_LOGITS // vocab_size)
 
-    def draw(self, logits: torch.Tensor, draws: Sequence[SampleInput]) -> Drawn:
+    def draw(self, logits: torch.Tensor, draws: Draws) -> Drawn:
         """Sample the next token of every row.
 
         Args:
@@ -81,25 +82,22 @@ class Sampler:
         """
         self._check(logits, len(draws))
         tokens = self._argmax(logits)
-        if all(draw.spec.plain for draw in draws):
-            none = np.empty(0, ALTERNATIVE)
-            nan = np.full(len(draws), np.nan, np.float32)
-            return Drawn(tokens.astype(np.int32), nan, (none,) * len(draws))
+        if draws.plain:
+            return Drawn(tokens.astype(np.int32), np.full(len(draws), np.nan, np.float32), ())
         raw = _as_floats(logits)
-        edited = [i for i, draw in enumerate(draws) if draw.edits]
-        changed = dict(zip(edited, raw[edited], strict=True))
+        changed = dict(zip(draws.edited, raw[list(draws.edited)], strict=True))
         for i, row in changed.items():
-            _edit(row, draws[i])
+            _edit(row, draws.edited[i])
             tokens[i] = sampling.argmax(row[None])[0]
-        random = [i for i, draw in enumerate(draws) if not draw.spec.greedy]
+        random = np.flatnonzero(~draws.choices["greedy"])
         for start in range(0, len(random), self._chunk_rows):
             chunk = random[start : start + self._chunk_rows]
             rows = raw[chunk]
-            for place, i in enumerate(chunk):
+            for place, i in enumerate(chunk.tolist()):
                 if i in changed:
                     rows[place] = changed[i]
-            tokens[chunk] = _draw_random(rows, [draws[i] for i in chunk])
-        logprobs, alternatives = _logprobs(raw, tokens, draws)
+            tokens[chunk] = _draw_random(rows, draws.choices[chunk])
+        logprobs, alternatives = _logprobs(raw, tokens, draws.choices["alternatives"])
         return Drawn(tokens.astype(np.int32), logprobs, alternatives)
 
     def score(
@@ -151,35 +149,30 @@ def _edit(row: Logits, draw: SampleInput) -> None:
         spec.suppress(row)
 
 
-def _draw_random(rows: Logits, draws: Sequence[SampleInput]) -> npt.NDArray[np.intp]:
-    specs = [draw.spec for draw in draws]
+def _draw_random(rows: Logits, choices: Records) -> npt.NDArray[np.intp]:
     return sampling.draw(
         rows,
-        np.array([spec.temperature for spec in specs], np.float32),
+        choices["temperature"],
         Counters(
-            np.array([spec.seed & _SEED_MASK for spec in specs], np.uint64),
-            np.array([draw.position for draw in draws], np.uint64),
-            np.array([draw.candidate for draw in draws], np.uint64),
+            choices["seed"],
+            choices["position"].astype(np.uint64),
+            choices["candidate"].astype(np.uint64),
         ),
-        Filters(
-            np.array([spec.top_k for spec in specs], np.int64),
-            np.array([spec.top_p for spec in specs], np.float64),
-            np.array([spec.min_p for spec in specs], np.float64),
-        ),
+        Filters(choices["top_k"], choices["top_p"], choices["min_p"]),
     )
 
 
 def _logprobs(
-    raw: Logits, tokens: npt.NDArray[np.intp], draws: Sequence[SampleInput]
+    raw: Logits, tokens: npt.NDArray[np.intp], asked: npt.NDArray[np.int32]
 ) -> tuple[npt.NDArray[np.float32], tuple[Records, ...]]:
-    logprobs = np.full(len(draws), np.nan, np.float32)
-    alternatives = [np.empty(0, ALTERNATIVE)] * len(draws)
-    asked = [(i, d.spec.logprobs) for i, d in enumerate(draws) if d.spec.logprobs is not None]
-    rows = [i for i, _ in asked]
-    if rows:
-        logprobs[rows], likely = log_probabilities(raw[rows], tokens[rows], [n for _, n in asked])
-        for i, records in zip(rows, _records(likely), strict=True):
-            alternatives[i] = records
+    logprobs = np.full(len(asked), np.nan, np.float32)
+    rows = np.flatnonzero(asked != NOT_ASKED)
+    if not len(rows):
+        return logprobs, ()
+    alternatives = [np.empty(0, ALTERNATIVE)] * len(asked)
+    logprobs[rows], likely = log_probabilities(raw[rows], tokens[rows], asked[rows].tolist())
+    for i, records in zip(rows.tolist(), _records(likely), strict=True):
+        alternatives[i] = records
     return logprobs, tuple(alternatives)
 
 

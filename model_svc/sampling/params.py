@@ -1,4 +1,4 @@
-"""Wishes of a request for the drawing of its tokens, and the inputs of one draw.
+"""Sampling parameters of a request, and the inputs of one draw.
 
 Invariant: a `SampleInput` and a row of logits say everything that the row's token depends on.
 """
@@ -138,7 +138,7 @@ class BadEndings:
 
 
 class TokenHistory:
-    """Which tokens a sequence has seen, and how often its output has them.
+    """Distinct tokens of a sequence, and how often its output has each.
 
     Args:
         vocab_size: above every id.
@@ -149,20 +149,34 @@ class TokenHistory:
     def __init__(
         self, vocab_size: int, prompt: npt.NDArray[np.int32], output: npt.NDArray[np.int32]
     ) -> None:
-        self._seen = np.zeros(vocab_size, np.bool_)
-        self._seen[prompt] = True
-        self._seen[output] = True
-        self._counts = np.bincount(output, minlength=vocab_size).astype(np.int32)
+        ids = np.unique(np.concatenate([prompt, output]))
+        self._known = len(ids)
+        self._ids = np.zeros(max(64, 2 * len(ids)), np.int32)
+        self._ids[: len(ids)] = ids
+        self._counts = np.zeros(len(self._ids), np.int32)
+        self._places = np.full(vocab_size, -1, np.int32)
+        self._places[ids] = np.arange(len(ids))
+        np.add.at(self._counts, self._places[output], 1)
 
     def append(self, token: int) -> None:
         """Note that the output goes on with `token`."""
-        self._seen[token] = True
-        self._counts[token] += 1
+        place = self._places[token]
+        if place < 0:
+            place = self._known
+            if place == len(self._ids):
+                self._ids = np.concatenate([self._ids, np.zeros_like(self._ids)])
+                self._counts = np.concatenate([self._counts, np.zeros_like(self._counts)])
+            self._ids[place] = token
+            self._places[token] = place
+            self._known += 1
+        self._counts[place] += 1
 
-    def occurrences(self) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int32]]:
-        """Distinct ids of prompt and output, ascending, and how often the output has each."""
-        ids = np.flatnonzero(self._seen)
-        return ids, self._counts[ids]
+    def occurrences(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+        """Distinct ids of prompt and output, and how often the output has each.
+
+        Both are views that the next `append` may change.
+        """
+        return self._ids[: self._known], self._counts[: self._known]
 
 
 class SampleInput(NamedTuple):

@@ -18,11 +18,12 @@ from kernels.triton.sampling.draw import draw
 from kernels.triton.sampling.log_probabilities import LogProbabilities, Partials, log_probabilities
 from kernels.triton.sampling.scratch import Scratch
 from model_svc.sampling.cpu_sampler import Drawn, Records, alternative_records
-from model_svc.sampling.params import SampleInput, SamplingParams
+from model_svc.sampling.draws import NOT_ASKED, Draws
+from model_svc.sampling.params import SamplingParams
 
-_NOT_ASKED = -1
 _PLAIN = SamplingParams(seed=0, temperature=0.0)
 _NO_ROWS = np.empty(0, np.int32)
+_NO_BIAS = _PLAIN.bias
 
 
 class DeviceSampler:
@@ -39,7 +40,7 @@ class DeviceSampler:
         self._scratch = Scratch.allocate(1, vocab_size, device)
         self._partials = Partials.allocate(1, vocab_size, device)
 
-    def draw(self, logits: torch.Tensor, draws: Sequence[SampleInput]) -> Drawn:
+    def draw(self, logits: torch.Tensor, draws: Draws) -> Drawn:
         """See `Sampler.draw`."""
         self._check(logits, len(draws))
         if not draws:
@@ -47,12 +48,11 @@ class DeviceSampler:
         if len(draws) > self._scratch.rows:
             rows = 1 << (len(draws) - 1).bit_length()
             self._scratch = Scratch.allocate(rows, self._vocab_size, self._device)
-        choices, uses = self._choices(draws)
-        edits = self._edits(draws) if any(d.edits for d in draws) else None
+        choices, uses = self._choices(draws.choices)
+        edits = self._edits(draws) if draws.edited else None
         tokens = torch.empty(len(draws), dtype=torch.int32, device=self._device)
         draw(logits, choices, edits, uses, self._scratch, tokens)
-        asked = [_NOT_ASKED if (n := d.spec.logprobs) is None else n for d in draws]
-        logprobs, alternatives = self._read(logits, tokens, asked)
+        logprobs, alternatives = self._read(logits, tokens, draws.choices["alternatives"])
         return Drawn(tokens.cpu().numpy(), logprobs, alternatives)
 
     def score(
@@ -61,39 +61,37 @@ class DeviceSampler:
         """See `Sampler.score`."""
         self._check(logits, len(tokens))
         chosen = self._array(tokens.astype(np.int32))
-        return self._read(logits, chosen, [alternatives] * len(tokens))
+        return self._read(logits, chosen, np.full(len(tokens), alternatives, np.int32))
 
     def _check(self, logits: torch.Tensor, rows: int) -> None:
         if logits.shape != (rows, self._vocab_size):
             raise ValueError(f"logits {tuple(logits.shape)}: expected [{rows}, {self._vocab_size}]")
 
     def _array(self, values: npt.NDArray[np.generic]) -> torch.Tensor:
-        return torch.from_numpy(values).to(self._device)
+        return torch.from_numpy(np.ascontiguousarray(values)).to(self._device)
 
-    def _choices(self, draws: Sequence[SampleInput]) -> tuple[Choices, Uses]:
-        # A greedy row's filters leave the likeliest token in: it needs none of their passes.
-        specs = [_PLAIN if draw.spec.greedy else draw.spec for draw in draws]
-        top_k = np.array([spec.top_k for spec in specs], np.int64)
-        top_p = np.array([spec.top_p for spec in specs], np.float64)
-        min_p = np.array([spec.min_p for spec in specs], np.float64)
-        seeds = np.array([spec.seed % 2**64 for spec in specs], np.uint64)
+    def _choices(self, draws: Records) -> tuple[Choices, Uses]:
+        top_k, top_p, min_p = draws["top_k"], draws["top_p"], draws["min_p"]
         choices = Choices(
-            temperatures=self._array(np.array([spec.temperature for spec in specs], np.float32)),
-            seeds=self._array(seeds.view(np.int64)),
-            positions=self._array(np.array([draw.position for draw in draws], np.int64)),
-            candidates=self._array(np.array([draw.candidate for draw in draws], np.int64)),
+            temperatures=self._array(draws["temperature"]),
+            seeds=self._array(draws["seed"].view(np.int64)),
+            positions=self._array(draws["position"]),
+            candidates=self._array(draws["candidate"]),
             top_k=self._array(top_k),
             top_p=self._array(top_p),
             floors=self._array(floors(min_p)),
         )
         return choices, Uses.by(top_k, top_p, min_p, self._vocab_size)
 
-    def _edits(self, draws: Sequence[SampleInput]) -> Edits:
-        specs = [draw.spec for draw in draws]
-        bias = [draw.bias for draw in draws]
+    def _edits(self, draws: Draws) -> Edits:
+        inputs = [draws.edited.get(number) for number in range(len(draws))]
+        specs = [_PLAIN if one is None else one.spec for one in inputs]
+        bias = [_NO_BIAS if one is None else one.bias for one in inputs]
         seen = [
-            (_NO_ROWS, _NO_ROWS) if draw.history is None else draw.history.occurrences()
-            for draw in draws
+            (_NO_ROWS, _NO_ROWS)
+            if one is None or one.history is None
+            else one.history.occurrences()
+            for one in inputs
         ]
         suppressed = [np.array(spec.suppressed_ids, np.int32) for spec in specs]
         return Edits(
@@ -123,24 +121,20 @@ class DeviceSampler:
         )
 
     def _read(
-        self, logits: torch.Tensor, tokens: torch.Tensor, asked: Sequence[int]
+        self, logits: torch.Tensor, tokens: torch.Tensor, asked: npt.NDArray[np.int32]
     ) -> tuple[npt.NDArray[np.float32], tuple[Records, ...]]:
         """Log-probabilities of `tokens`, with as many alternatives as each row is `asked` for."""
         rows = len(asked)
-        none = alternative_records(_NO_ROWS, np.empty(0, np.float32))
-        if max(asked, default=_NOT_ASKED) == _NOT_ASKED:
-            return np.full(rows, np.nan, np.float32), (none,) * rows
+        if (asked == NOT_ASKED).all():
+            return np.full(rows, np.nan, np.float32), ()
         if rows > self._partials.tops.shape[0]:
             self._partials = Partials.allocate(rows, self._vocab_size, self._device)
         told = LogProbabilities.allocate(rows, self._device)
-        wanted = self._array(np.array(asked, np.int32))
-        log_probabilities(logits, tokens, wanted, self._partials, told)
+        log_probabilities(logits, tokens, self._array(asked), self._partials, told)
         ids, likely = told.ids.cpu().numpy(), told.likely.cpu().numpy()
-        most = min(ids.shape[1], self._vocab_size)
+        counts = np.clip(asked, 0, min(ids.shape[1], self._vocab_size))
         records = (
-            alternative_records(ids[row, : min(count, most)], likely[row, : min(count, most)])
-            if count > 0
-            else none
-            for row, count in enumerate(asked)
+            alternative_records(ids[row, :count], likely[row, :count])
+            for row, count in enumerate(counts.tolist())
         )
         return told.chosen.cpu().numpy(), tuple(records)

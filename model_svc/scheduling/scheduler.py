@@ -1,116 +1,65 @@
-"""What runs in the next engine step. Pure: no tensors, no clock; a plan is plain data.
+"""The next engine step. Pure: no tensors, no clock; a plan is values and the sequences it names.
 
 A sequence's tokens are *known* (prompt and output so far) and, the first of them, *computed* (their
 K and V are in the pool). A step computes a chunk of each chosen sequence; the chunk that reaches
-the last known token draws the next. A decode is a chunk of one token.
+the last known token draws the next. That token is *promised* as soon as the step is planned, and
+counts as known: its value is in the runner's row before a later step reads it.
 
-Invariants: decodes go first and no step exceeds its token budget; the first running sequence always
-advances, if need be by putting back the last (its slots are freed and it is recomputed later), so
-every sequence ends; a waiting sequence is never overtaken by a later one; candidates of a request
-that run share the slots of its prompt, which is not computed again while one of them holds it.
+Invariants: decodes go first and no step exceeds its token budget; the running sequence that is
+first by the policy always advances, if need be by preempting others (their slots are freed and
+they are computed again later), so every running sequence ends; a waiting sequence is never
+overtaken by a later one, and none is admitted before its promised tokens are settled; candidates
+of a request that run share the slots of its prompt, which is not computed again while one of them
+holds it.
 """
 
 from __future__ import annotations
 
 import bisect
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from operator import attrgetter
 
 import numpy as np
 import numpy.typing as npt
 
-from model_svc.scheduling.slot_pool import SlotPool
-
-Order = tuple[int, int, int]
-
-
-@dataclass(eq=False, slots=True)
-class Prefix:
-    """What all candidates of a request begin with: its prompt.
-
-    Attributes:
-        tokens: how many tokens it is.
-        members: the sequences in the scheduler that begin with it.
-    """
-
-    tokens: int
-    members: list[Sequence] = field(default_factory=list, repr=False)
+from chassis.policies.policy import Policy
+from chassis.policies.registry import DEFAULT_POLICY, POLICIES
+from model_svc.scheduling.chunk_builder import ChunkBuilder
+from model_svc.scheduling.plan import Plan, Started
+from model_svc.scheduling.sequence import Int64s, RowNumbers, Sequence
+from model_svc.scheduling.slot_pool import SlotPool, Slots
 
 
-@dataclass(eq=False, slots=True)
-class Sequence:
-    """One candidate of a request.
-
-    Attributes:
-        order: (priority, arrival, candidate): lower runs first and is put back last.
-        known: tokens known.
-        prefix: what it begins with.
-        computed: tokens whose K and V are in the pool.
-        row: its row of the slot table, -1 while it holds none.
-    """
-
-    order: Order
-    known: int
-    prefix: Prefix
-    computed: int = 0
-    row: int = -1
-
-    @property
-    def pending(self) -> int:
-        """Tokens known but not computed."""
-        return self.known - self.computed
-
-    @property
-    def sharable(self) -> int:
-        """Tokens it can take from another; its last, that a token is drawn after, is its own."""
-        return min(self.prefix.tokens, self.known - 1)
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """A run of one sequence's tokens to compute.
-
-    Attributes:
-        start: position of its first token.
-        count: tokens.
-        draws: whose next token is drawn from its last token's logits; empty before the end.
-    """
-
-    sequence: Sequence
-    start: int
-    count: int
-    draws: tuple[Sequence, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """One engine step: decodes first, then prompt chunks."""
-
-    chunks: list[Chunk]
-    preempted: list[Sequence]
-
-    @property
-    def tokens(self) -> int:
-        """Tokens that the step computes."""
-        return sum(chunk.count for chunk in self.chunks)
-
-
-def _order(sequence: Sequence) -> Order:
-    return sequence.order
+_admission_rank = attrgetter("admission_rank")
+_step_rank = attrgetter("step_rank")
+_victim_rank = attrgetter("victim_rank")
 
 
 class Scheduler:
     """Sequences waiting and running over one slot pool."""
 
-    def __init__(self, pool: SlotPool, *, rows: int, context: int, max_batch_tokens: int) -> None:
+    def __init__(
+        self,
+        pool: SlotPool,
+        *,
+        rows: int,
+        context: int,
+        max_batch_tokens: int,
+        policy: Policy = POLICIES[DEFAULT_POLICY],
+    ) -> None:
         """Share `pool` among at most `rows` sequences of at most `context` tokens each."""
         if max_batch_tokens < rows:
             raise ValueError(f"{max_batch_tokens} tokens a step cannot serve {rows} decodes")
         self._pool = pool
+        self._policy = policy
         self._budget = max_batch_tokens
         self._free_rows = list(range(rows - 1, -1, -1))
-        self._waiting: list[Sequence] = []  # sorted by order
-        self._running: list[Sequence] = []  # sorted by order
+        self._waiting: list[Sequence] = []  # sorted by admission rank
+        self._running: list[Sequence] = []  # sorted by step rank
+        self._running_rows: Int64s = np.empty(0, np.int64)
+        self._in_row: list[Sequence | None] = [None] * rows
+        self._numbers = RowNumbers(rows)
+        self._started: list[Started] = []
         self.slot_table: npt.NDArray[np.int32] = np.zeros((rows, context), dtype=np.int32)
 
     @property
@@ -125,13 +74,15 @@ class Scheduler:
 
     def add(self, sequence: Sequence) -> None:
         """Queue a new sequence."""
+        sequence.admission_rank = self._policy.admission_rank(sequence.claim)
+        sequence.step_rank = self._policy.step_rank(sequence.claim)
+        sequence.victim_rank = self._policy.victim_rank(sequence.claim)
         sequence.prefix.members.append(sequence)
         self._queue(sequence)
 
     def remove(self, sequence: Sequence) -> None:
         """Forget a sequence, wherever it stands; one that nobody knows is no error."""
         if sequence.row >= 0:
-            self._running.remove(sequence)
             self._release(sequence)
         elif sequence in self._waiting:
             self._waiting.remove(sequence)
@@ -139,45 +90,123 @@ class Scheduler:
             return
         sequence.prefix.members.remove(sequence)
 
+    def propose(self, sequence: Sequence, draft: tuple[int, ...]) -> None:
+        """Have the next step verify `draft` as the next tokens of a running sequence."""
+        assert sequence.row >= 0
+        sequence.draft = draft
+        self._numbers.drafted[sequence.row] = len(draft)
+
     def plan(self) -> Plan:
-        """Choose the next step, give its tokens their slots and count them as computed.
-
-        Whoever draws a token adds one to its sequence's `known`.
-        """
+        """Choose the next step, give its tokens their slots and promise the tokens it draws."""
+        self._started = []
         preempted = self._make_room()
-        decodes = [sequence for sequence in self._running if sequence.pending == 1]
-        prompts = [sequence for sequence in self._running if sequence.pending > 1]
-        chunks = self._decodes(decodes)
-        budget = self._budget - len(chunks)
+        rows = self._running_rows
+        pending = self._numbers.pending(rows)
+        chunks = ChunkBuilder(self._numbers)
+        decoding, verifying = pending == 1, (pending == 1) & (self._numbers.drafted[rows] > 0)
+        if verifying.any():
+            self._trim_drafts(rows[verifying], int(np.count_nonzero(decoding)))
+            verifying &= self._numbers.drafted[rows] > 0
+            decoding &= ~verifying
+        prompts = [self._running[i] for i in np.flatnonzero(pending > 1).tolist()]
+        self._decode(rows[decoding], chunks)
+        if verifying.any():
+            self._verify(rows[verifying], chunks)
         for sequence in prompts:
-            count = min(sequence.pending, budget, self._pool.free_slots)
+            count = min(sequence.pending, self._budget - chunks.tokens, self._pool.available_slots)
             if count:
-                chunks.append(self._chunk(sequence, count))
-                budget -= count
-        while budget and (started := self._admit()) is not None:
-            count = min(started.pending, budget)
-            chunks.append(self._chunk(started, count))
-            budget -= count
-        return Plan(chunks, preempted)
+                self._prefill(sequence, count, chunks)
+        while chunks.tokens < self._budget and (started := self._admit()) is not None:
+            count = min(started.pending, self._budget - chunks.tokens)
+            self._prefill(started, count, chunks)
+        return self._plan(chunks, preempted)
 
-    def _decodes(self, sequences: list[Sequence]) -> list[Chunk]:
+    def settle(self, plan: Plan, counts: Int64s | None = None) -> None:
+        """Take note of the tokens that the draws of `plan` gave.
+
+        Args:
+            plan: the oldest that is not settled.
+            counts: [draws], tokens of each draw; None: one of each. Slots computed for proposed
+                tokens that were refused are taken back.
+        """
+        rows, numbers = plan.chunks.draw_rows, self._numbers
+        same = numbers.generation[rows] == plan.generations
+        if counts is not None:
+            self._settle_verified(plan, counts, same)
+        if same.all():
+            numbers.promised[rows] -= 1
+            return
+        numbers.promised[rows[same]] -= 1
+        extra = np.zeros(len(rows), np.int64) if counts is None else counts - 1
+        for i in np.flatnonzero(~same).tolist():
+            sequence = plan.drawing[i]
+            if sequence.row < 0:
+                sequence.settle_without_row(int(extra[i]))
+
+    def _settle_verified(self, plan: Plan, counts: Int64s, same: npt.NDArray[np.bool_]) -> None:
+        """Advance the verified sequences still in their rows beyond their one promised token."""
+        numbers, chunks = self._numbers, plan.chunks
+        for i in np.flatnonzero(same & numbers.verifying[chunks.draw_rows]).tolist():
+            row = int(chunks.draw_rows[i])
+            numbers.verifying[row] = False
+            numbers.known[row] += counts[i] - 1
+            right, computed = int(numbers.known[row]) - 1, int(numbers.computed[row])
+            self._pool.give_back(self.slot_table[row, right:computed])
+            numbers.computed[row] = right
+
+    def _decode(self, rows: Int64s, chunks: ChunkBuilder) -> None:
         """Chunks of one token each; all slots are taken at once, for there may be many."""
-        rows = [sequence.row for sequence in sequences]
-        starts = [sequence.computed for sequence in sequences]
-        self.slot_table[rows, starts] = self._pool.take(len(sequences))
-        chunks = []
-        for sequence, start in zip(sequences, starts, strict=True):
-            sequence.computed += 1
-            others = tuple(self._fork(sequence)) if self._waiting else ()
-            chunks.append(Chunk(sequence, start, 1, (sequence, *others)))
-        return chunks
+        starts = self._numbers.computed[rows]
+        slots = self._pool.take(len(rows))
+        self.slot_table[rows, starts] = slots
+        chunks.add_decodes(rows, starts, slots)
+        if not self._may_fork():
+            chunks.draw_decodes(rows)
+            return
+        for number, row in enumerate(rows.tolist()):
+            self._draw(self._at(row), number, chunks)
 
-    def _chunk(self, sequence: Sequence, count: int) -> Chunk:
+    def _trim_drafts(self, rows: Int64s, decodes: int) -> None:
+        """Propose no more tokens than there is room for beside so many `decodes`."""
+        spare = min(self._pool.available_slots, self._budget) - decodes
+        for row in rows.tolist():
+            wanted = int(self._numbers.limit[row] - self._numbers.known[row]) - 1
+            sequence = self._at(row)
+            self.propose(sequence, sequence.draft[: max(0, min(spare, wanted))])
+            spare -= len(sequence.draft)
+
+    def _verify(self, rows: Int64s, chunks: ChunkBuilder) -> None:
+        """Chunks of a known token and of the proposed ones."""
+        for row in rows.tolist():
+            sequence = self._at(row)
+            start, draft = sequence.computed, sequence.draft
+            chunks.add_verification(row, start, draft, self._take(row, start, 1 + len(draft)))
+            sequence.draft = ()
+
+    def _prefill(self, sequence: Sequence, count: int, chunks: ChunkBuilder) -> None:
         start = sequence.computed
-        self.slot_table[sequence.row, start : start + count] = self._pool.take(count)
-        sequence.computed += count
-        draws = () if sequence.pending else (sequence, *self._fork(sequence))
-        return Chunk(sequence, start, count, draws)
+        ends = count == sequence.pending
+        number = chunks.add_prefill(sequence.row, start, self._take(sequence.row, start, count))
+        if ends:
+            self._draw(sequence, number, chunks)
+
+    def _take(self, row: int, start: int, count: int) -> Slots:
+        slots = self._pool.take(count)
+        self.slot_table[row, start : start + count] = slots
+        return slots
+
+    def _draw(self, leader: Sequence, number: int, chunks: ChunkBuilder) -> None:
+        """Draw after chunk `number` for `leader` and those that know what it does."""
+        forked = list(self._fork(leader))
+        for sequence in (leader, *forked):
+            chunks.draw(sequence.row, number)
+
+    def _may_fork(self) -> bool:
+        """Whether the head of the queue may know what a running sequence does."""
+        if not self._waiting:
+            return False
+        head = self._waiting[0]
+        return head.known == head.prefix.tokens and any(m.row >= 0 for m in head.prefix.members)
 
     def _fork(self, leader: Sequence) -> Iterator[Sequence]:
         """Start those next in the queue that know what `leader` does, where that is the prompt.
@@ -185,9 +214,10 @@ class Scheduler:
         They draw from the same logits.
         """
         prompt = leader.prefix
+        known = leader.known
         while self._waiting and self._free_rows:
             head = self._waiting[0]
-            if head.prefix is not prompt or not head.known == leader.known == prompt.tokens:
+            if head.prefix is not prompt or not head.known == known == prompt.tokens:
                 return
             yield self._start(leader, prompt.tokens)
 
@@ -199,10 +229,13 @@ class Scheduler:
         if not self._waiting or not self._free_rows:
             return None
         head = self._waiting[0]
+        if head.promised:
+            return None
         donor = next((one for one in head.prefix.members if one.row >= 0), None)
         shared = head.sharable if donor is not None else 0
-        lacking = sum(sequence.pending + 1 for sequence in self._running)
-        if self._running and head.known - shared + lacking >= self._pool.free_slots:
+        pending = self._numbers.pending(self._running_rows)
+        lacking = int(pending.sum()) + len(pending)
+        if self._running and head.known - shared + lacking >= self._pool.available_slots:
             return None
         # Who still lacks some of the prompt has left no budget, or no slot.
         assert donor is None or donor.computed >= shared
@@ -211,34 +244,61 @@ class Scheduler:
     def _start(self, donor: Sequence | None, shared: int) -> Sequence:
         """Start the head of the queue with the first `shared` slots of `donor`."""
         sequence = self._waiting.pop(0)
-        sequence.row = self._free_rows.pop()
-        bisect.insort(self._running, sequence, key=_order)
+        row = self._free_rows.pop()
+        sequence.enter_row(row, self._numbers, shared)
+        self._in_row[row] = sequence
+        place = bisect.bisect(self._running, sequence.step_rank, key=_step_rank)
+        self._running.insert(place, sequence)
+        self._running_rows = np.insert(self._running_rows, place, row)
+        slots = np.empty(0, np.int32)
         if donor is not None:
-            slots = self.slot_table[donor.row, :shared]
+            slots = self.slot_table[donor.row, :shared].copy()
             self._pool.share(slots)
-            self.slot_table[sequence.row, :shared] = slots
-        sequence.computed = shared
+            self.slot_table[row, :shared] = slots
+        self._started.append(Started(sequence, slots))
         return sequence
 
     def _queue(self, sequence: Sequence) -> None:
-        bisect.insort(self._waiting, sequence, key=_order)
+        bisect.insort(self._waiting, sequence, key=_admission_rank)
 
     def _release(self, sequence: Sequence) -> None:
-        self._pool.give_back(self.slot_table[sequence.row, : sequence.computed])
-        self._free_rows.append(sequence.row)
-        sequence.row = -1
-        sequence.computed = 0
+        row = sequence.row
+        place = self._running.index(sequence)
+        del self._running[place]
+        self._running_rows = np.delete(self._running_rows, place)
+        self._pool.give_back(self.slot_table[row, : sequence.computed])
+        self._free_rows.append(row)
+        self._in_row[row] = None
+        sequence.leave_row()
 
     def _make_room(self) -> list[Sequence]:
-        """Put back the last sequences until all decodes and the first sequence can advance."""
+        """Preempt until all decodes and the first sequence can advance."""
         preempted = []
-        while self._running and self._pool.free_slots < self._least_need():
-            last = self._running.pop()
-            self._release(last)
-            self._queue(last)
-            preempted.append(last)
+        while self._running and self._pool.available_slots < self._least_need():
+            victim = max(self._running[1:] or self._running, key=_victim_rank)
+            self._release(victim)
+            self._queue(victim)
+            preempted.append(victim)
         return preempted
 
     def _least_need(self) -> int:
-        decodes = sum(sequence.pending == 1 for sequence in self._running)
-        return decodes + (self._running[0].pending > 1)
+        pending = self._numbers.pending(self._running_rows)
+        first = pending[pending > 0][:1]
+        return int(np.count_nonzero(pending == 1)) + int((first > 1).sum())
+
+    def _at(self, row: int) -> Sequence:
+        sequence = self._in_row[row]
+        assert sequence is not None
+        return sequence
+
+    def _plan(self, chunks: ChunkBuilder, preempted: list[Sequence]) -> Plan:
+        built, exhausted = chunks.build()
+        return Plan(
+            built,
+            [self._at(row) for row in built.rows.tolist()],
+            [self._at(row) for row in built.draw_rows.tolist()],
+            self._numbers.generation[built.draw_rows],
+            self._started,
+            preempted,
+            [self._at(row) for row in exhausted],
+        )

@@ -8,6 +8,8 @@ at least once, never both.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 import numpy.typing as npt
 
@@ -21,11 +23,35 @@ class PoolExhausted(Exception):
     """Fewer slots are free than were asked for."""
 
 
+class IdleSlots(Protocol):
+    """Owner of slots that no sequence needs, and whose K and V may be of use again."""
+
+    @property
+    def evictable(self) -> int:
+        """Slots that it can give up."""
+
+    def evict(self, count: int) -> Slots:
+        """Give up `count` slots, [count]; the pool counts one holder less for each."""
+
+
+class NoIdleSlots:
+    """Owner of none: a slot that nobody holds is free at once."""
+
+    evictable = 0
+
+    def evict(self, count: int) -> Slots:
+        """Give up nothing."""
+        assert count == 0
+        return np.empty(0, np.int32)
+
+
 class SlotPool:
     """Slots 0 to `slots` - 1."""
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, slots: int, idle: IdleSlots | None = None) -> None:
+        """Begin with all slots free; `idle` owns those kept for later, None: nobody does."""
         self.slots = slots
+        self._idle = idle or NoIdleSlots()
         self._stack = _scattered(slots)[::-1].copy()
         self._free = slots
         self._holders: Slots = np.zeros(slots, dtype=np.int32)
@@ -36,18 +62,30 @@ class SlotPool:
         return self._free
 
     @property
+    def evictable_slots(self) -> int:
+        """Slots that the owner of idle slots can give up."""
+        return self._idle.evictable
+
+    @property
+    def available_slots(self) -> int:
+        """Slots that can be taken: free ones, and evictable ones."""
+        return self._free + self._idle.evictable
+
+    @property
     def used_slots(self) -> int:
-        """Slots that somebody holds; a shared one counts once."""
-        return self.slots - self._free
+        """Slots that sequences hold; a shared one counts once."""
+        return self.slots - self.available_slots
 
     def take(self, count: int) -> Slots:
         """Hand out `count` slots, [count].
 
         Raises:
-            PoolExhausted: fewer are free.
+            PoolExhausted: fewer are available.
         """
         if count > self._free:
-            raise PoolExhausted(f"{count} KV slots wanted, {self._free} free")
+            if count > self.available_slots:
+                raise PoolExhausted(f"{count} KV slots wanted, {self.available_slots} free")
+            self.give_back(self._idle.evict(count - self._free))
         self._free -= count
         taken = self._stack[self._free : self._free + count][::-1].copy()
         self._holders[taken] = 1

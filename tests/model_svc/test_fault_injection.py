@@ -34,7 +34,10 @@ def _kill(monkeypatch):
 
 def harness(token=DEADLY, after=0):
     return Harness(
-        budget=8, runner=lambda slots, table: crash_on(token, after, Arithmetic(slots, table))
+        budget=8,
+        runner=lambda slots, rows, context: crash_on(
+            token, after, Arithmetic(slots, rows, context)
+        ),
     )
 
 
@@ -66,7 +69,7 @@ def test_tokens_of_earlier_attempts_count():
 
 
 def test_where_it_is_off_the_runner_is_left_as_it_is():
-    runner = Arithmetic(1, None)
+    runner = Arithmetic(1, 1, 1)
     assert crash_on(-1, 0, runner) is runner
     assert with_faults(runner, {}) is runner
 

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from model_svc.engine.loop import Engine, Runner
+from chassis.policies.policy import Policy
+from chassis.policies.registry import DEFAULT_POLICY, POLICIES
+from model_svc.engine.loop import Engine
 from model_svc.engine.messages import Load, Report
-from model_svc.engine.request import (
-    NO_ALTERNATIVES,
-    Candidate,
-    EarlierOutput,
-    OutputRow,
-    RequestSpec,
-)
-from model_svc.engine.runner import StepResult
-from model_svc.sampling.cpu_sampler import Drawn
+from model_svc.engine.request import NO_ALTERNATIVES, EarlierOutput, RequestSpec
 from model_svc.sampling.params import SamplingParams
-from model_svc.scheduling.scheduler import Chunk, Plan, Scheduler
-from model_svc.scheduling.scheduler import Sequence as Scheduled
+from model_svc.scheduling.scheduler import Scheduler
 from model_svc.scheduling.slot_pool import SlotPool
+from model_svc.scheduling.step import Chunks, Kind, Scores, StepInput, StepOutput
 from protos.token_frame import FINISHED, NO_TOKEN, PROMPT
 
 VOCAB = 1000
@@ -64,47 +59,86 @@ def earlier(ids: Sequence[int], *, finished: bool = False) -> EarlierOutput:
     return EarlierOutput(np.array(ids, np.int32), finished)
 
 
+@dataclass
+class FakeRow:
+    """State of a row: tokens known, how many are the prompt's, and whose candidate it is."""
+
+    tokens: list[int]
+    prompt: int
+    candidate: int
+
+
 class Arithmetic:
     """A runner whose KV cache holds token ids, so that a wrong slot gives a wrong token."""
 
-    def __init__(self, slots: int, slot_table: np.ndarray) -> None:
+    depth = 0
+
+    def __init__(self, slots: int, rows: int, context: int) -> None:
         self.cache = np.full(slots, -1)
-        self.table = slot_table
+        self.table = np.full((rows, context), -1)
+        self.rows: list[FakeRow] = [FakeRow([], 0, 0) for _ in range(rows)]
         self.steps = 0
         self.tokens = 0
 
-    def run(self, plan: Plan, candidates: Mapping[Scheduled, Candidate]) -> StepResult:
+    def launch(self, step: StepInput) -> object:
+        return self.compute(step)
+
+    def collect(self, ticket: Any) -> StepOutput:
+        return ticket
+
+    def compute(self, step: StepInput) -> StepOutput:
         self.steps += 1
-        self.tokens += plan.tokens
-        drawn_for: list[Candidate] = []
-        prompt_rows = []
-        for chunk in plan.chunks:
-            owner = candidates[chunk.sequence]
-            tokens = owner.tokens(chunk.start, chunk.count)
-            slots = self.table[chunk.sequence.row, chunk.start : chunk.start + chunk.count]
-            self.cache[slots] = tokens
-            drawn_for += [one for s in chunk.draws if (one := candidates[s]).may_draw]
-            if owner.request.wants_scores_from(chunk.start):
-                prompt_rows.append((owner, self.score(owner, chunk)))
-        if not drawn_for:
-            return StepResult([], None, prompt_rows)
-        tokens = np.array([self.draw(one) for one in drawn_for], dtype=np.int32)
-        logprobs = np.full(len(tokens), np.nan, dtype=np.float32)
-        nothing = tuple(NO_ALTERNATIVES for _ in drawn_for)
-        return StepResult(drawn_for, Drawn(tokens, logprobs, nothing), prompt_rows)
+        self.tokens += len(step.chunks.slots)
+        for one in step.admissions:
+            tokens = [*one.prompt.tolist(), *one.output.tolist()]
+            self.rows[one.row] = FakeRow(tokens, len(one.prompt), one.candidate)
+            self.table[one.row, : len(one.shared_slots)] = one.shared_slots
+        chunks = step.chunks
+        draws: dict[int, list[int]] = {}
+        for chunk, row in zip(chunks.draw_chunks.tolist(), chunks.draw_rows.tolist(), strict=True):
+            draws.setdefault(chunk, []).append(row)
+        drawn: dict[int, list[int]] = {}
+        slots, drafts = chunks.slots.tolist(), chunks.drafts.tolist()
+        described = zip(
+            chunks.kinds, chunks.rows.tolist(), chunks.starts, chunks.counts, strict=True
+        )
+        for number, (kind, row, start, count) in enumerate(described):
+            tokens = self.rows[row].tokens[start : start + count]
+            if kind == Kind.VERIFY:
+                tokens = [*tokens, *drafts[: count - 1]]
+                del drafts[: count - 1]
+            assert len(tokens) == count, "a token is computed before it is known"
+            own, slots = slots[:count], slots[count:]
+            self.table[row, start : start + count] = own
+            self.cache[own] = tokens
+            for drawing in draws.get(number, ()):
+                drawn[drawing] = self.draw(drawing, tokens[1:] if kind == Kind.VERIFY else [])
+        each = [drawn[row] for row in chunks.draw_rows.tolist()]
+        flat = [token for own in each for token in own]
+        return StepOutput(
+            np.array(flat, np.int32),
+            np.full(len(flat), np.nan, np.float32),
+            (),
+            np.array([len(own) for own in each]) if len(chunks.drafts) else None,
+            tuple(self.score(chunks, number) for number in step.scored.tolist()),
+        )
 
-    def draw(self, candidate: Candidate) -> int:
-        row, known = candidate.sequence.row, candidate.sequence.known
-        return next_token(self.cache[self.table[row, :known]].tolist(), candidate.index)
+    def draw(self, row: int, draft: list[int]) -> list[int]:
+        """The tokens after those known, as long as they are the proposed ones, and one more."""
+        own, drawn = self.rows[row], []
+        for proposed in [*draft, None]:
+            seen = self.cache[self.table[row, : len(own.tokens)]].tolist()
+            drawn.append(next_token(seen, own.candidate))
+            own.tokens.append(drawn[-1])
+            if drawn[-1] != proposed:
+                break
+        return drawn
 
-    def score(self, owner: Candidate, chunk: Chunk) -> list[OutputRow]:
-        prompt = owner.request.spec.prompt.tolist()
-        first = [OutputRow(0, prompt[0], 0.0, PROMPT, NO_ALTERNATIVES)] if not chunk.start else []
-        last = min(chunk.start + chunk.count, len(prompt) - 1)
-        return first + [
-            OutputRow(i, prompt[i], -float(i), PROMPT, NO_ALTERNATIVES)
-            for i in range(chunk.start + 1, last + 1)
-        ]
+    def score(self, chunks: Chunks, number: int) -> Scores:
+        start, prompt = int(chunks.starts[number]), self.rows[chunks.rows[number]].prompt
+        last = min(start + int(chunks.counts[number]), prompt - 1)
+        logprobs = [-float(position) for position in range(start + 1, last + 1)]
+        return Scores(np.array(logprobs, np.float32), (NO_ALTERNATIVES,) * len(logprobs))
 
 
 class Meter:
@@ -130,16 +164,18 @@ class Harness:
         rows: int = 8,
         budget: int = 16,
         *,
-        runner: Callable[[int, np.ndarray], Runner] = Arithmetic,
-        vocab_size: int = VOCAB,
+        runner: Callable[[int, int, int], Any] = Arithmetic,
+        policy: Policy = POLICIES[DEFAULT_POLICY],
     ) -> None:
         self.pool = SlotPool(slots)
-        scheduler = Scheduler(self.pool, rows=rows, context=512, max_batch_tokens=budget)
+        self.scheduler = Scheduler(
+            self.pool, rows=rows, context=512, max_batch_tokens=budget, policy=policy
+        )
         self.meter = Meter()
-        self.runner = runner(slots, scheduler.slot_table)
+        self.runner = runner(slots, rows, 512)
         self.reports: list[Report] = []
         self.engine = Engine(
-            self.runner, scheduler, self.pool, self.reports.append, self.meter, vocab_size
+            self.runner, self.scheduler, self.pool, self.reports.append, self.meter
         )
         self.most_slots = 0
 

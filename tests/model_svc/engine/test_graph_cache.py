@@ -21,14 +21,15 @@ from kernels.formats import KV_FORMATS, WEIGHT_FORMATS
 from kernels.ops import Operations
 from kernels.select import operations_for
 from model_svc.engine.graph_cache import GraphCache
+from model_svc.engine.host_runner import HostRunner
 from model_svc.engine.messages import Start
-from model_svc.engine.runner import Runner
 from model_svc.engine.threads import ThreadChoice
 from model_svc.models.batch import Batch
 from model_svc.models.decoder import Decoder
 from model_svc.models.kv_cache import KvCache
 from model_svc.sampling.cpu_sampler import Sampler
 from model_svc.sampling.params import SamplingParams
+from model_svc.sampling.rows import SamplingRows
 from model_svc.weights.checkpoint import read_checkpoint
 from model_svc.weights.loader import load_weights
 
@@ -258,12 +259,12 @@ def test_pytorch_is_asked_for_views_alone_while_a_step_is_captured(
 def generations(decoder: Decoder) -> dict[tuple[int, int], list[int]]:
     """What an engine generates of requests that come and go beside each other."""
 
-    def runner(slots: int, table: np.ndarray) -> Runner:
+    def runner(slots: int, rows: int, context: int) -> HostRunner:
         kv = KvCache(decoder.spec, slots, BF16)
         choice = ThreadChoice(10**9, torch.get_num_threads())
-        return Runner(decoder, kv, table, choice, Sampler(VOCAB))
+        return HostRunner(decoder, kv, SamplingRows(rows, context, VOCAB), choice, Sampler(VOCAB))
 
-    harness = Harness(512, budget=16, runner=runner, vocab_size=VOCAB)
+    harness = Harness(512, budget=16, runner=runner)
     for handle in range(1, 6):
         sampling = SamplingParams(seed=handle, temperature=0.8 * (handle % 2))
         prompt = [(handle * 7 + place) % VOCAB for place in range(4 * handle)]

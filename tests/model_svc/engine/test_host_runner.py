@@ -6,14 +6,17 @@ import torch
 from support import checkpoints
 
 from kernels.select import operations_for
+from model_svc.engine.frame_builder import FrameBuilder
+from model_svc.engine.host_runner import HostRunner
 from model_svc.engine.request import Request, RequestSpec
-from model_svc.engine.runner import Runner
+from model_svc.engine.step_pipeline import StepPipeline
 from model_svc.engine.threads import ThreadChoice
 from model_svc.models.batch import Batch
 from model_svc.models.decoder import Decoder
 from model_svc.models.kv_cache import KvCache
 from model_svc.sampling.cpu_sampler import Sampler
 from model_svc.sampling.params import SamplingParams
+from model_svc.sampling.rows import SamplingRows
 from model_svc.scheduling.scheduler import Scheduler
 from model_svc.scheduling.slot_pool import SlotPool
 from model_svc.weights.checkpoint import read_checkpoint
@@ -48,22 +51,18 @@ class Steps:
         scheduler = Scheduler(SlotPool(SLOTS), rows=8, context=128, max_batch_tokens=budget)
         kv = KvCache(decoder.spec, SLOTS, torch.float32)
         threads = ThreadChoice(1, torch.get_num_threads())
-        sampler = Sampler(decoder.spec.vocab_size)
-        self.runner = Runner(decoder, kv, scheduler.slot_table, threads, sampler)
+        vocab = decoder.spec.vocab_size
+        runner = HostRunner(decoder, kv, SamplingRows(8, 128, vocab), threads, Sampler(vocab))
         self.scheduler = scheduler
-        self.candidates = {c.sequence: c for request in requests for c in request.candidates}
+        candidates = {c.sequence: c for request in requests for c in request.candidates}
+        self.pipeline = StepPipeline(runner, scheduler, candidates)
         for request in requests:
             for sequence in request.sequences():
                 scheduler.add(sequence)
 
     def step(self):
-        result = self.runner.run(self.scheduler.plan(), self.candidates)
-        for owner, rows in result.prompt_rows:
-            owner.request.prompt_rows += rows
-        if result.drawn is not None:
-            for owner, token in zip(result.drawn_for, result.drawn.tokens.tolist(), strict=True):
-                owner.append(token, 0.0, np.empty(0))
-        return result
+        assert self.pipeline.launch()
+        self.pipeline.collect(FrameBuilder())
 
 
 def request(handle, prompt, n=1, max_tokens=4, **sampling):
@@ -79,7 +78,7 @@ def request(handle, prompt, n=1, max_tokens=4, **sampling):
         prompt_logprobs="logprobs" in sampling,
         priority=0,
     )
-    return Request(spec, arrival=handle, vocab_size=515)
+    return Request(spec, arrival=handle)
 
 
 def test_each_sequence_takes_the_likeliest_token_of_its_own_logits(decoder):

@@ -297,7 +297,7 @@ def test_told_to_quit_it_runs_no_further_step():
 
 def test_a_failing_step_ends_the_loop_with_its_error():
     h = Harness()
-    h.runner.run = lambda plan, candidates: 1 / 0
+    h.runner.launch = lambda step: 1 / 0
     h.do(Start(spec(1, [1])))
 
     with pytest.raises(ZeroDivisionError):

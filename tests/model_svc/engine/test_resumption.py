@@ -16,14 +16,15 @@ from support import checkpoints
 from support.engine_harness import Harness, earlier, spec
 
 from kernels.select import operations_for
+from model_svc.engine.host_runner import HostRunner
 from model_svc.engine.messages import Forget, Start
 from model_svc.engine.request import EarlierOutput
-from model_svc.engine.runner import Runner
 from model_svc.engine.threads import ThreadChoice
 from model_svc.models.decoder import Decoder
 from model_svc.models.kv_cache import KvCache
 from model_svc.sampling.cpu_sampler import Sampler
 from model_svc.sampling.params import SamplingParams
+from model_svc.sampling.rows import SamplingRows
 from model_svc.weights.checkpoint import read_checkpoint
 from model_svc.weights.loader import load_weights
 from protos.token_frame import LENGTH, NO_TOKEN, PROMPT, STOP
@@ -68,12 +69,13 @@ class Case:
     ) -> tuple[dict[tuple[int, int], list[Told]], Harness]:
         """All rows of (candidate, whether of the prompt), and the engine that told them."""
 
-        def runner(slots: int, slot_table: np.ndarray) -> Runner:
+        def runner(slots: int, rows: int, context: int) -> HostRunner:
             kv = KvCache(decoder.spec, slots, torch.float32)
             threads = ThreadChoice(1, torch.get_num_threads())
-            return Runner(decoder, kv, slot_table, threads, Sampler(VOCAB))
+            state = SamplingRows(rows, context, VOCAB)
+            return HostRunner(decoder, kv, state, threads, Sampler(VOCAB))
 
-        h = Harness(self.slots, budget=self.budget, runner=runner, vocab_size=VOCAB)
+        h = Harness(self.slots, budget=self.budget, runner=runner)
         if self.beside:
             for handle in OTHERS:
                 h.do(Start(spec(handle, PROMPT_IDS[: handle - 5], 30, priority=-1)))

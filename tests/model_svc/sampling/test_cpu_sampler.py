@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from kernels.reference import sampling as sampling_reference
 from kernels.reference.sampling import Choice
 from model_svc.sampling.cpu_sampler import Drawn, Sampler
+from model_svc.sampling.draws import Draws
 from model_svc.sampling.params import SampleInput, SamplingParams, TokenHistory
 
 GREEDY = {"temperature": 0.0}
@@ -33,7 +34,9 @@ def draw_of(
 
 
 def sample(logits: list[float], **choices: Any) -> int:
-    return int(Sampler(len(logits)).draw(torch.tensor([logits]), [draw_of(**choices)]).tokens[0])
+    return int(
+        Sampler(len(logits)).draw(torch.tensor([logits]), Draws.of([draw_of(**choices)])).tokens[0]
+    )
 
 
 def random_logits(rows: int, vocab_size: int, seed: int = 0) -> torch.Tensor:
@@ -44,7 +47,7 @@ def row_of(drawn: Drawn, i: int) -> tuple[int, bytes, bytes]:
     return (
         int(drawn.tokens[i]),
         drawn.logprobs[i].tobytes(),
-        drawn.alternatives[i].tobytes(),
+        drawn.alternatives[i].tobytes() if drawn.alternatives else b"",
     )
 
 
@@ -130,7 +133,7 @@ def test_every_row_gets_the_oracles_token(
     logits = random_logits(len(batch), 40, seed) * spread
     logits[0, : len(odd)] = torch.tensor(odd)
     before = logits.clone()
-    drawn = Sampler(40).draw(logits, [draw_for(request) for request in batch])
+    drawn = Sampler(40).draw(logits, Draws.of([draw_for(request) for request in batch]))
     pairs = zip(logits.numpy(), batch, strict=True)
     assert drawn.tokens.tolist() == [expected_token(*pair) for pair in pairs]
     assert torch.equal(logits.view(torch.int32), before.view(torch.int32))
@@ -144,10 +147,11 @@ def test_a_row_is_the_same_alone_and_in_any_order_of_any_batch(
     sampler = Sampler(40)
     draws = [draw_for(request) for request in batch]
     alone = [
-        row_of(sampler.draw(logits[i : i + 1], draws[i : i + 1]), 0) for i in range(len(draws))
+        row_of(sampler.draw(logits[i : i + 1], Draws.of(draws[i : i + 1])), 0)
+        for i in range(len(draws))
     ]
     order = random.sample(range(len(draws)), random.randint(1, len(draws)))
-    together = sampler.draw(logits[order], [draws[i] for i in order])
+    together = sampler.draw(logits[order], Draws.of([draws[i] for i in order]))
     assert [row_of(together, place) for place in range(len(order))] == [alone[i] for i in order]
 
 
@@ -156,13 +160,13 @@ def test_many_rows_of_a_large_vocabulary_are_drawn_as_each_alone() -> None:
     logits = random_logits(6, vocab_size)
     draws = [draw_of(position=i, logprobs=1, temperature=0.3 + i) for i in range(6)]
     sampler = Sampler(vocab_size)
-    drawn = sampler.draw(logits, draws)
+    drawn = sampler.draw(logits, Draws.of(draws))
     for i in (0, 3, 4, 5):
-        assert row_of(drawn, i) == row_of(sampler.draw(logits[i : i + 1], [draws[i]]), 0)
+        assert row_of(drawn, i) == row_of(sampler.draw(logits[i : i + 1], Draws.of([draws[i]])), 0)
 
 
 def test_no_rows_give_no_tokens() -> None:
-    drawn = Sampler(7).draw(torch.empty(0, 7), [])
+    drawn = Sampler(7).draw(torch.empty(0, 7), Draws.of([]))
     assert drawn.tokens.shape == drawn.logprobs.shape == (0,)
     assert drawn.alternatives == ()
 
@@ -178,27 +182,30 @@ def test_logits_of_other_dtypes_are_drawn_as_their_float32_values(dtype: torch.d
     logits = random_logits(5, 300).to(dtype)
     draws = [draw_of(position=i) for i in range(5)]
     sampler = Sampler(300)
-    assert (sampler.draw(logits, draws).tokens == sampler.draw(logits.float(), draws).tokens).all()
+    assert (
+        sampler.draw(logits, Draws.of(draws)).tokens
+        == sampler.draw(logits.float(), Draws.of(draws)).tokens
+    ).all()
 
 
 def test_strided_logits_are_drawn_as_contiguous_ones() -> None:
     wide = random_logits(5, 400)
     draws = [draw_of(position=i) for i in range(5)]
     sampler = Sampler(300)
-    strided = sampler.draw(wide[:, 50:350], draws).tokens
-    assert (strided == sampler.draw(wide[:, 50:350].contiguous(), draws).tokens).all()
+    strided = sampler.draw(wide[:, 50:350], Draws.of(draws)).tokens
+    assert (strided == sampler.draw(wide[:, 50:350].contiguous(), Draws.of(draws)).tokens).all()
 
 
 def test_logits_of_another_shape_are_refused() -> None:
     with pytest.raises(ValueError, match=r"logits \(1, 4\): expected \[1, 5\]"):
-        Sampler(5).draw(torch.zeros(1, 4), [draw_of()])
+        Sampler(5).draw(torch.zeros(1, 4), Draws.of([draw_of()]))
     with pytest.raises(ValueError, match=r"logits \(2, 5\): expected \[1, 5\]"):
         Sampler(5).score(torch.zeros(2, 5), ids(0), 0)
 
 
 def test_candidates_draw_apart_from_each_other() -> None:
     logits = torch.zeros(16, 4096)
-    drawn = Sampler(4096).draw(logits, [draw_of(candidate=i) for i in range(16)])
+    drawn = Sampler(4096).draw(logits, Draws.of([draw_of(candidate=i) for i in range(16)]))
     assert len(set(drawn.tokens.tolist())) >= 15
 
 
@@ -233,7 +240,7 @@ def test_a_banned_token_is_not_drawn_while_another_is_left(
 @pytest.mark.parametrize("limits", [{}, GREEDY, {"top_k": 2}, {"top_p": 0.5}, {"min_p": 0.5}])
 def test_where_every_token_is_banned_id_0_is_drawn(limits: dict[str, Any]) -> None:
     choices = {**limits, "logit_bias": dict.fromkeys(range(3), -math.inf), "logprobs": 3}
-    drawn = Sampler(3).draw(torch.tensor([[1.0, 2.0, 3.0]]), [draw_of(**choices)])
+    drawn = Sampler(3).draw(torch.tensor([[1.0, 2.0, 3.0]]), Draws.of([draw_of(**choices)]))
     assert drawn.tokens.tolist() == [0]
     assert drawn.logprobs[0] == pytest.approx(-2.407606, abs=1e-5)
     assert np.isfinite(drawn.alternatives[0]["logprob"]).all()
@@ -251,7 +258,9 @@ def test_what_would_complete_a_bad_sequence_is_not_drawn() -> None:
     spec = SamplingParams(seed=1, **GREEDY, bad_sequences=((3,), (7, 8, 2)), logit_bias={2: 1.0})
     logits = torch.tensor([[0.0, 1.0, 2.0, 3.0]])
     free, banned = SampleInput(spec, 0, 0, None), SampleInput(spec, 0, 0, None, (2,))
-    assert [int(Sampler(4).draw(logits, [draw]).tokens[0]) for draw in (free, banned)] == [2, 1]
+    assert [
+        int(Sampler(4).draw(logits, Draws.of([draw])).tokens[0]) for draw in (free, banned)
+    ] == [2, 1]
 
 
 def test_ids_outside_the_vocabulary_mean_nothing() -> None:
@@ -287,11 +296,13 @@ def test_rows_of_nan_and_overflowing_edits_do_not_end_the_step() -> None:
     logits = torch.tensor([[math.nan] * 3, [3e38, -3e38, 0.0], [0.0, 1.0, 2.0]])
     drawn = Sampler(3).draw(
         logits,
-        [
-            draw_of(logprobs=2),
-            draw_of(history=history, repetition_penalty=1e-3, logit_bias={0: 3e38}),
-            draw_of(**GREEDY, logprobs=1),
-        ],
+        Draws.of(
+            [
+                draw_of(logprobs=2),
+                draw_of(history=history, repetition_penalty=1e-3, logit_bias={0: 3e38}),
+                draw_of(**GREEDY, logprobs=1),
+            ]
+        ),
     )
     assert drawn.tokens.tolist() == [0, 0, 2]
     assert np.isnan(drawn.logprobs[0])
@@ -303,7 +314,7 @@ def test_logprobs_are_of_the_raw_logits() -> None:
     history = TokenHistory(500, ids(1, 2), ids(3))
     choices = {"temperature": 0.5, "top_k": 3, "logit_bias": {7: 50.0}, "repetition_penalty": 1.5}
     draws = [draw_of(i, history=history, **choices, logprobs=5) for i in range(4)]
-    drawn = Sampler(500).draw(logits, draws)
+    drawn = Sampler(500).draw(logits, Draws.of(draws))
     assert drawn.tokens.tolist() == [7] * 4
     expected = torch.log_softmax(logits.double(), dim=-1)
     np.testing.assert_allclose(drawn.logprobs, expected[:, 7], atol=1e-5)
@@ -315,13 +326,13 @@ def test_logprobs_are_of_the_raw_logits() -> None:
 
 def test_logprobs_come_only_where_asked_for() -> None:
     draws = [draw_of(), draw_of(logprobs=0), draw_of(logprobs=2), draw_of(logprobs=99)]
-    drawn = Sampler(50).draw(random_logits(4, 50), draws)
+    drawn = Sampler(50).draw(random_logits(4, 50), Draws.of(draws))
     assert np.isnan(drawn.logprobs).tolist() == [True, False, False, False]
     assert [len(records) for records in drawn.alternatives] == [0, 0, 2, 50]
 
 
 def test_alternatives_of_equal_logits_rank_by_id() -> None:
-    drawn = Sampler(4).draw(torch.tensor([[1.0, 2.0, 1.0, 1.0]]), [draw_of(logprobs=3)])
+    drawn = Sampler(4).draw(torch.tensor([[1.0, 2.0, 1.0, 1.0]]), Draws.of([draw_of(logprobs=3)]))
     assert drawn.alternatives[0]["token"].tolist() == [1, 0, 2]
 
 

@@ -49,11 +49,18 @@ def test_history_goes_on_with_what_is_appended() -> None:
     for token in (2, 3, 1):
         grown.append(token)
     whole = TokenHistory(6, ids(5, 1), ids(2, 2, 3, 1))
-    for ours, other in zip(grown.occurrences(), whole.occurrences(), strict=True):
-        assert ours.tolist() == other.tolist()
-    tokens, counts = grown.occurrences()
-    assert tokens.tolist() == [1, 2, 3, 5]
-    assert counts.tolist() == [1, 2, 1, 0]
+    for history in (grown, whole):
+        tokens, counts = (part.tolist() for part in history.occurrences())
+        assert dict(zip(tokens, counts, strict=True)) == {1: 1, 2: 2, 3: 1, 5: 0}
+
+
+def test_history_has_room_for_every_id() -> None:
+    history = TokenHistory(500, ids(), ids())
+    for token in [*range(500), 7]:
+        history.append(token)
+    tokens, counts = history.occurrences()
+    assert sorted(tokens.tolist()) == list(range(500))
+    assert counts.sum() == 501
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from model_svc.sampling.cpu_sampler import Drawn, Sampler
+from model_svc.sampling.draws import Draws
 from model_svc.sampling.params import SampleInput, SamplingParams, TokenHistory
 from model_svc.sampling.triton_sampler import DeviceSampler
 
@@ -91,7 +92,9 @@ def test_rows_of_every_option_get_the_cpus_tokens(vocab_size: int) -> None:
     before, sampler = logits.clone(), device_sampler(vocab_size)
 
     for _ in range(2):  # the second finds the memory that the first has left
-        assert_same(sampler.draw(logits, draws), Sampler(vocab_size).draw(logits, draws))
+        assert_same(
+            sampler.draw(logits, Draws.of(draws)), Sampler(vocab_size).draw(logits, Draws.of(draws))
+        )
     assert torch.equal(logits, before)
 
 
@@ -100,13 +103,15 @@ def test_extremes_get_the_cpus_tokens(spread: float) -> None:
     draws = extreme_draws()
     logits = (torch.randn(len(draws), 40) * spread).clamp(-3.4e38, 3.4e38)
 
-    assert_same(device_sampler(40).draw(logits, draws), Sampler(40).draw(logits, draws))
+    assert_same(
+        device_sampler(40).draw(logits, Draws.of(draws)), Sampler(40).draw(logits, Draws.of(draws))
+    )
 
 
 def test_a_draw_needs_no_row() -> None:
-    drawn = device_sampler(40).draw(torch.empty(0, 40), [])
+    drawn = device_sampler(40).draw(torch.empty(0, 40), Draws.of([]))
 
-    assert_same(drawn, Sampler(40).draw(torch.empty(0, 40), []))
+    assert_same(drawn, Sampler(40).draw(torch.empty(0, 40), Draws.of([])))
 
 
 @pytest.mark.parametrize("alternatives", [0, 3])
@@ -121,4 +126,4 @@ def test_given_tokens_are_scored(alternatives: int) -> None:
 
 def test_logits_of_another_shape_are_refused() -> None:
     with pytest.raises(ValueError, match=r"expected \[1, 5\]"):
-        device_sampler(5).draw(torch.zeros(1, 4), [draw_of()])
+        device_sampler(5).draw(torch.zeros(1, 4), Draws.of([draw_of()]))

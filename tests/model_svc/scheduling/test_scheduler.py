@@ -5,7 +5,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from model_svc.scheduling.scheduler import Prefix, Scheduler, Sequence
+from chassis.policies.policy import Claim
+from model_svc.scheduling.scheduler import Scheduler
+from model_svc.scheduling.sequence import Prefix, Sequence
 from model_svc.scheduling.slot_pool import SlotPool
 
 
@@ -14,32 +16,45 @@ def scheduler(slots=64, rows=4, context=64, max_batch_tokens=8):
 
 
 def sequence(arrival, known, priority=0):
-    return Sequence((priority, arrival, 0), known, Prefix(known))
+    return Sequence(Claim(priority, arrival, 0, known), known, Prefix(known))
 
 
 def candidates(arrival, prompt, outputs, priority=0):
     """Candidates of one request that have so many output tokens."""
     prefix = Prefix(prompt)
     return [
-        Sequence((priority, arrival, index), prompt + output, prefix)
+        Sequence(Claim(priority, arrival, index, prompt), prompt + output, prefix)
         for index, output in enumerate(outputs)
+    ]
+
+
+def described(plan):
+    """(sequence, start, count, sequences that draw) of each chunk."""
+    chunks = plan.chunks
+    draws = list(zip(chunks.draw_chunks.tolist(), plan.drawing, strict=True))
+    each = zip(plan.sequences, chunks.starts.tolist(), chunks.counts.tolist(), strict=True)
+    return [
+        (sequence, start, count, [one for chunk, one in draws if chunk == number])
+        for number, (sequence, start, count) in enumerate(each)
     ]
 
 
 def chunks(plan):
     """(candidate, start, count, candidates that draw) of each chunk."""
     return [
-        (chunk.sequence.order[2], chunk.start, chunk.count, [one.order[2] for one in chunk.draws])
-        for chunk in plan.chunks
+        (one.claim.candidate, start, count, [other.claim.candidate for other in draws])
+        for one, start, count, draws in described(plan)
     ]
 
 
+def arrivals(plan):
+    return [one.claim.arrival for one in plan.sequences]
+
+
 def step(scheduler):
-    """Plan and draw, as the engine does."""
+    """Plan and settle, as the engine does at depth 0."""
     plan = scheduler.plan()
-    for chunk in plan.chunks:
-        for drawn in chunk.draws:
-            drawn.known += 1
+    scheduler.settle(plan)
     return plan
 
 
@@ -50,7 +65,7 @@ def test_a_prompt_longer_than_the_budget_is_computed_in_chunks():
     plans = [step(s) for _ in range(3)]
 
     assert [plan.tokens for plan in plans] == [8, 8, 4]
-    assert [len(plan.chunks[0].draws) for plan in plans] == [0, 0, 1]
+    assert [len(plan.drawing) for plan in plans] == [0, 0, 1]
 
 
 def test_decodes_go_first_and_prompts_get_what_is_left():
@@ -61,7 +76,7 @@ def test_decodes_go_first_and_prompts_get_what_is_left():
 
     plan = step(s)
 
-    assert [(chunk.sequence.order[1], chunk.count) for chunk in plan.chunks] == [(0, 1), (1, 7)]
+    assert list(zip(arrivals(plan), plan.chunks.counts.tolist(), strict=True)) == [(0, 1), (1, 7)]
 
 
 def test_a_small_sequence_never_overtakes_a_large_one():
@@ -71,7 +86,7 @@ def test_a_small_sequence_never_overtakes_a_large_one():
     s.add(sequence(1, known=20))
     s.add(sequence(2, known=2))
 
-    assert [chunk.sequence.order[1] for chunk in step(s).chunks] == [0]
+    assert arrivals(step(s)) == [0]
     assert s.waiting == 2
 
 
@@ -81,7 +96,7 @@ def test_a_lower_priority_number_runs_first():
     s.add(late)
     s.add(urgent)
 
-    assert [chunk.sequence for chunk in step(s).chunks] == [urgent]
+    assert step(s).sequences == [urgent]
 
 
 def test_the_youngest_is_put_back_when_slots_run_out_and_recomputed_later():
@@ -98,7 +113,7 @@ def test_the_youngest_is_put_back_when_slots_run_out_and_recomputed_later():
     assert (young.computed, young.row, s.waiting) == (0, -1, 1)
     known = young.known
     s.remove(old)
-    assert [(c.sequence, c.start, c.count) for c in step(s).chunks] == [(young, 0, known)]
+    assert [one[:3] for one in described(step(s))] == [(young, 0, known)]
 
 
 def with_pool(slots=64, rows=4, max_batch_tokens=64, members=()):
@@ -234,7 +249,7 @@ class Run(RuleBasedStateMachine):
 
     @rule()
     def step(self):
-        first = min(self.running(), key=lambda s: s.order, default=None)
+        first = min(self.running(), key=lambda s: s.step_rank, default=None)
         before = first and (first.computed, first.known)
         decoding = {one for one in self.running() if one.pending == 1}
         running = set(self.running())
@@ -242,16 +257,15 @@ class Run(RuleBasedStateMachine):
         assert plan.tokens <= self.BUDGET
         stayed = running - set(plan.preempted)
         decoding &= stayed
-        assert {chunk.sequence for chunk in plan.chunks[: len(decoding)]} == decoding
-        started = [one.order for one in self.running() if one not in stayed]
-        waiting = [one.order for one in self.lengths if one.row < 0]
+        assert set(plan.sequences[: len(decoding)]) == decoding
+        started = [one.admission_rank for one in self.running() if one not in stayed]
+        waiting = [one.admission_rank for one in self.lengths if one.row < 0]
         assert not (started and waiting) or max(started) < min(waiting), "one was overtaken"
-        for chunk in plan.chunks:
-            for drawn in chunk.draws:
-                drawn.known += 1
-                if drawn.known == self.lengths[drawn]:
-                    del self.lengths[drawn]
-                    self.scheduler.remove(drawn)
+        self.scheduler.settle(plan)
+        for drawn in plan.drawing:
+            if drawn.known == self.lengths[drawn]:
+                del self.lengths[drawn]
+                self.scheduler.remove(drawn)
         if first is not None and first in self.lengths:
             assert (first.computed, first.known) > before, "the first running did not advance"
 
@@ -264,7 +278,7 @@ class Run(RuleBasedStateMachine):
         held: dict[int, list[tuple[int, int]]] = {}
         for one in self.running():
             for position, slot in enumerate(table[one.row, : one.computed].tolist()):
-                held.setdefault(slot, []).append((one.order[1], position))
+                held.setdefault(slot, []).append((one.claim.arrival, position))
         assert self.pool.used_slots == len(held)
         for holders in held.values():
             assert len(set(holders)) == 1, "a slot is shared across requests or positions"

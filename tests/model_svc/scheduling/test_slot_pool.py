@@ -51,6 +51,37 @@ def test_a_part_of_the_pool_is_used_before_the_next():
     assert pool.take(32).min() >= 320
 
 
+class Cache:
+    """An owner of idle slots that holds each of its slots itself."""
+
+    def __init__(self):
+        self.slots = []
+
+    @property
+    def evictable(self):
+        return len(self.slots)
+
+    def evict(self, count):
+        given, self.slots = self.slots[:count], self.slots[count:]
+        return np.array(given, np.int32)
+
+
+def test_idle_slots_are_available_and_are_evicted_only_once_no_slot_is_free():
+    cache = Cache()
+    pool = SlotPool(6, cache)
+    cache.slots = pool.take(4).tolist()
+    assert (pool.free_slots, pool.evictable_slots, pool.available_slots) == (2, 4, 6)
+    assert pool.used_slots == 0
+
+    pool.take(2)
+    assert pool.evictable_slots == 4
+    pool.take(3)
+
+    assert (pool.free_slots, pool.evictable_slots, pool.used_slots) == (0, 1, 5)
+    with pytest.raises(PoolExhausted, match="2 KV slots wanted, 1 free"):
+        pool.take(2)
+
+
 class Pool(RuleBasedStateMachine):
     """Any order of taking, sharing and giving back, against a count of holders."""
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import zlib
 from array import array
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 from weakref import WeakKeyDictionary
@@ -21,13 +21,12 @@ import numpy as np
 from support.tiny_tokenizers import byte_level
 
 from detokenizer_svc.decoder import Vocabulary
-from model_svc.engine.request import NO_ALTERNATIVES, Candidate, OutputRow, Request
-from model_svc.engine.runner import StepResult
-from model_svc.sampling.cpu_sampler import Drawn
-from model_svc.sampling.params import SamplingParams
-from model_svc.scheduling.scheduler import Chunk, Plan
-from model_svc.scheduling.scheduler import Sequence as Scheduled
-from protos.token_frame import ALTERNATIVE, PROMPT
+from model_svc.engine.request import NO_ALTERNATIVES, Request
+from model_svc.scheduling.step import Admission, Chunks, Scores, StepInput, StepOutput
+from protos.token_frame import ALTERNATIVE
+
+Requests = Callable[[int], Request]
+"""The request of a handle."""
 
 DEADLY = "deadly"
 """The kind of request whose computation ends the process, as its id ends."""
@@ -145,62 +144,96 @@ class Flavours:
         return self._of.setdefault(request_id, [] if self._rounds else [0])
 
 
+@dataclass(slots=True)
+class _Row:
+    """State of a row of the simulated model."""
+
+    prompt: list[int]
+    tokens: list[int]
+    admission: Admission
+    request_id: str
+    voice: Voice
+
+
 class PlainRunner:
     """Computes steps of it."""
 
-    def __init__(self, slots: int, slot_table: np.ndarray, flavours: Flavours) -> None:
+    depth = 0
+
+    def __init__(
+        self, slots: int, rows: int, context: int, flavours: Flavours, requests: Requests
+    ) -> None:
         self._flavours = flavours
+        self._requests = requests
         self._cache = np.full(slots, -1, dtype=np.int32)
-        self._table = slot_table
+        self._table = np.full((rows, context), -1, dtype=np.int32)
+        self._rows: list[_Row | None] = [None] * rows
 
-    def run(self, plan: Plan, candidates: Mapping[Scheduled, Candidate]) -> StepResult:
-        drawn_for: list[Candidate] = []
-        prompt_rows = []
-        for chunk in plan.chunks:
-            owner = candidates[chunk.sequence]
-            deadly = owner.request.spec.request_id.endswith(DEADLY)
-            if deadly and len(owner.output) >= _DEADLY_AFTER:
+    def launch(self, step: StepInput) -> StepOutput:
+        for one in step.admissions:
+            self._admit(one)
+        chunks = step.chunks
+        at = 0
+        for row, start, count in zip(
+            chunks.rows.tolist(), chunks.starts.tolist(), chunks.counts.tolist(), strict=True
+        ):
+            own = self._at(row)
+            deadly = own.request_id.endswith(DEADLY)
+            if deadly and len(own.tokens) - len(own.prompt) >= _DEADLY_AFTER:
                 raise Died
-            slots = self._table[chunk.sequence.row, chunk.start : chunk.start + chunk.count]
-            self._cache[slots] = owner.tokens(chunk.start, chunk.count)
-            drawn_for += [one for s in chunk.draws if (one := candidates[s]).may_draw]
-            if owner.request.wants_scores_from(chunk.start):
-                prompt_rows.append((owner, _score(owner, chunk)))
-        return StepResult(drawn_for, self._draw(drawn_for), prompt_rows)
+            slots = chunks.slots[at : at + count]
+            at += count
+            self._table[row, start : start + count] = slots
+            self._cache[slots] = own.tokens[start : start + count]
+        scores = tuple(self._score(chunks, number) for number in step.scored.tolist())
+        return self._draw(chunks.draw_rows.tolist(), scores)
 
-    def _draw(self, drawn_for: Sequence[Candidate]) -> Drawn | None:
-        if not drawn_for:
-            return None
+    def collect(self, ticket: object) -> StepOutput:
+        assert isinstance(ticket, StepOutput)
+        return ticket
+
+    def _admit(self, one: Admission) -> None:
+        request = self._requests(one.sequence)
+        voice = Voice(one.sampling.seed, one.candidate, self._flavours.take(request))
+        prompt = one.prompt.tolist()
+        tokens = [*prompt, *one.output.tolist()]
+        self._rows[one.row] = _Row(prompt, tokens, one, request.spec.request_id, voice)
+        self._table[one.row, : len(one.shared_slots)] = one.shared_slots
+
+    def _at(self, row: int) -> _Row:
+        own = self._rows[row]
+        assert own is not None
+        return own
+
+    def _draw(self, rows: Sequence[int], scores: tuple[Scores, ...]) -> StepOutput:
         tokens, logprobs, others = [], [], []
-        for one in drawn_for:
-            sampling, seen = one.request.spec.sampling, self._seen(one)
-            voice = Voice(sampling.seed, one.index, self._flavours.take(one.request))
-            tokens.append(next_token(seen, voice, _forbidden(one)))
+        for row in rows:
+            own = self._at(row)
+            sampling = own.admission.sampling
+            seen = self._cache[self._table[row, : len(own.tokens)]].tolist()
+            position = len(own.tokens) - len(own.prompt)
+            forbidden = sampling.suppressed_ids if sampling.suppresses(position) else ()
+            tokens.append(next_token(seen, own.voice, forbidden))
+            own.tokens.append(tokens[-1])
             wanted = sampling.logprobs is not None
-            logprobs.append(logprob(seen, voice) if wanted else np.nan)
+            logprobs.append(logprob(seen, own.voice) if wanted else np.nan)
             others.append(_records(alternatives(seen, sampling.logprobs or 0)))
-        return Drawn(
-            np.array(tokens, dtype=np.int32), np.array(logprobs, dtype=np.float32), tuple(others)
+        return StepOutput(
+            np.array(tokens, dtype=np.int32),
+            np.array(logprobs, dtype=np.float32),
+            tuple(others),
+            scores=scores,
         )
 
-    def _seen(self, candidate: Candidate) -> list[int]:
-        sequence = candidate.sequence
-        return self._cache[self._table[sequence.row, : sequence.known]].tolist()
-
-
-def _forbidden(candidate: Candidate) -> Collection[int]:
-    sampling: SamplingParams = candidate.request.spec.sampling
-    return sampling.suppressed_ids if sampling.suppresses(len(candidate.output)) else ()
-
-
-def _score(owner: Candidate, chunk: Chunk) -> list[OutputRow]:
-    spec = owner.request.spec
-    prompt = spec.prompt.tolist()
-    rows = [] if chunk.start else [OutputRow(0, prompt[0], 0.0, PROMPT, NO_ALTERNATIVES)]
-    for i in range(chunk.start + 1, min(chunk.start + chunk.count, len(prompt) - 1) + 1):
-        others = _records(alternatives(prompt[:i], spec.sampling.logprobs or 0))
-        rows.append(OutputRow(i, prompt[i], logprob(prompt[:i], PROMPT_VOICE), PROMPT, others))
-    return rows
+    def _score(self, chunks: Chunks, number: int) -> Scores:
+        own = self._at(int(chunks.rows[number]))
+        prompt, count = own.prompt, own.admission.sampling.logprobs or 0
+        start = int(chunks.starts[number])
+        last = min(start + int(chunks.counts[number]), len(prompt) - 1)
+        positions = range(start + 1, last + 1)
+        logprobs = [logprob(prompt[:i], PROMPT_VOICE) for i in positions]
+        others = tuple(_records(alternatives(prompt[:i], count)) for i in positions)
+        return Scores(np.array(logprobs, np.float32), others)
 
 
 def _records(alternatives: Sequence[tuple[int, float]]) -> np.ndarray:

@@ -76,12 +76,16 @@ class SimulatedModel:
         self._network = network
         self._rings = Rings(RING_BYTES if conditions.shared else 0)
         scheduler = Scheduler(self.pool, rows=ROWS, context=CONTEXT, max_batch_tokens=BATCH_TOKENS)
-        runner = PlainRunner(KV_SLOTS, scheduler.slot_table, conditions.flavours)
+        runner = PlainRunner(
+            KV_SLOTS,
+            ROWS,
+            CONTEXT,
+            conditions.flavours,
+            lambda handle: self.engine._requests[handle],
+        )
         metrics = counted().model
         self._hub = ReportPublisher(metrics, network.loop.call_soon)
-        self.engine = Engine(
-            runner, scheduler, self.pool, self._hub.deliver, metrics, len(spelling())
-        )
+        self.engine = Engine(runner, scheduler, self.pool, self._hub.deliver, metrics)
         limits = Limits(len(spelling()), min(CONTEXT, KV_SLOTS), frozenset({eos_id()}))
         model = LoadedModel(self.engine, self._hub, metrics, limits, _welcome(incarnation))
         servicer = ModelServicer(self._rings, RING_BYTES, self.stopping)

@@ -1,0 +1,86 @@
+"""Sampling state of the sequences in rows, on the host: parameters, positions and histories.
+
+Invariant: a row's draw depends on nothing but its logits and its row here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from model_svc.sampling.draws import CHOICE, NOT_ASKED, Draws, choice_of
+from model_svc.sampling.params import SampleInput, SamplingParams, TokenHistory
+
+Int32s = npt.NDArray[np.int32]
+Int64s = npt.NDArray[np.int64]
+
+
+class SamplingRows:
+    """Tokens and sampling state by row."""
+
+    def __init__(self, rows: int, context: int, vocab_size: int) -> None:
+        """Have room for `rows` sequences of at most `context` tokens."""
+        self._vocab_size = vocab_size
+        self._choices = np.zeros(rows, CHOICE)
+        self._params: list[SamplingParams | None] = [None] * rows
+        self._histories: list[TokenHistory | None] = [None] * rows
+        self._has_history = np.zeros(rows, np.bool_)
+        self.tokens = np.zeros((rows, context), np.int32)
+        """Tokens known, prompt and output; [rows, context]."""
+        self.lengths = np.zeros(rows, np.int64)
+        """How many of them are."""
+        self.prompts = np.zeros(rows, np.int64)
+        """How many of them are the prompt's."""
+        self.alternatives = np.zeros(rows, np.int32)
+        """How many are told beside each log-probability, `NOT_ASKED` for no log-probabilities."""
+
+    def admit(
+        self, row: int, prompt: Int32s, output: Int32s, candidate: int, params: SamplingParams
+    ) -> None:
+        """Begin a sequence in `row`: see `model_svc.scheduling.step.Admission`."""
+        known = len(prompt) + len(output)
+        self.tokens[row, : len(prompt)] = prompt
+        self.tokens[row, len(prompt) : known] = output
+        self.lengths[row] = known
+        self.prompts[row] = len(prompt)
+        self.alternatives[row] = NOT_ASKED if params.logprobs is None else params.logprobs
+        self._choices[row] = choice_of(params, len(output), candidate)
+        self._params[row] = params
+        self._has_history[row] = params.needs_history
+        self._histories[row] = (
+            TokenHistory(self._vocab_size, prompt, output) if params.needs_history else None
+        )
+
+    def draws(self, rows: Int64s) -> Draws:
+        """The next draw of each of `rows`."""
+        choices = self._choices[rows]
+        edited = {}
+        for number in np.flatnonzero(choices["may_edit"]).tolist():
+            draw = self._input(int(rows[number]))
+            if draw.edits:
+                edited[number] = draw
+        return Draws(choices, edited)
+
+    def advance(self, rows: Int64s, tokens: Int32s) -> None:
+        """Append a drawn token to each of `rows`."""
+        self.tokens[rows, self.lengths[rows]] = tokens
+        self.lengths[rows] += 1
+        self._choices["position"][rows] += 1
+        for number in np.flatnonzero(self._has_history[rows]).tolist():
+            history = self._histories[rows[number]]
+            assert history is not None
+            history.append(int(tokens[number]))
+
+    def _input(self, row: int) -> SampleInput:
+        params, choice = self._params[row], self._choices[row]
+        assert params is not None
+        banned: tuple[int, ...] = ()
+        if params.bad_endings is not None:
+            banned = params.bad_endings.after(int(self.lengths[row]), self._stretch(row))
+        position, candidate = int(choice["position"]), int(choice["candidate"])
+        return SampleInput(params, position, candidate, self._histories[row], banned)
+
+    def _stretch(self, row: int) -> Callable[[int, int], Int32s]:
+        return lambda start, count: self.tokens[row, start : start + count]
