@@ -29,7 +29,6 @@ from model_svc.scheduling.plan import Plan, Started
 from model_svc.scheduling.sequence import Int64s, RowNumbers, Sequence
 from model_svc.scheduling.slot_pool import SlotPool, Slots
 
-
 _admission_rank = attrgetter("admission_rank")
 _step_rank = attrgetter("step_rank")
 _victim_rank = attrgetter("victim_rank")

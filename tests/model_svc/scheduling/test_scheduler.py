@@ -7,7 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from chassis.policies.policy import Claim
 from model_svc.scheduling.scheduler import Scheduler
-from model_svc.scheduling.sequence import Prefix, Sequence
+from model_svc.scheduling.sequence import NO_LIMIT, Prefix, Sequence
 from model_svc.scheduling.slot_pool import SlotPool
 
 
@@ -19,11 +19,11 @@ def sequence(arrival, known, priority=0):
     return Sequence(Claim(priority, arrival, 0, known), known, Prefix(known))
 
 
-def candidates(arrival, prompt, outputs, priority=0):
+def candidates(arrival, prompt, outputs, priority=0, limit=NO_LIMIT):
     """Candidates of one request that have so many output tokens."""
     prefix = Prefix(prompt)
     return [
-        Sequence(Claim(priority, arrival, index, prompt), prompt + output, prefix)
+        Sequence(Claim(priority, arrival, index, prompt), prompt + output, prefix, limit=limit)
         for index, output in enumerate(outputs)
     ]
 
@@ -217,6 +217,7 @@ class Run(RuleBasedStateMachine):
     """Any arrivals and cancellations; every sequence has its length and ends when it reaches it."""
 
     SLOTS, ROWS, CONTEXT, BUDGET = 40, 4, 32, 6
+    DEPTH = 0
 
     def __init__(self):
         super().__init__()
@@ -225,6 +226,7 @@ class Run(RuleBasedStateMachine):
             self.pool, rows=self.ROWS, context=self.CONTEXT, max_batch_tokens=self.BUDGET
         )
         self.lengths: dict[Sequence, int] = {}
+        self.flights = []
         self.arrivals = 0
 
     @rule(
@@ -236,7 +238,7 @@ class Run(RuleBasedStateMachine):
     def arrive(self, prompt, output, earlier, priority):
         self.arrivals += 1
         earlier = [min(count, output - 1) for count in earlier]
-        for one in candidates(self.arrivals, prompt, earlier, priority):
+        for one in candidates(self.arrivals, prompt, earlier, priority, prompt + output):
             self.lengths[one] = prompt + output
             self.scheduler.add(one)
 
@@ -249,25 +251,34 @@ class Run(RuleBasedStateMachine):
 
     @rule()
     def step(self):
-        first = min(self.running(), key=lambda s: s.step_rank, default=None)
+        able = [one for one in self.running() if one.known < self.lengths[one]]
+        first = min(able, key=lambda s: s.step_rank, default=None)
         before = first and (first.computed, first.known)
-        decoding = {one for one in self.running() if one.pending == 1}
+        decoding = {one for one in able if one.pending == 1}
         running = set(self.running())
+        promised = {one for one in self.lengths if one.promised}
         plan = self.scheduler.plan()
         assert plan.tokens <= self.BUDGET
         stayed = running - set(plan.preempted)
         decoding &= stayed
         assert set(plan.sequences[: len(decoding)]) == decoding
-        started = [one.admission_rank for one in self.running() if one not in stayed]
+        started = {one for one in self.running() if one not in stayed}
+        assert not started & promised, "one was admitted before its tokens were known"
+        ranks = [one.admission_rank for one in started]
         waiting = [one.admission_rank for one in self.lengths if one.row < 0]
-        assert not (started and waiting) or max(started) < min(waiting), "one was overtaken"
+        assert not (ranks and waiting) or max(ranks) < min(waiting), "one was overtaken"
+        if first is not None and first == min(running, key=lambda s: s.step_rank):
+            assert (first.computed, first.known) > before, "the first running did not advance"
+        self.flights.append(plan)
+        while len(self.flights) > (self.DEPTH if plan.sequences else 0):
+            self.settle(self.flights.pop(0))
+
+    def settle(self, plan):
         self.scheduler.settle(plan)
         for drawn in plan.drawing:
-            if drawn.known == self.lengths[drawn]:
+            if self.lengths.get(drawn) == drawn.known - drawn.promised:
                 del self.lengths[drawn]
                 self.scheduler.remove(drawn)
-        if first is not None and first in self.lengths:
-            assert (first.computed, first.known) > before, "the first running did not advance"
 
     def running(self):
         return [s for s in self.lengths if s.row >= 0]
@@ -309,5 +320,20 @@ class Run(RuleBasedStateMachine):
         assert self.pool.used_slots == 0
 
 
+class OneAhead(Run):
+    """The same with a step in flight while the next is planned."""
+
+    DEPTH = 1
+
+
+class TwoAhead(Run):
+    """The same with two."""
+
+    DEPTH = 2
+
+
 TestRun = Run.TestCase
-TestRun.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestOneAhead = OneAhead.TestCase
+TestTwoAhead = TwoAhead.TestCase
+for machine in (TestRun, TestOneAhead, TestTwoAhead):
+    machine.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
