@@ -17,10 +17,11 @@ import numpy as np
 import torch
 
 from kernels.devices import prepare_triton
-from model_svc.engine.host_runner import HostRunner, TokenSampler
+from model_svc.engine.host_runner import HostRunner
 from model_svc.engine.loop import Engine
 from model_svc.engine.messages import Start
 from model_svc.engine.request import RequestSpec
+from model_svc.engine.runner import Runner
 from model_svc.engine.threads import ThreadChoice
 from model_svc.models.decoder import Decoder
 from model_svc.models.kv_cache import KvCache
@@ -42,7 +43,7 @@ class Case:
         name: what is printed.
         sequences: decodes in each step.
         vocab_size: of the model.
-        device: whether the sampler of a device draws, or the CPU's.
+        device: whether the runner is that of a device, or the CPU's.
         sampling: of every request.
     """
 
@@ -88,32 +89,31 @@ class _Meter:
         pass
 
 
-def _sampler(case: Case) -> TokenSampler:
-    """A sampler whose kernels draw the same token."""
+def _runner(case: Case, context: int) -> Runner:
+    """A runner of which all is real but the model and the sampler's kernels."""
+    decoder = cast(Decoder, _Decoder(case.vocab_size))
+    kv = cast(KvCache, SimpleNamespace(device=torch.device("cpu")))
+    rows = SamplingRows(case.sequences, context, case.vocab_size)
     if not case.device:
-        return Sampler(case.vocab_size, lambda logits: np.full(len(logits), _TOKEN))
+        sampler = Sampler(case.vocab_size, lambda logits: np.full(len(logits), _TOKEN))
+        return HostRunner(decoder, kv, rows, ThreadChoice(1, 1), sampler)
     prepare_triton("interpret")
-    from model_svc.sampling import triton_sampler
+    from model_svc.engine.device_runner import DeviceRunner
+    from model_svc.sampling import device_rows
 
     def draw(logits: object, choices: object, edits: object, *rest: Any) -> None:
         rest[-1].fill_(_TOKEN)
 
-    vars(triton_sampler)["draw"] = draw
-    return triton_sampler.DeviceSampler(case.vocab_size, torch.device("cpu"))
+    vars(device_rows).update(draw=draw, note_tokens=lambda *noted: None)
+    state = device_rows.DeviceRows(rows, case.vocab_size, kv.device)
+    return DeviceRunner(decoder, kv, rows, state)
 
 
 def _engine(case: Case) -> Engine:
     tokens = case.prompt_tokens + 2 * _STEPS
     pool = SlotPool(case.sequences * tokens)
     scheduler = Scheduler(pool, rows=case.sequences, context=tokens, max_batch_tokens=8192)
-    runner = HostRunner(
-        cast(Decoder, _Decoder(case.vocab_size)),
-        cast(KvCache, SimpleNamespace(device=torch.device("cpu"))),
-        SamplingRows(case.sequences, tokens, case.vocab_size),
-        ThreadChoice(1, 1),
-        _sampler(case),
-    )
-    engine = Engine(runner, scheduler, pool, lambda report: None, _Meter())
+    engine = Engine(_runner(case, tokens), scheduler, pool, lambda report: None, _Meter())
     rng = np.random.default_rng(0)
     for handle in range(case.sequences):
         prompt = rng.integers(0, case.vocab_size, case.prompt_tokens).astype(np.int32)

@@ -24,8 +24,9 @@ from kernels.c.library import load_library
 from kernels.devices import UnsupportedDevice, memory_of
 from kernels.formats import KV_FORMATS, WEIGHT_FORMATS
 from kernels.select import operations_for
-from model_svc.engine.host_runner import HostRunner, TokenSampler
+from model_svc.engine.host_runner import HostRunner
 from model_svc.engine.loop import Engine
+from model_svc.engine.runner import Runner
 from model_svc.engine.threads import ThreadChoice, most_threads
 from model_svc.fault_injection import with_faults
 from model_svc.memory import available_bytes, choose_slots
@@ -92,14 +93,27 @@ def choose_device(asked: str) -> str:
     return "cpu" if asked == "auto" else asked
 
 
-def make_sampler(device: str, vocab_size: int) -> TokenSampler:
-    """What draws on `device`; call it after `operations_for`, which makes Triton ready."""
+def make_runner(
+    device: str, decoder: Decoder, kv: KvCache, rows: SamplingRows, threads: ThreadChoice
+) -> Runner:
+    """The runner of `device`; call it after `operations_for`, which makes Triton ready.
+
+    Args:
+        device: cpu, cuda or interpret.
+        decoder: made for it.
+        kv: on it.
+        rows: as many as the scheduler has.
+        threads: of the CPU.
+    """
+    vocab_size = decoder.spec.vocab_size
     if device == "cpu":
         library = load_library().library
-        return Sampler(vocab_size, argmax if library is None else NativeArgmax(library))
-    from model_svc.sampling.triton_sampler import DeviceSampler
+        find = argmax if library is None else NativeArgmax(library)
+        return HostRunner(decoder, kv, rows, threads, Sampler(vocab_size, find))
+    from model_svc.engine.device_runner import DeviceRunner
+    from model_svc.sampling.device_rows import DeviceRows
 
-    return DeviceSampler(vocab_size, memory_of(device))
+    return DeviceRunner(decoder, kv, rows, DeviceRows(rows, vocab_size, kv.device))
 
 
 def load(
@@ -139,7 +153,6 @@ def load(
         raise StartError(str(error)) from error
     decoder = Decoder(checkpoint.spec, weights, ops, dtype)
     kv = KvCache(checkpoint.spec, slots, kv_dtype, memory)
-    sampler = make_sampler(device, checkpoint.spec.vocab_size)
     if device == "cpu" and dtype != torch.float32 and load_library().why_not:
         log.warning(
             "the fastest compiled operations cannot be used; others are slower",
@@ -157,7 +170,7 @@ def load(
             "threads": threads,
         },
     )
-    runtime = Runtime(decoder, kv, sampler, dtype, threads, registry, post)
+    runtime = Runtime(decoder, kv, device, dtype, threads, registry, post)
     return _assemble(settings, checkpoint, runtime)
 
 
@@ -184,7 +197,7 @@ class Runtime:
 
     decoder: Decoder
     kv: KvCache
-    sampler: TokenSampler
+    device: str
     dtype: torch.dtype
     threads: int
     registry: CollectorRegistry
@@ -207,7 +220,7 @@ def _assemble(settings: ModelSettings, checkpoint: Checkpoint, runtime: Runtime)
     )
     rows = SamplingRows(most, context, spec.vocab_size)
     threads = ThreadChoice(checkpoint.parameters, runtime.threads)
-    runner = with_faults(HostRunner(runtime.decoder, kv, rows, threads, runtime.sampler))
+    runner = with_faults(make_runner(runtime.device, runtime.decoder, kv, rows, threads))
     engine = Engine(runner, scheduler, pool, hub.deliver, metrics)
     limits = Limits(
         spec.vocab_size, min(spec.context_length, kv.slots), frozenset(checkpoint.eos_token_ids)

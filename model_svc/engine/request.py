@@ -102,6 +102,7 @@ class Candidate:
             request.prefix,
             limit=prompt_tokens + spec.max_tokens if draws else NO_LIMIT,
             draws=draws,
+            serial=spec.sampling.bad_endings is not None,
         )
 
     def _find_ending(self) -> int:

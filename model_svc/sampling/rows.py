@@ -53,6 +53,25 @@ class SamplingRows:
             TokenHistory(self._vocab_size, prompt, output) if params.needs_history else None
         )
 
+    def params(self, row: int) -> SamplingParams:
+        """Sampling parameters of the sequence in `row`."""
+        params = self._params[row]
+        assert params is not None
+        return params
+
+    def choice(self, row: int) -> np.void:
+        """The record of `CHOICE` of the next draw of `row`."""
+        record: np.void = self._choices[row]
+        return record
+
+    def history(self, row: int) -> TokenHistory | None:
+        """The history of the sequence in `row`, None where no penalty needs one."""
+        return self._histories[row]
+
+    def penalised(self, rows: Int64s) -> bool:
+        """Whether a history is kept for some of `rows`."""
+        return bool(self._has_history[rows].any())
+
     def draws(self, rows: Int64s) -> Draws:
         """The next draw of each of `rows`."""
         choices = self._choices[rows]
@@ -62,6 +81,15 @@ class SamplingRows:
             if draw.edits:
                 edited[number] = draw
         return Draws(choices, edited)
+
+    def promise(self, rows: Int64s) -> None:
+        """Count a draw of each of `rows` whose token is not known yet."""
+        self._choices["position"][rows] += 1
+
+    def keep(self, row: int, token: int) -> None:
+        """Append a token that was promised for `row`."""
+        self.tokens[row, self.lengths[row]] = token
+        self.lengths[row] += 1
 
     def advance(self, rows: Int64s, tokens: Int32s) -> None:
         """Append a drawn token to each of `rows`."""
@@ -74,8 +102,7 @@ class SamplingRows:
             history.append(int(tokens[number]))
 
     def _input(self, row: int) -> SampleInput:
-        params, choice = self._params[row], self._choices[row]
-        assert params is not None
+        params, choice = self.params(row), self._choices[row]
         banned: tuple[int, ...] = ()
         if params.bad_endings is not None:
             banned = params.bad_endings.after(int(self.lengths[row]), self._stretch(row))

@@ -46,13 +46,14 @@ class ChunkBuilder:
         self._decodes_draw = rows
         numbers.known[rows] += 1
         numbers.promised[rows] += 1
+        numbers.held[rows] = numbers.serial[rows]
 
     def add_verification(self, row: int, start: int, draft: tuple[int, ...], slots: Slots) -> None:
         """Add a known token and the proposed ones after it; the row is drawn for."""
         number = self._add(Kind.VERIFY, row, start, slots)
         self._drafts += draft
         self._numbers.drafted[row] = 0
-        self._numbers.verifying[row] = True
+        self._numbers.held[row] = True
         self.draw(row, number)
 
     def add_prefill(self, row: int, start: int, slots: Slots) -> int:
@@ -73,6 +74,7 @@ class ChunkBuilder:
             return
         numbers.known[row] += 1
         numbers.promised[row] += 1
+        numbers.held[row] |= numbers.serial[row]
         self._draw_rows.append(row)
         self._draw_chunks.append(number)
 

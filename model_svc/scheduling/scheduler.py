@@ -132,10 +132,11 @@ class Scheduler:
         same = numbers.generation[rows] == plan.generations
         if counts is not None:
             self._settle_verified(plan, counts, same)
-        if same.all():
-            numbers.promised[rows] -= 1
+        own = rows if same.all() else rows[same]
+        numbers.promised[own] -= 1
+        numbers.held[own] = False
+        if own is rows:
             return
-        numbers.promised[rows[same]] -= 1
         extra = np.zeros(len(rows), np.int64) if counts is None else counts - 1
         for i in np.flatnonzero(~same).tolist():
             sequence = plan.drawing[i]
@@ -143,11 +144,10 @@ class Scheduler:
                 sequence.settle_without_row(int(extra[i]))
 
     def _settle_verified(self, plan: Plan, counts: Int64s, same: npt.NDArray[np.bool_]) -> None:
-        """Advance the verified sequences still in their rows beyond their one promised token."""
+        """Advance the sequences still in their rows beyond their one promised token."""
         numbers, chunks = self._numbers, plan.chunks
-        for i in np.flatnonzero(same & numbers.verifying[chunks.draw_rows]).tolist():
+        for i in np.flatnonzero(same & numbers.held[chunks.draw_rows]).tolist():
             row = int(chunks.draw_rows[i])
-            numbers.verifying[row] = False
             numbers.known[row] += counts[i] - 1
             right, computed = int(numbers.known[row]) - 1, int(numbers.computed[row])
             self._pool.give_back(self.slot_table[row, right:computed])

@@ -28,7 +28,8 @@ class RowNumbers:
         promised: draws in flight.
         draws: whether the chunk that reaches the last known token draws the next.
         drafted: proposed tokens to verify in the next step.
-        verifying: whether a verification is in flight; nothing is planned before its outcome.
+        serial: whether a draw must be settled before the next step is planned.
+        held: whether such a draw, or a verification, is in flight.
         generation: sequences that have held the row.
     """
 
@@ -39,13 +40,14 @@ class RowNumbers:
         self.promised = np.zeros(rows, np.int64)
         self.draws = np.zeros(rows, np.bool_)
         self.drafted = np.zeros(rows, np.int64)
-        self.verifying = np.zeros(rows, np.bool_)
+        self.serial = np.zeros(rows, np.bool_)
+        self.held = np.zeros(rows, np.bool_)
         self.generation = np.zeros(rows, np.int64)
 
     def pending(self, rows: Int64s) -> Int64s:
         """Tokens to compute of the sequences in `rows`, drafts not counted."""
         known = self.known[rows]
-        idle = (known >= self.limit[rows]) | self.verifying[rows]
+        idle = (known >= self.limit[rows]) | self.held[rows]
         result: Int64s = np.where(idle, 0, known - self.computed[rows])
         return result
 
@@ -86,6 +88,7 @@ class Sequence:
         "draws",
         "prefix",
         "row",
+        "serial",
         "step_rank",
         "victim_rank",
     )
@@ -98,6 +101,7 @@ class Sequence:
         *,
         limit: int = NO_LIMIT,
         draws: bool = True,
+        serial: bool = False,
     ) -> None:
         """Begin without a row.
 
@@ -107,11 +111,13 @@ class Sequence:
             prefix: its prompt.
             limit: tokens known at most; no step computes or draws beyond.
             draws: whether tokens are drawn; otherwise it is computed once, to its last token.
+            serial: whether a token must be known on the host before the next is drawn.
         """
         self.claim = claim
         self.prefix = prefix
         self.row = -1
         self.draws = draws
+        self.serial = serial
         self.draft: tuple[int, ...] = ()
         self.admission_rank: Rank = ()
         self.step_rank: Rank = ()
@@ -158,7 +164,8 @@ class Sequence:
         numbers.promised[row] = self._promised
         numbers.draws[row] = self.draws
         numbers.drafted[row] = len(self.draft)
-        numbers.verifying[row] = False
+        numbers.serial[row] = self.serial
+        numbers.held[row] = False
         numbers.generation[row] += 1
         self.row, self._numbers = row, numbers
 
