@@ -76,9 +76,7 @@ def test_where_it_is_off_the_runner_is_left_as_it_is():
 
 def test_variables_switch_it_on():
     variables = {CRASH_ON_TOKEN: str(DEADLY), CRASH_AFTER_TOKENS: "3"}
-    h = Harness(
-        budget=8, runner=lambda slots, table: with_faults(Arithmetic(slots, table), variables)
-    )
+    h = Harness(budget=8, runner=lambda *sizes: with_faults(Arithmetic(*sizes), variables))
     h.do(Start(spec(1, PROMPT)))
 
     with pytest.raises(Killed):
@@ -88,4 +86,4 @@ def test_variables_switch_it_on():
 
 def test_a_variable_that_is_no_number_is_named():
     with pytest.raises(StartError, match="TRIPTYCH_FAULT_CRASH_ON_TOKEN='x' is not"):
-        with_faults(Arithmetic(1, None), {CRASH_ON_TOKEN: "x"})
+        with_faults(Arithmetic(1, 1, 1), {CRASH_ON_TOKEN: "x"})

@@ -14,6 +14,7 @@ NEEDED = {"TRIPTYCH_MODEL_LISTEN": "127.0.0.1:0", "TRIPTYCH_MODEL_CHECKPOINT": "
         ("KV_TOKENS", "-1"),
         ("MAX_BATCH_TOKENS", "-5"),
         ("MAX_SEQUENCES", "0"),
+        ("POLICY", "shortest"),
         ("THREADS", "-2"),
         ("MODELS_HERE", "0"),
         ("RING_KIB", "3"),

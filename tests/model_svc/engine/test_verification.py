@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from support import checkpoints
 from support.engine_harness import Arithmetic, Harness, expected, spec
 
-from kernels.choice import operations_for
+from kernels.select import operations_for
 from model_svc.engine.host_runner import HostRunner
 from model_svc.engine.messages import Start
 from model_svc.engine.threads import ThreadChoice
