@@ -28,6 +28,7 @@ from model_svc.scheduling.chunk_builder import ChunkBuilder
 from model_svc.scheduling.plan import Plan, Started
 from model_svc.scheduling.sequence import Int64s, RowNumbers, Sequence
 from model_svc.scheduling.slot_pool import SlotPool, Slots
+from model_svc.scheduling.step import Kind
 
 _admission_rank = attrgetter("admission_rank")
 _step_rank = attrgetter("step_rank")
@@ -77,7 +78,7 @@ class Scheduler:
         sequence.step_rank = self._policy.step_rank(sequence.claim)
         sequence.victim_rank = self._policy.victim_rank(sequence.claim)
         sequence.prefix.members.append(sequence)
-        self._queue(sequence)
+        bisect.insort(self._waiting, sequence, key=_admission_rank)
 
     def remove(self, sequence: Sequence) -> None:
         """Forget a sequence, wherever it stands; one that nobody knows is no error."""
@@ -107,11 +108,10 @@ class Scheduler:
             self._trim_drafts(rows[verifying], int(np.count_nonzero(decoding)))
             verifying &= self._numbers.drafted[rows] > 0
             decoding &= ~verifying
-        prompts = [self._running[i] for i in np.flatnonzero(pending > 1).tolist()]
         self._decode(rows[decoding], chunks)
         if verifying.any():
             self._verify(rows[verifying], chunks)
-        for sequence in prompts:
+        for sequence in [self._running[i] for i in np.flatnonzero(pending > 1).tolist()]:
             count = min(sequence.pending, self._budget - chunks.tokens, self._pool.available_slots)
             if count:
                 self._prefill(sequence, count, chunks)
@@ -134,7 +134,8 @@ class Scheduler:
             self._settle_verified(plan, counts, same)
         own = rows if same.all() else rows[same]
         numbers.promised[own] -= 1
-        numbers.held[own] = False
+        # A verification that was planned meanwhile still holds its row.
+        numbers.held[own] &= ~numbers.serial[own]
         if own is rows:
             return
         extra = np.zeros(len(rows), np.int64) if counts is None else counts - 1
@@ -144,10 +145,12 @@ class Scheduler:
                 sequence.settle_without_row(int(extra[i]))
 
     def _settle_verified(self, plan: Plan, counts: Int64s, same: npt.NDArray[np.bool_]) -> None:
-        """Advance the sequences still in their rows beyond their one promised token."""
+        """Advance the verified sequences still in their rows beyond their one promised token."""
         numbers, chunks = self._numbers, plan.chunks
-        for i in np.flatnonzero(same & numbers.held[chunks.draw_rows]).tolist():
+        verified = chunks.kinds[chunks.draw_chunks] == Kind.VERIFY
+        for i in np.flatnonzero(same & verified).tolist():
             row = int(chunks.draw_rows[i])
+            numbers.held[row] = False
             numbers.known[row] += counts[i] - 1
             right, computed = int(numbers.known[row]) - 1, int(numbers.computed[row])
             self._pool.give_back(self.slot_table[row, right:computed])
@@ -196,8 +199,7 @@ class Scheduler:
 
     def _draw(self, leader: Sequence, number: int, chunks: ChunkBuilder) -> None:
         """Draw after chunk `number` for `leader` and those that know what it does."""
-        forked = list(self._fork(leader))
-        for sequence in (leader, *forked):
+        for sequence in (leader, *self._fork(leader)):
             chunks.draw(sequence.row, number)
 
     def _may_fork(self) -> bool:
@@ -212,8 +214,7 @@ class Scheduler:
 
         They draw from the same logits.
         """
-        prompt = leader.prefix
-        known = leader.known
+        prompt, known = leader.prefix, leader.known
         while self._waiting and self._free_rows:
             head = self._waiting[0]
             if head.prefix is not prompt or not head.known == known == prompt.tokens:
@@ -257,9 +258,6 @@ class Scheduler:
         self._started.append(Started(sequence, slots))
         return sequence
 
-    def _queue(self, sequence: Sequence) -> None:
-        bisect.insort(self._waiting, sequence, key=_admission_rank)
-
     def _release(self, sequence: Sequence) -> None:
         row = sequence.row
         place = self._running.index(sequence)
@@ -276,7 +274,7 @@ class Scheduler:
         while self._running and self._pool.available_slots < self._least_need():
             victim = max(self._running[1:] or self._running, key=_victim_rank)
             self._release(victim)
-            self._queue(victim)
+            bisect.insort(self._waiting, victim, key=_admission_rank)
             preempted.append(victim)
         return preempted
 
