@@ -105,6 +105,8 @@ class HostRunner:
 
     def _last_logits(self, batch: Batch, chunks: Chunks) -> torch.Tensor | None:
         """Run a step; logits of each chunk that is drawn after, None where none is."""
+        if len(chunks.draw_chunks) == len(batch.token_ids) and chunks.all_drawn_alike:
+            return self._steps.logits(batch, None)
         drawing = np.unique(chunks.draw_chunks)
         if not len(drawing):
             self._steps.advance(batch)

@@ -26,6 +26,8 @@ from protos.token_frame import ROW
 
 log = logging.getLogger(__name__)
 
+_NO_CHUNKS = np.empty(0, np.int64)
+
 
 @dataclass(frozen=True, slots=True)
 class DoneStep:
@@ -80,7 +82,7 @@ class StepPipeline:
         self._candidates = candidates
         rows = len(scheduler.slot_table)
         self._next_rows = np.zeros(rows, ROW)
-        self._scoring = np.zeros(rows, np.bool_)
+        self._scoring: set[int] = set()
         self._flights: deque[_Flight] = deque()
         self._last_end = 0.0
 
@@ -103,7 +105,9 @@ class StepPipeline:
             spec = candidate.request.spec
             own = (spec.handle, spec.attempt, len(candidate.output), 0, 0.0, candidate.index, 0, 0)
             self._next_rows[row] = own
-            self._scoring[row] = spec.prompt_logprobs
+            self._scoring.discard(row)
+            if spec.prompt_logprobs:
+                self._scoring.add(row)
         scored, owners = self._scored(plan)
         ticket = self._runner.launch(StepInput(tuple(admissions), plan.chunks, scored))
         rows = plan.chunks.draw_rows
@@ -149,7 +153,11 @@ class StepPipeline:
         """The chunks to score, and their owners and starts."""
         chunks = plan.chunks
         numbers, owners = [], []
-        for number in np.flatnonzero(self._scoring[chunks.rows]).tolist():
+        if not self._scoring:
+            return _NO_CHUNKS, []
+        for number, row in enumerate(chunks.rows.tolist()):
+            if row not in self._scoring:
+                continue
             owner = self._candidates[plan.sequences[number]]
             start = int(chunks.starts[number])
             if owner.request.score_chunk(start, int(chunks.counts[number])):
@@ -187,7 +195,8 @@ class StepPipeline:
             if alternatives and owner.request.spec.sampling.logprobs is not None:
                 owner.logprobs.append(float(output.logprobs[i]))
                 owner.alternatives.append(alternatives[i])
-        rows["flags"] = flags
+        if any(flags):
+            rows["flags"] = flags
         if alternatives:
             rows["alternatives"] = [len(own) for own in alternatives]
         if dropped:

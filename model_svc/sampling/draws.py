@@ -87,4 +87,4 @@ class Draws:
     @property
     def plain(self) -> bool:
         """Whether nothing but the likeliest tokens is asked for."""
-        return bool(self.choices["plain"].all())
+        return int(np.count_nonzero(self.choices["plain"])) == len(self.choices)

@@ -26,7 +26,8 @@ class SamplingRows:
         self._choices = np.zeros(rows, CHOICE)
         self._params: list[SamplingParams | None] = [None] * rows
         self._histories: list[TokenHistory | None] = [None] * rows
-        self._has_history = np.zeros(rows, np.bool_)
+        self._noting: set[int] = set()
+        self._editing: set[int] = set()
         self.tokens = np.zeros((rows, context), np.int32)
         """Tokens known, prompt and output; [rows, context]."""
         self.lengths = np.zeros(rows, np.int64)
@@ -48,7 +49,8 @@ class SamplingRows:
         self.alternatives[row] = NOT_ASKED if params.logprobs is None else params.logprobs
         self._choices[row] = choice_of(params, len(output), candidate)
         self._params[row] = params
-        self._has_history[row] = params.needs_history
+        _put(self._noting, row, params.needs_history)
+        _put(self._editing, row, bool(self._choices[row]["may_edit"]))
         self._histories[row] = (
             TokenHistory(self._vocab_size, prompt, output) if params.needs_history else None
         )
@@ -70,16 +72,16 @@ class SamplingRows:
 
     def penalised(self, rows: Int64s) -> bool:
         """Whether a history is kept for some of `rows`."""
-        return bool(self._has_history[rows].any())
+        return not self._noting.isdisjoint(rows.tolist())
 
     def draws(self, rows: Int64s) -> Draws:
         """The next draw of each of `rows`."""
         choices = self._choices[rows]
         edited = {}
-        for number in np.flatnonzero(choices["may_edit"]).tolist():
-            draw = self._input(int(rows[number]))
-            if draw.edits:
-                edited[number] = draw
+        if self._editing:
+            for number, row in enumerate(rows.tolist()):
+                if row in self._editing and (draw := self._input(row)).edits:
+                    edited[number] = draw
         return Draws(choices, edited)
 
     def promise(self, rows: Int64s) -> None:
@@ -96,10 +98,12 @@ class SamplingRows:
         self.tokens[rows, self.lengths[rows]] = tokens
         self.lengths[rows] += 1
         self._choices["position"][rows] += 1
-        for number in np.flatnonzero(self._has_history[rows]).tolist():
-            history = self._histories[rows[number]]
-            assert history is not None
-            history.append(int(tokens[number]))
+        if self._noting:
+            for row, token in zip(rows.tolist(), tokens.tolist(), strict=True):
+                if row in self._noting:
+                    history = self._histories[row]
+                    assert history is not None
+                    history.append(token)
 
     def _input(self, row: int) -> SampleInput:
         params, choice = self.params(row), self._choices[row]
@@ -111,3 +115,11 @@ class SamplingRows:
 
     def _stretch(self, row: int) -> Callable[[int, int], Int32s]:
         return lambda start, count: self.tokens[row, start : start + count]
+
+
+def _put(rows: set[int], row: int, inside: bool) -> None:
+    """Have `row` among `rows` or not."""
+    if inside:
+        rows.add(row)
+    else:
+        rows.discard(row)

@@ -8,6 +8,8 @@ from model_svc.scheduling.sequence import Int64s, RowNumbers
 from model_svc.scheduling.slot_pool import Slots
 from model_svc.scheduling.step import Chunks, Kind
 
+_NO_DRAFTS = np.empty(0, np.int32)
+
 
 class ChunkBuilder:
     """Chunks of one step: decodes, then verifications, then prefills."""
@@ -39,21 +41,23 @@ class ChunkBuilder:
     def draw_decodes(self, rows: Int64s) -> None:
         """Draw for all of `rows`, those of `add_decodes`."""
         numbers = self._numbers
-        if not numbers.draws[rows].all():
+        if np.count_nonzero(numbers.draws[rows]) < len(rows):
             for number, row in enumerate(rows.tolist()):
                 self.draw(row, number)
             return
         self._decodes_draw = rows
         numbers.known[rows] += 1
         numbers.promised[rows] += 1
-        numbers.held[rows] = numbers.serial[rows]
+        if numbers.some_serial:
+            numbers.held[rows] = numbers.serial[rows]
+            numbers.some_held = True
 
     def add_verification(self, row: int, start: int, draft: tuple[int, ...], slots: Slots) -> None:
         """Add a known token and the proposed ones after it; the row is drawn for."""
         number = self._add(Kind.VERIFY, row, start, slots)
         self._drafts += draft
         self._numbers.drafted[row] = 0
-        self._numbers.held[row] = True
+        self._numbers.held[row] = self._numbers.some_held = True
         self.draw(row, number)
 
     def add_prefill(self, row: int, start: int, slots: Slots) -> int:
@@ -74,7 +78,8 @@ class ChunkBuilder:
             return
         numbers.known[row] += 1
         numbers.promised[row] += 1
-        numbers.held[row] |= numbers.serial[row]
+        if numbers.serial[row]:
+            numbers.held[row] = numbers.some_held = True
         self._draw_rows.append(row)
         self._draw_chunks.append(number)
 
@@ -82,6 +87,8 @@ class ChunkBuilder:
         """The chunks, and the rows that are computed to their last token and draw none."""
         rows, starts = self._decoded
         decodes = len(rows)
+        if self._decodes_draw is not None and not self._rows:
+            return self._decodes(), self._exhausted
         if self._rows:
             rows = np.concatenate([rows, np.array(self._rows, np.int64)])
             starts = np.concatenate([starts, np.array(self._starts, np.int64)])
@@ -98,6 +105,14 @@ class ChunkBuilder:
         drafts = np.array(self._drafts, np.int32)
         chunks = Chunks(kinds, rows, starts, counts, slots, drafts, draw_chunks, draw_rows)
         return chunks, self._exhausted
+
+    def _decodes(self) -> Chunks:
+        """Chunks where all are decodes, and are drawn after."""
+        rows, starts = self._decoded
+        count = len(rows)
+        kinds, counts = np.zeros(count, np.uint8), np.ones(count, np.int64)
+        numbers = np.arange(count)
+        return Chunks(kinds, rows, starts, counts, self._slots[0], _NO_DRAFTS, numbers, rows)
 
     def _add(self, kind: Kind, row: int, start: int, slots: Slots) -> int:
         self._kinds.append(kind)

@@ -31,6 +31,7 @@ class Plan:
         sequences: of each chunk.
         drawing: sequence of each draw.
         generations: [draws] int64, of the rows that tokens are drawn for.
+        moves: how often rows had changed hands when it was planned.
         started: sequences that were given rows, in order.
         preempted: sequences that lost theirs.
         exhausted: sequences that are computed to their last token and draw none.
@@ -40,6 +41,7 @@ class Plan:
     sequences: list[Sequence]
     drawing: list[Sequence]
     generations: Int64s
+    moves: int
     started: list[Started]
     preempted: list[Sequence]
     exhausted: list[Sequence]

@@ -33,6 +33,7 @@ from model_svc.scheduling.step import Kind
 _admission_rank = attrgetter("admission_rank")
 _step_rank = attrgetter("step_rank")
 _victim_rank = attrgetter("victim_rank")
+_NO_ROWS = np.empty(0, np.int64)
 
 
 class Scheduler:
@@ -60,6 +61,10 @@ class Scheduler:
         self._in_row: list[Sequence | None] = [None] * rows
         self._numbers = RowNumbers(rows)
         self._started: list[Started] = []
+        self._drafting = False
+        """Whether tokens may be proposed for some row."""
+        self._verifying = _NO_ROWS
+        """Rows to verify in the step that is being planned."""
         self.slot_table: npt.NDArray[np.int32] = np.zeros((rows, context), dtype=np.int32)
 
     @property
@@ -95,6 +100,7 @@ class Scheduler:
         assert sequence.row >= 0
         sequence.draft = draft
         self._numbers.drafted[sequence.row] = len(draft)
+        self._drafting = True
 
     def plan(self) -> Plan:
         """Choose the next step, give its tokens their slots and promise the tokens it draws."""
@@ -103,15 +109,16 @@ class Scheduler:
         rows = self._running_rows
         pending = self._numbers.pending(rows)
         chunks = ChunkBuilder(self._numbers)
-        decoding, verifying = pending == 1, (pending == 1) & (self._numbers.drafted[rows] > 0)
-        if verifying.any():
-            self._trim_drafts(rows[verifying], int(np.count_nonzero(decoding)))
-            verifying &= self._numbers.drafted[rows] > 0
-            decoding &= ~verifying
-        self._decode(rows[decoding], chunks)
-        if verifying.any():
-            self._verify(rows[verifying], chunks)
-        for sequence in [self._running[i] for i in np.flatnonzero(pending > 1).tolist()]:
+        decoding = pending == 1
+        if self._drafting:
+            decoding = self._plan_drafts(rows, decoding)
+        verifying, self._verifying = self._verifying, _NO_ROWS
+        all_decode = np.count_nonzero(decoding) == len(rows)
+        self._decode(rows if all_decode else rows[decoding], chunks)
+        if len(verifying):
+            self._verify(verifying, chunks)
+        longer = [] if all_decode else np.flatnonzero(pending > 1).tolist()
+        for sequence in [self._running[i] for i in longer]:
             count = min(sequence.pending, self._budget - chunks.tokens, self._pool.available_slots)
             if count:
                 self._prefill(sequence, count, chunks)
@@ -129,6 +136,9 @@ class Scheduler:
                 tokens that were refused are taken back.
         """
         rows, numbers = plan.chunks.draw_rows, self._numbers
+        if counts is None and plan.moves == numbers.moves and not numbers.some_serial:
+            numbers.promised[rows] -= 1
+            return
         same = numbers.generation[rows] == plan.generations
         if counts is not None:
             self._settle_verified(plan, counts, same)
@@ -167,6 +177,15 @@ class Scheduler:
             return
         for number, row in enumerate(rows.tolist()):
             self._draw(self._at(row), number, chunks)
+
+    def _plan_drafts(self, rows: Int64s, decoding: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Choose the rows to verify; give which of `rows` are decoded."""
+        drafted = self._numbers.drafted
+        self._trim_drafts(rows[decoding & (drafted[rows] > 0)], int(np.count_nonzero(decoding)))
+        verifying = decoding & (drafted[rows] > 0)
+        self._verifying = rows[verifying]
+        self._drafting = bool((drafted[rows[~verifying]] > 0).any())
+        return decoding & ~verifying
 
     def _trim_drafts(self, rows: Int64s, decodes: int) -> None:
         """Propose no more tokens than there is room for beside so many `decodes`."""
@@ -270,7 +289,9 @@ class Scheduler:
 
     def _make_room(self) -> list[Sequence]:
         """Preempt until all decodes and the first sequence can advance."""
-        preempted = []
+        preempted: list[Sequence] = []
+        if self._pool.available_slots > len(self._running):
+            return preempted
         while self._running and self._pool.available_slots < self._least_need():
             victim = max(self._running[1:] or self._running, key=_victim_rank)
             self._release(victim)
@@ -290,11 +311,15 @@ class Scheduler:
 
     def _plan(self, chunks: ChunkBuilder, preempted: list[Sequence]) -> Plan:
         built, exhausted = chunks.build()
+        sequences = drawing = [self._at(row) for row in built.rows.tolist()]
+        if built.draw_rows is not built.rows:
+            drawing = [self._at(row) for row in built.draw_rows.tolist()]
         return Plan(
             built,
-            [self._at(row) for row in built.rows.tolist()],
-            [self._at(row) for row in built.draw_rows.tolist()],
+            sequences,
+            drawing,
             self._numbers.generation[built.draw_rows],
+            self._numbers.moves,
             self._started,
             preempted,
             [self._at(row) for row in exhausted],

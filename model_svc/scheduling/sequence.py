@@ -43,12 +43,23 @@ class RowNumbers:
         self.serial = np.zeros(rows, np.bool_)
         self.held = np.zeros(rows, np.bool_)
         self.generation = np.zeros(rows, np.int64)
+        self.moves = 0
+        """How often a row was taken or left."""
+        self.some_serial = False
+        """Whether there has been a serial sequence."""
+        self.some_held = False
+        """Whether some row may be held."""
 
     def pending(self, rows: Int64s) -> Int64s:
         """Tokens to compute of the sequences in `rows`, drafts not counted."""
         known = self.known[rows]
-        idle = (known >= self.limit[rows]) | self.held[rows]
-        result: Int64s = np.where(idle, 0, known - self.computed[rows])
+        result: Int64s = known - self.computed[rows]
+        idle = known >= self.limit[rows]
+        if self.some_held:
+            idle |= self.held[rows]
+            self.some_held = bool(self.held.any())
+        if np.count_nonzero(idle):
+            result[idle] = 0
         return result
 
 
@@ -167,6 +178,8 @@ class Sequence:
         numbers.serial[row] = self.serial
         numbers.held[row] = False
         numbers.generation[row] += 1
+        numbers.moves += 1
+        numbers.some_serial |= self.serial
         self.row, self._numbers = row, numbers
 
     def leave_row(self) -> None:
@@ -174,6 +187,7 @@ class Sequence:
         assert self._numbers is not None
         self._known, self._promised = self.known, self.promised
         self._numbers.generation[self.row] += 1
+        self._numbers.moves += 1
         self.row, self._numbers, self.draft = -1, None, ()
 
     def settle_without_row(self, tokens: int) -> None:

@@ -61,7 +61,15 @@ class Chunks:
     @property
     def num_decodes(self) -> int:
         """Chunks in front that are decodes."""
-        return int(np.count_nonzero(self.kinds == Kind.DECODE))
+        return len(self.kinds) - int(np.count_nonzero(self.kinds))
+
+    @property
+    def all_drawn_alike(self) -> bool:
+        """Whether each chunk is drawn after, and none twice."""
+        chunks = self.draw_chunks
+        if self.draw_rows is self.rows:
+            return True
+        return len(chunks) == len(self.rows) and bool((chunks[1:] > chunks[:-1]).all())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
