@@ -16,7 +16,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from kernels.devices import prepare_triton
+from kernels.triton.process import prepare_triton
 from model_svc.engine.host_runner import HostRunner
 from model_svc.engine.loop import Engine
 from model_svc.engine.messages import Start

@@ -41,7 +41,6 @@ class RouterSettings(ServiceSettings):
         replicas: comma-separated `MODEL_ADDRESS+DETOKENIZER_ADDRESS`, one a replica.
         policy: order in which waiting requests start, a name in `chassis.policies.registry`.
         max_queue: requests that may wait for admission.
-        policy: scheduling policy of the queue, a name in `chassis.policies.registry`.
         max_queue_mib: requests that may wait or be read at once, in MiB of their messages.
         max_text_kib: longest text where the tokenizer does not bound the bytes of a token, or where
             the prompt is to be truncated, in KiB.
@@ -58,7 +57,6 @@ class RouterSettings(ServiceSettings):
     replicas: str
     policy: str = DEFAULT_POLICY
     max_queue: int = 1024
-    policy: str = DEFAULT_POLICY
     max_queue_mib: int = 64
     max_text_kib: int = 4096
     generation_defaults: bool = False
@@ -109,9 +107,6 @@ def check_ranges(settings: RouterSettings) -> None:
     ):
         if value < least:
             raise ConfigError(f"TRIPTYCH_ROUTER_{name.upper()}: {value} is less than {least}")
-    if settings.policy not in POLICIES:
-        known = ", ".join(POLICIES)
-        raise ConfigError(f"TRIPTYCH_ROUTER_POLICY: {settings.policy!r} is none of {known}")
     for name in ("recovery_s", "rejoin_s"):
         if not getattr(settings, name) > 0:
             said = getattr(settings, name)

@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from kernels.triton.sampling.logits import note_tokens
-from kernels.triton.sampling.log_probabilities import LogProbabilities, Partials, log_probabilities
-from kernels.triton.sampling.draw import draw
 from kernels.triton.sampling.batch import Choices, Edits, Ragged, Uses, floors
+from kernels.triton.sampling.draw import draw
+from kernels.triton.sampling.log_probabilities import LogProbabilities, Partials, log_probabilities
+from kernels.triton.sampling.logits import note_tokens
 from kernels.triton.sampling.scratch import Scratch
 from model_svc.sampling.draws import NOT_ASKED
 from model_svc.sampling.params import SampleInput, SamplingParams

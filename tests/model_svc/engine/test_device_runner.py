@@ -13,7 +13,7 @@ from support import checkpoints
 from support.engine_harness import Harness, spec
 
 from kernels.select import operations_for
-from kernels.devices import prepare_triton
+from kernels.triton.process import prepare_triton
 from model_svc.engine.host_runner import HostRunner
 from model_svc.engine.messages import Forget, Start, Stop
 from model_svc.engine.runner import Runner

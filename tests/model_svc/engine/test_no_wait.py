@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from triton.runtime import interpreter
 
 from kernels.select import operations_for
-from kernels.devices import prepare_triton
+from kernels.triton.process import prepare_triton
 from model_svc.engine import step_transfer
 from model_svc.engine.messages import Start
 from model_svc.models.decoder import Decoder
