@@ -146,8 +146,9 @@ class StepPipeline:
         end = time.perf_counter()
         seconds = end - max(flight.begin, self._last_end)
         self._last_end = end
-        decodes = int(np.count_nonzero(plan.chunks.counts == 1))
-        return DoneStep(seconds, decodes, plan.tokens - decodes, len(plan.preempted))
+        tokens, chunks = plan.tokens, len(plan.chunks.counts)
+        decodes = chunks if tokens == chunks else int(np.count_nonzero(plan.chunks.counts == 1))
+        return DoneStep(seconds, decodes, tokens - decodes, len(plan.preempted))
 
     def _scored(self, plan: Plan) -> tuple[Int64s, list[tuple[Candidate, int]]]:
         """The chunks to score, and their owners and starts."""

@@ -28,6 +28,7 @@ from model_svc.scheduling.chunk_builder import ChunkBuilder
 from model_svc.scheduling.plan import Plan, Started
 from model_svc.scheduling.sequence import Int64s, RowNumbers, Sequence
 from model_svc.scheduling.slot_pool import SlotPool, Slots
+from model_svc.scheduling.steady_decodes import SteadyDecodes
 from model_svc.scheduling.step import Kind
 
 _admission_rank = attrgetter("admission_rank")
@@ -65,6 +66,7 @@ class Scheduler:
         """Whether tokens may be proposed for some row."""
         self._verifying = _NO_ROWS
         """Rows to verify in the step that is being planned."""
+        self._steady: SteadyDecodes | None = None
         self.slot_table: npt.NDArray[np.int32] = np.zeros((rows, context), dtype=np.int32)
 
     @property
@@ -104,6 +106,15 @@ class Scheduler:
 
     def plan(self) -> Plan:
         """Choose the next step, give its tokens their slots and promise the tokens it draws."""
+        if self._steady is not None and not (self._waiting or self._drafting):
+            repeated = self._steady.repeat(self._numbers, self._pool, self.slot_table)
+            if repeated is not None:
+                return repeated
+        plan = self._plan_anew()
+        self._steady = SteadyDecodes.of(plan, self._numbers, len(self._running))
+        return plan
+
+    def _plan_anew(self) -> Plan:
         self._started = []
         preempted = self._make_room()
         rows = self._running_rows
