@@ -18,6 +18,7 @@ import numpy.typing as npt
 from model_svc.engine.frame_builder import FrameBuilder
 from model_svc.engine.request import Candidate
 from model_svc.engine.runner import Runner
+from model_svc.sampling.row_index import RecordRows, index_of
 from model_svc.scheduling.plan import Plan
 from model_svc.scheduling.scheduler import Scheduler
 from model_svc.scheduling.sequence import Sequence
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 _NO_CHUNKS = np.empty(0, np.int64)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)  # one for each step: frozen ones are slow to make
 class DoneStep:
     """Counts of a collected step.
 
@@ -46,7 +47,7 @@ class DoneStep:
     preempted: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)  # one for each step: frozen ones are slow to make
 class _Flight:
     """A launched step.
 
@@ -81,7 +82,7 @@ class StepPipeline:
         self._scheduler = scheduler
         self._candidates = candidates
         rows = len(scheduler.slot_table)
-        self._next_rows = np.zeros(rows, ROW)
+        self._next_rows = RecordRows(rows, ROW)
         self._scoring: set[int] = set()
         self._flights: deque[_Flight] = deque()
         self._last_end = 0.0
@@ -104,26 +105,25 @@ class StepPipeline:
             admissions.append(candidate.admission(row, started.shared_slots))
             spec = candidate.request.spec
             own = (spec.handle, spec.attempt, len(candidate.output), 0, 0.0, candidate.index, 0, 0)
-            self._next_rows[row] = own
+            self._next_rows.records[row] = own
             self._scoring.discard(row)
             if spec.prompt_logprobs:
                 self._scoring.add(row)
         scored, owners = self._scored(plan)
         ticket = self._runner.launch(StepInput(tuple(admissions), plan.chunks, scored))
-        rows = plan.chunks.draw_rows
-        candidates = self._candidates
+        rows, candidates = plan.chunks.draw_rows, self._candidates
         self._flights.append(
             _Flight(
                 plan,
                 ticket,
                 begin,
-                self._next_rows[rows],
+                self._next_rows.copy(rows),
                 [candidates[sequence] for sequence in plan.drawing],
                 [candidates[sequence] for sequence in plan.exhausted],
                 owners,
             )
         )
-        self._next_rows["position"][rows] += 1
+        self._next_rows.records["position"][index_of(rows)] += 1
         return True
 
     def collect(self, builder: FrameBuilder) -> DoneStep:
@@ -177,7 +177,7 @@ class StepPipeline:
         ):
             owners += [owner] * count
             if owner.sequence.row == row:
-                self._next_rows["position"][row] += count - 1
+                self._next_rows.records["position"][row] += count - 1
         return _Flight(
             flight.plan, flight.ticket, flight.begin, rows, owners, flight.exhausted, flight.scored
         )

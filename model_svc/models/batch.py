@@ -25,7 +25,7 @@ class Finals:
     """Each by itself, over its whole sequence."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)  # one for each step: frozen ones are slow to make
 class Batch:
     """Tokens of one forward pass."""
 

@@ -59,7 +59,7 @@ def choice_of(
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)  # one for each step: frozen ones are slow to make
 class Draws:
     """One step's draws.
 

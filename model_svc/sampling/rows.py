@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from model_svc.sampling.draws import CHOICE, NOT_ASKED, Draws, choice_of
 from model_svc.sampling.params import SampleInput, SamplingParams, TokenHistory
+from model_svc.sampling.row_index import RecordRows, index_of
 
 Int32s = npt.NDArray[np.int32]
 Int64s = npt.NDArray[np.int64]
@@ -23,7 +24,7 @@ class SamplingRows:
     def __init__(self, rows: int, context: int, vocab_size: int) -> None:
         """Have room for `rows` sequences of at most `context` tokens."""
         self._vocab_size = vocab_size
-        self._choices = np.zeros(rows, CHOICE)
+        self._choices = RecordRows(rows, CHOICE)
         self._params: list[SamplingParams | None] = [None] * rows
         self._histories: list[TokenHistory | None] = [None] * rows
         self._noting: set[int] = set()
@@ -47,10 +48,10 @@ class SamplingRows:
         self.lengths[row] = known
         self.prompts[row] = len(prompt)
         self.alternatives[row] = NOT_ASKED if params.logprobs is None else params.logprobs
-        self._choices[row] = choice_of(params, len(output), candidate)
+        self._choices.records[row] = choice_of(params, len(output), candidate)
         self._params[row] = params
         _put(self._noting, row, params.needs_history)
-        _put(self._editing, row, bool(self._choices[row]["may_edit"]))
+        _put(self._editing, row, bool(self._choices.records[row]["may_edit"]))
         self._histories[row] = (
             TokenHistory(self._vocab_size, prompt, output) if params.needs_history else None
         )
@@ -63,7 +64,7 @@ class SamplingRows:
 
     def choice(self, row: int) -> np.void:
         """The record of `CHOICE` of the next draw of `row`."""
-        record: np.void = self._choices[row]
+        record: np.void = self._choices.records[row]
         return record
 
     def history(self, row: int) -> TokenHistory | None:
@@ -76,7 +77,7 @@ class SamplingRows:
 
     def draws(self, rows: Int64s) -> Draws:
         """The next draw of each of `rows`."""
-        choices = self._choices[rows]
+        choices = self._choices.copy(rows)
         edited = {}
         if self._editing:
             for number, row in enumerate(rows.tolist()):
@@ -86,7 +87,7 @@ class SamplingRows:
 
     def promise(self, rows: Int64s) -> None:
         """Count a draw of each of `rows` whose token is not known yet."""
-        self._choices["position"][rows] += 1
+        self._choices.records["position"][rows] += 1
 
     def keep(self, row: int, token: int) -> None:
         """Append a token that was promised for `row`."""
@@ -95,9 +96,10 @@ class SamplingRows:
 
     def advance(self, rows: Int64s, tokens: Int32s) -> None:
         """Append a drawn token to each of `rows`."""
-        self.tokens[rows, self.lengths[rows]] = tokens
-        self.lengths[rows] += 1
-        self._choices["position"][rows] += 1
+        index = index_of(rows)
+        self.tokens[rows, self.lengths[index]] = tokens
+        self.lengths[index] += 1
+        self._choices.records["position"][index] += 1
         if self._noting:
             for row, token in zip(rows.tolist(), tokens.tolist(), strict=True):
                 if row in self._noting:
@@ -106,7 +108,7 @@ class SamplingRows:
                     history.append(token)
 
     def _input(self, row: int) -> SampleInput:
-        params, choice = self.params(row), self._choices[row]
+        params, choice = self.params(row), self._choices.records[row]
         banned: tuple[int, ...] = ()
         if params.bad_endings is not None:
             banned = params.bad_endings.after(int(self.lengths[row]), self._stretch(row))

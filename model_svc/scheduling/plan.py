@@ -22,7 +22,7 @@ class Started:
     shared_slots: Slots
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)  # one for each step: frozen ones are slow to make
 class Plan:
     """One engine step.
 

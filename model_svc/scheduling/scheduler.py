@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from chassis.policies.policy import Policy
 from chassis.policies.registry import DEFAULT_POLICY, POLICIES
+from model_svc.sampling.row_index import index_of
 from model_svc.scheduling.chunk_builder import ChunkBuilder
 from model_svc.scheduling.plan import Plan, Started
 from model_svc.scheduling.sequence import Int64s, RowNumbers, Sequence
@@ -148,7 +149,7 @@ class Scheduler:
         """
         rows, numbers = plan.chunks.draw_rows, self._numbers
         if counts is None and plan.moves == numbers.moves and not numbers.some_serial:
-            numbers.promised[rows] -= 1
+            numbers.promised[index_of(rows)] -= 1
             return
         same = numbers.generation[rows] == plan.generations
         if counts is not None:

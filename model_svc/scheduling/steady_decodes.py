@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from model_svc.sampling.row_index import index_of
 from model_svc.scheduling.plan import Plan
 from model_svc.scheduling.sequence import RowNumbers
 from model_svc.scheduling.slot_pool import SlotPool, Slots
@@ -45,9 +46,10 @@ class SteadyDecodes:
         self.steps -= 1
         starts = chunks.starts + 1
         slots = pool.take(len(rows))
+        index = index_of(rows)
         slot_table[rows, starts] = slots
         for counted in (numbers.computed, numbers.known, numbers.promised):
-            counted[rows] += 1
+            counted[index] += 1
         repeated = Chunks(
             chunks.kinds,
             rows,

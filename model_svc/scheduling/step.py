@@ -31,7 +31,7 @@ class Kind(enum.IntEnum):
     """Tokens known from the admission."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)  # one for each step: frozen ones are slow to make
 class Chunks:
     """Tokens that a step computes.
 
@@ -95,7 +95,7 @@ class Admission:
     sampling: SamplingParams
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)  # one for each step: frozen ones are slow to make
 class StepInput:
     """One step.
 
@@ -123,7 +123,7 @@ class Scores:
     alternatives: tuple[Records, ...]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)  # one for each step: frozen ones are slow to make
 class StepOutput:
     """Outcome of one step.
 
