@@ -29,12 +29,12 @@ GRACE_S = 10 * WAIT_S  # whoever waits for it fails
 DEADLY = 7
 FAULTS: dict[str, str] = {}
 FAILING_MODEL = """
-from model_svc.engine.runner import Runner
+from model_svc.engine.host_runner import HostRunner
 
-def fail(runner, plan, candidates):
+def fail(runner, step):
     raise ArithmeticError("the device is gone")
 
-Runner.run = fail
+HostRunner.launch = fail
 import model_svc.__main__
 """
 
