@@ -25,7 +25,7 @@ def device_draw(logits: torch.Tensor, inputs: list[SampleInput]) -> Drawn:
     nothing = np.empty(0, np.int32)
     for row, one in enumerate(inputs):
         host.admit(row, np.zeros(1, np.int32), nothing, one.candidate, one.spec)
-        host._choices[row] = draws.choices[row]
+        host._choices.records[row] = draws.choices[row]
         host._histories[row] = one.history if one.spec.needs_history else None
     device = DeviceRows(host, vocab_size, torch.device("cpu"))
     device.write([torch.from_numpy(part) for part in device.admitted(rows.tolist()).parts])
