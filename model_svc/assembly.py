@@ -89,7 +89,7 @@ def _multiplies_bfloat16() -> bool:
 
 
 def choose_device(asked: str) -> str:
-    """What the model runs on; `auto` is the CPU."""
+    """Device of the model; `auto` is the CPU."""
     return "cpu" if asked == "auto" else asked
 
 
@@ -193,7 +193,7 @@ class _Progress:
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """What an engine is built from."""
+    """Parts that an engine is built from."""
 
     decoder: Decoder
     kv: KvCache

@@ -1,4 +1,4 @@
-"""What the model service measures of itself."""
+"""Metrics of the model service."""
 
 from __future__ import annotations
 

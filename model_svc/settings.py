@@ -1,4 +1,4 @@
-"""What the model service can be told, by `TRIPTYCH_MODEL_*` variables."""
+"""Settings of the model service: `TRIPTYCH_MODEL_*` variables."""
 
 from __future__ import annotations
 

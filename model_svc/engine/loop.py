@@ -36,7 +36,7 @@ _STEPS_BETWEEN_LOADS = 32
 
 
 class Meter(Protocol):
-    """What counts the engine's work."""
+    """Counter of the engine's work."""
 
     def step(self, seconds: float, decodes: int, prompt_tokens: int, preempted: int) -> None:
         """Count a step."""

@@ -1,4 +1,4 @@
-"""What the engine can be told, and what it tells; plain data that crosses threads."""
+"""Commands to the engine and its reports; plain data that crosses threads."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ Command = Start | Stop | Forget | ForgetRouter | Resend | Quit
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """How busy the engine is.
+    """Load of the engine.
 
     Attributes:
         starts: router → Start commands it has seen of it.
@@ -80,7 +80,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a step, or a command, made known.
+    """Outcome of a step or a command.
 
     Attributes:
         frame: new rows; None where there are none.

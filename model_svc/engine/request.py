@@ -36,7 +36,7 @@ class OutputRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RequestSpec:
-    """What was asked.
+    """Parameters of a request.
 
     Attributes:
         handle: who it is.
@@ -67,7 +67,7 @@ class RequestSpec:
 
 @dataclass(frozen=True, slots=True)
 class EarlierOutput:
-    """What a candidate produced before this attempt."""
+    """Output of a candidate before this attempt."""
 
     ids: npt.NDArray[np.int32]
     finished: bool
@@ -180,7 +180,7 @@ class Request:
         self.candidates = [Candidate(self, index, arrival) for index in range(spec.candidates)]
 
     def score_chunk(self, start: int, count: int) -> bool:
-        """Whether the tokens after those of a chunk are to be scored; if so they count as scored.
+        """Count the tokens after those of a chunk as scored; answer False if none are wanted.
 
         Args:
             start: position of the chunk's first token.

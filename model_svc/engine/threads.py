@@ -1,4 +1,4 @@
-"""How many threads a step is computed on.
+"""Number of threads that compute a step.
 
 A small step is over before a second thread has woken, and the core that it would have taken serves
 the other processes of the deployment meanwhile.

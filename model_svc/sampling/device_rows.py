@@ -88,7 +88,7 @@ class EditedDraws:
 
     @classmethod
     def of(cls, count: int, edited: dict[int, SampleInput]) -> EditedDraws:
-        """Those of `count` draws, by the number of the draw."""
+        """Inputs of `count` draws, by the number of the draw."""
         bias_lengths, suppressed_lengths = np.zeros((2, count), np.int64)
         ids, amounts, suppressed = [_NO_IDS], [np.empty(0)], [_NO_IDS]
         for number, one in edited.items():

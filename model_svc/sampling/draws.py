@@ -86,5 +86,5 @@ class Draws:
 
     @property
     def plain(self) -> bool:
-        """Whether nothing but the likeliest tokens is asked for."""
+        """True if the likeliest tokens are all that is asked for."""
         return int(np.count_nonzero(self.choices["plain"])) == len(self.choices)

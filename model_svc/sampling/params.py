@@ -31,7 +31,7 @@ _SMALLEST_TEMPERATURE = float(np.finfo(np.float32).tiny)
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How one request chooses its tokens, with defaults resolved. Values are not checked here.
+    """Sampling parameters of one request, with defaults resolved. Values are not checked here.
 
     Ids outside the vocabulary mean nothing in `logit_bias`, `bad_sequences`, `suppressed_ids`.
 
@@ -84,7 +84,7 @@ class SamplingParams:
 
     @property
     def needs_history(self) -> bool:
-        """Whether the draw depends on which tokens came before."""
+        """True if the draw depends on the tokens before it."""
         return (
             self.repetition_penalty != 1.0
             or self.presence_penalty != 0.0
@@ -93,7 +93,7 @@ class SamplingParams:
 
     @property
     def greedy(self) -> bool:
-        """Whether the likeliest token is taken; so small a temperature as float32 calls 0 is 0."""
+        """True if the likeliest token is taken; so small a temperature as float32 calls 0 is 0."""
         return self.temperature < _SMALLEST_TEMPERATURE
 
     def edits(self, position: int) -> bool:
@@ -101,7 +101,7 @@ class SamplingParams:
         return len(self.bias[0]) > 0 or self.needs_history or self.suppresses(position)
 
     def suppresses(self, position: int) -> bool:
-        """Whether some ids may not be drawn at `position`."""
+        """True if some ids may not be drawn at `position`."""
         return position < self.min_tokens and bool(self.suppressed_ids)
 
     def suppress(self, row: Logits) -> None:

@@ -32,11 +32,11 @@ class SamplingRows:
         self.tokens = np.zeros((rows, context), np.int32)
         """Tokens known, prompt and output; [rows, context]."""
         self.lengths = np.zeros(rows, np.int64)
-        """How many of them are."""
+        """[rows] tokens known."""
         self.prompts = np.zeros(rows, np.int64)
-        """How many of them are the prompt's."""
+        """[rows] tokens of the prompt."""
         self.alternatives = np.zeros(rows, np.int32)
-        """How many are told beside each log-probability, `NOT_ASKED` for no log-probabilities."""
+        """[rows] alternatives beside each log-probability; `NOT_ASKED`: no log-probabilities."""
 
     def admit(
         self, row: int, prompt: Int32s, output: Int32s, candidate: int, params: SamplingParams
@@ -72,7 +72,7 @@ class SamplingRows:
         return self._histories[row]
 
     def penalised(self, rows: Int64s) -> bool:
-        """Whether a history is kept for some of `rows`."""
+        """Tell if a history is kept for some of `rows`."""
         return not self._noting.isdisjoint(rows.tolist())
 
     def draws(self, rows: Int64s) -> Draws:

@@ -64,7 +64,7 @@ class Scheduler:
         self._numbers = RowNumbers(rows)
         self._started: list[Started] = []
         self._drafting = False
-        """Whether tokens may be proposed for some row."""
+        """False if no tokens are proposed for any row."""
         self._verifying = _NO_ROWS
         """Rows to verify in the step that is being planned."""
         self._steady: SteadyDecodes | None = None
@@ -234,7 +234,7 @@ class Scheduler:
             chunks.draw(sequence.row, number)
 
     def _may_fork(self) -> bool:
-        """Whether the head of the queue may know what a running sequence does."""
+        """Tell if the head of the queue may share the known tokens of a running sequence."""
         if not self._waiting:
             return False
         head = self._waiting[0]

@@ -44,11 +44,11 @@ class RowNumbers:
         self.held = np.zeros(rows, np.bool_)
         self.generation = np.zeros(rows, np.int64)
         self.moves = 0
-        """How often a row was taken or left."""
+        """Count of rows taken or left."""
         self.some_serial = False
-        """Whether there has been a serial sequence."""
+        """True once there has been a serial sequence."""
         self.some_held = False
-        """Whether some row may be held."""
+        """False if no row is held."""
 
     def pending(self, rows: Int64s) -> Int64s:
         """Tokens to compute of the sequences in `rows`, drafts not counted."""

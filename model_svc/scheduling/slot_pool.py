@@ -1,4 +1,4 @@
-"""Who holds which slot of the KV cache. Pure: no tensors, no clock.
+"""Holders of the slots of the KV cache. Pure: no tensors, no clock.
 
 A slot holds one token's K and V in every layer. Slots are handed out one by one from a LIFO stack,
 so the ones in use stay few and warm, in an order without a pattern; a slot shared by several

@@ -65,7 +65,7 @@ class Chunks:
 
     @property
     def all_drawn_alike(self) -> bool:
-        """Whether each chunk is drawn after, and none twice."""
+        """True if each chunk is drawn after, and none twice."""
         chunks = self.draw_chunks
         if self.draw_rows is self.rows:
             return True

@@ -38,7 +38,7 @@ class NoRoom(Exception):
 
 
 class FrameTransport(Protocol):
-    """Where the bytes of unacknowledged frames are."""
+    """Storage of the bytes of unacknowledged frames."""
 
     size: int
     transport: str
@@ -107,7 +107,7 @@ class InlineTransport:
 
 
 class FrameStream:
-    """What is to be sent to one detokenizer; what comes before it has joined is left out."""
+    """Frames for one detokenizer; those before it has joined are left out."""
 
     def __init__(self, room: FrameTransport | None = None, post: Post = at_once) -> None:
         """Send through `room`; `post` has a call made on the event loop, from any thread."""

@@ -30,7 +30,7 @@ _MOST_BAD_IDS = 16_384 * 4 * 4
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a request must fit.
+    """Limits of a request.
 
     Attributes:
         vocab_size: token ids are below this.

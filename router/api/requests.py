@@ -64,12 +64,12 @@ def text_prompt(
 def special_tokens(
     sent: generation_pb2.GenerateRequest | generation_pb2.TokenizeRequest,
 ) -> bool | None:
-    """Whether a prompt gets special tokens; None: not set."""
+    """The choice of special tokens for a prompt; None: not set."""
     return sent.add_special_tokens if sent.HasField("add_special_tokens") else None
 
 
 def skips_special_tokens(options: Options) -> bool:
-    """Whether special tokens are left out of a text, as they are where nothing is set."""
+    """True if a text leaves out special tokens, as by default."""
     return options.skip_special_tokens if options.HasField("skip_special_tokens") else True
 
 

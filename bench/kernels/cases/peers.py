@@ -134,4 +134,4 @@ ATTENTION: Mapping[str, Callable[[Step], Call]] = {
     "flashinfer": _flashinfer,
 }
 WHOLE_PROMPTS_ONLY = frozenset({"SDPA flash", "SDPA cuDNN"})
-"""Those that align the last query with the last key only where both are alike in number."""
+"""Peers that align the last query with the last key only where both are alike in number."""
