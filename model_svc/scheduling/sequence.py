@@ -88,7 +88,6 @@ class Sequence:
     """
 
     __slots__ = (
-        "_computed",
         "_known",
         "_limit",
         "_numbers",
@@ -135,7 +134,6 @@ class Sequence:
         self.victim_rank: Rank = ()
         self._known = known
         self._limit = limit
-        self._computed = 0
         self._promised = 0
         self._numbers: RowNumbers | None = None
 

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 from kernels.triton.configs import choose
-from kernels.triton.rows.residual import load_sum
+from kernels.triton.rows.residual import load_sum, output_rows
 
 
 def layer_norm(
@@ -45,13 +45,7 @@ def layer_norm(
     Source: Ba et al. 2016, section 3; Chan et al. 1979 for joining the tiles of a row.
     """
     tokens, hidden = x.shape
-    for name, each in (("weights", weight), ("biases", bias)):
-        if each is not None and each.shape != (hidden,):
-            raise ValueError(f"rows {tuple(x.shape)}, {name} {tuple(each.shape)}")
-    if residual is not None and residual.shape != x.shape:
-        raise ValueError(f"rows {tuple(x.shape)}, residual {tuple(residual.shape)}")
-    out = torch.empty((tokens, hidden), dtype=x.dtype, device=x.device) if residual is None else x
-    total = x if residual is None else residual
+    out, total = output_rows(x, residual, weights=weight, biases=bias)
     if tokens == 0:
         return out, total
     config = choose("layer_norm", hidden=triton.next_power_of_2(hidden))

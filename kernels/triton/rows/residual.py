@@ -1,4 +1,4 @@
-"""Addition of the residual as rows are loaded, shared by the row norms.
+"""Outputs of the row norms, and the addition of the residual as rows are loaded.
 
 Invariant: the sum is rounded to the rows' dtype before anything is computed from it, so a norm sees
 what the next layer will see.
@@ -8,8 +8,32 @@ what the next layer will see.
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
+
+
+def output_rows(
+    x: torch.Tensor, residual: torch.Tensor | None, **columns: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tensors that a norm writes to: the normed rows, and the sum before the norm.
+
+    Args:
+        x: [tokens, hidden]; overwritten where there is a residual.
+        residual: [tokens, hidden], None for none; overwritten by the sum.
+        columns: parameters by name, [hidden] each; None for none.
+
+    Raises:
+        ValueError: shapes disagree.
+    """
+    for name, each in columns.items():
+        if each is not None and each.shape != x.shape[1:]:
+            raise ValueError(f"rows {tuple(x.shape)}, {name} {tuple(each.shape)}")
+    if residual is None:
+        return torch.empty(x.shape, dtype=x.dtype, device=x.device), x
+    if residual.shape != x.shape:
+        raise ValueError(f"rows {tuple(x.shape)}, residual {tuple(residual.shape)}")
+    return x, residual
 
 
 @triton.jit

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 from kernels.triton.configs import choose
-from kernels.triton.rows.residual import load_sum
+from kernels.triton.rows.residual import load_sum, output_rows
 
 
 def rms_norm(
@@ -40,12 +40,7 @@ def rms_norm(
     Source: Zhang & Sennrich 2019, section 4.
     """
     tokens, hidden = x.shape
-    if weight.shape != (hidden,):
-        raise ValueError(f"rows {tuple(x.shape)}, weights {tuple(weight.shape)}")
-    if residual is not None and residual.shape != x.shape:
-        raise ValueError(f"rows {tuple(x.shape)}, residual {tuple(residual.shape)}")
-    out = torch.empty((tokens, hidden), dtype=x.dtype, device=x.device) if residual is None else x
-    total = x if residual is None else residual
+    out, total = output_rows(x, residual, weights=weight)
     if tokens == 0:
         return out, total
     config = choose("rms_norm", hidden=triton.next_power_of_2(hidden))
