@@ -108,9 +108,12 @@ def step(decoder: Decoder, kv: KvCache, counts: Sequence[int], cached: int) -> T
     longest = cached + max(counts)
     table = np.random.default_rng(0).permutation(len(counts) * longest).astype(np.int32)
     ids = np.arange(sum(counts)) % 1000
-    batch = Batch.build(ids, rows, starts, np.array(counts), table.reshape(len(counts), longest))
-    steps = GraphCache(decoder, kv)
-    finals = None if batch.attention.num_decodes == len(counts) else batch.finals(rows.tolist())
+    slot_table = table.reshape(len(counts), longest)
+    steps = GraphCache(decoder, kv, slot_table)
+    if max(counts) == 1:
+        return lambda: steps.decode(ids, rows, starts, slot_table[:, cached])
+    batch = Batch.build(ids, rows, starts, np.array(counts), slot_table)
+    finals = batch.finals(rows.tolist())
     return lambda: steps.logits(batch, finals)
 
 

@@ -7,31 +7,34 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from kernels.ops import Captured, Outgrown
-from model_svc.models.batch import Batch, Finals
+from model_svc.models.batch import Batch, DecodeBatch, Finals
 from model_svc.models.decoder import Decoder
 from model_svc.models.kv_cache import KvCache
 
 
 @dataclass(frozen=True, slots=True)
-class _CapturedGraph:
-    """A step of decodes and the batch that it reads."""
+class _CapturedDecodes:
+    """A captured step and the batch that it reads."""
 
-    batch: Batch
+    decodes: DecodeBatch
     captured: Captured
 
 
 class GraphCache:
     """A decoder's steps; owned by the thread that runs them."""
 
-    def __init__(self, decoder: Decoder, kv: KvCache) -> None:
-        """Run steps of `decoder` over `kv`."""
+    def __init__(self, decoder: Decoder, kv: KvCache, slot_table: npt.NDArray[np.int32]) -> None:
+        """Run steps of `decoder` over `kv`; decodes have their slots in `slot_table`."""
         self._decoder = decoder
         self._kv = kv
+        self._slot_table = slot_table
         self._captures = True
-        self._decodes: dict[tuple[int, int, int], _CapturedGraph] = {}
+        self._decodes: dict[tuple[int, int], _CapturedDecodes] = {}
 
     def advance(self, batch: Batch) -> None:
         """Run a step that nothing is drawn from; caches are all that it leaves behind."""
@@ -54,29 +57,35 @@ class GraphCache:
             [tokens or finals, vocab], good until the next step, in whatever dtype they were
             computed.
         """
-        if not self._captures:
-            return self._compute(batch, finals)
-        if finals is None and batch.attention.num_decodes == len(batch.token_ids):
-            return self._logits_of_decodes(batch)
         captured = self._capture(batch, finals)
         return self._compute(batch, finals) if captured is None else captured.replay()
 
-    def _logits_of_decodes(self, batch: Batch) -> torch.Tensor:
-        # What was captured keeps to its number of threads, and to the table it reads.
-        table = batch.attention.slot_table.data_ptr()
-        key = (len(batch.token_ids), torch.get_num_threads(), table)
+    def decode(
+        self,
+        token_ids: npt.NDArray[np.integer],
+        rows: npt.NDArray[np.integer],
+        positions: npt.NDArray[np.integer],
+        slots: npt.NDArray[np.integer],
+    ) -> torch.Tensor:
+        """Run a step of decodes, each given as [decodes]; logits [decodes, vocab], good as above.
+
+        The slot table holds `slots` already.
+        """
+        # A captured step keeps to its number of threads.
+        key = (len(token_ids), torch.get_num_threads())
         kept = self._decodes.get(key)
         if kept is not None:
-            kept.batch.take_numbers_of(batch)
+            kept.decodes.write(token_ids, rows, positions, slots)
             try:
                 return kept.captured.replay()
             except Outgrown:
                 del self._decodes[key]
-        own = batch.with_own_numbers()
-        captured = self._capture(own, None)
+        decodes = DecodeBatch(len(token_ids), self._slot_table)
+        decodes.write(token_ids, rows, positions, slots)
+        captured = self._capture(decodes.batch, None)
         if captured is None:
-            return self._compute(batch, None)
-        self._decodes[key] = _CapturedGraph(own, captured)
+            return self._compute(decodes.batch, None)
+        self._decodes[key] = _CapturedDecodes(decodes, captured)
         return captured.replay()
 
     def _capture(

@@ -53,11 +53,10 @@ class HostRunner:
         self._threads = threads
         self._decoder = decoder
         self._kv = kv
-        self._steps = GraphCache(decoder, kv)
         self._rows = rows
         self._slot_table = np.zeros_like(rows.tokens)
+        self._steps = GraphCache(decoder, kv, self._slot_table)
         self._sampler = sampler
-        self._device = kv.device
 
     def launch(self, step: StepInput) -> StepOutput:
         """Compute `step`; the output is its own ticket."""
@@ -66,17 +65,15 @@ class HostRunner:
             self._slot_table[one.row, : len(one.shared_slots)] = one.shared_slots
             self._rows.admit(one.row, one.prompt, one.output, one.candidate, one.sampling)
         token_ids = self._lay_out(chunks)
-        batch = Batch.build(
-            token_ids, chunks.rows, chunks.starts, chunks.counts, self._slot_table
-        ).on(self._device)
         self._threads.apply(len(token_ids))
-        verifying = len(chunks.drafts) > 0
-        if verifying or len(step.scored):
-            return self._compute_all(step, batch, verifying)
-        drawn = self._draw(self._last_logits(batch, chunks), chunks)
-        if drawn is None:
-            return StepOutput(np.empty(0, np.int32), np.empty(0, np.float32))
-        return StepOutput(drawn.tokens, drawn.logprobs, drawn.alternatives)
+        if chunks.all_decoded_and_drawn and not len(step.scored):
+            return self._drawn(
+                self._steps.decode(token_ids, chunks.rows, chunks.starts, chunks.slots), chunks
+            )
+        batch = Batch.build(token_ids, chunks.rows, chunks.starts, chunks.counts, self._slot_table)
+        if len(chunks.drafts) or len(step.scored):
+            return self._compute_all(step, batch)
+        return self._drawn(self._last_logits(batch, chunks), chunks)
 
     def collect(self, ticket: object) -> StepOutput:
         """The output of a step."""
@@ -105,8 +102,6 @@ class HostRunner:
 
     def _last_logits(self, batch: Batch, chunks: Chunks) -> torch.Tensor | None:
         """Run a step; logits of each chunk that is drawn after, None where none is."""
-        if len(chunks.draw_chunks) == len(batch.token_ids) and chunks.all_drawn_alike:
-            return self._steps.logits(batch, None)
         drawing = np.unique(chunks.draw_chunks)
         if not len(drawing):
             self._steps.advance(batch)
@@ -114,18 +109,20 @@ class HostRunner:
         finals = None if len(drawing) == len(batch.token_ids) else batch.finals(drawing.tolist())
         return self._steps.logits(batch, finals)
 
-    def _draw(self, logits: torch.Tensor | None, chunks: Chunks) -> Drawn | None:
+    def _drawn(
+        self, logits: torch.Tensor | None, chunks: Chunks, scores: tuple[Scores, ...] = ()
+    ) -> StepOutput:
         """Sample the next tokens; row `i` of `logits` is of the `i`-th chunk drawn after."""
         if logits is None:
-            return None
+            return StepOutput(np.empty(0, np.int32), np.empty(0, np.float32), scores=scores)
         if len(chunks.draw_chunks) > len(logits):
             _, logit_rows = np.unique(chunks.draw_chunks, return_inverse=True)
             logits = logits[torch.from_numpy(logit_rows)]
         drawn = self._sampler.draw(logits, self._rows.draws(chunks.draw_rows))
         self._rows.advance(chunks.draw_rows, drawn.tokens)
-        return drawn
+        return StepOutput(drawn.tokens, drawn.logprobs, drawn.alternatives, scores=scores)
 
-    def _compute_all(self, step: StepInput, batch: Batch, verifying: bool) -> StepOutput:
+    def _compute_all(self, step: StepInput, batch: Batch) -> StepOutput:
         """Run a step that needs more than the last token of each chunk."""
         chunks = step.chunks
         hidden = self._decoder.forward(batch, self._kv)
@@ -134,7 +131,7 @@ class HostRunner:
             self._score(hidden[ends[i] - chunks.counts[i] : ends[i]], chunks, i)
             for i in step.scored.tolist()
         )
-        if verifying:
+        if len(chunks.drafts):
 
             def logits_of(tokens: Int64s) -> torch.Tensor:
                 return self._decoder.logits(hidden.index_select(0, torch.from_numpy(tokens)))
@@ -145,10 +142,7 @@ class HostRunner:
             )
         last = torch.from_numpy(ends[np.unique(chunks.draw_chunks)] - 1)
         logits = self._decoder.logits(hidden.index_select(0, last)) if len(last) else None
-        drawn = self._draw(logits, chunks)
-        if drawn is None:
-            return StepOutput(np.empty(0, np.int32), np.empty(0, np.float32), scores=scores)
-        return StepOutput(drawn.tokens, drawn.logprobs, drawn.alternatives, scores=scores)
+        return self._drawn(logits, chunks, scores)
 
     def _score(self, hidden: torch.Tensor, chunks: Chunks, number: int) -> Scores:
         """Score the prompt tokens that follow those of a chunk."""

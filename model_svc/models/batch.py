@@ -104,30 +104,6 @@ class Batch:
             ),
         )
 
-    def with_own_numbers(self) -> Batch:
-        """The same batch in memory of its own, but for the slot table."""
-        chunks = self.attention
-        return Batch(
-            token_ids=self.token_ids.clone(),
-            positions=self.positions.clone(),
-            slots=self.slots.clone(),
-            attention=replace(
-                chunks,
-                rows=chunks.rows.clone(),
-                q_starts=chunks.q_starts.clone(),
-                kv_lengths=chunks.kv_lengths.clone(),
-            ),
-        )
-
-    def take_numbers_of(self, other: Batch) -> None:
-        """Become `other`, which has as many tokens and chunks and the same slot table."""
-        self.token_ids.copy_(other.token_ids)
-        self.positions.copy_(other.positions)
-        self.slots.copy_(other.slots)
-        self.attention.rows.copy_(other.attention.rows)
-        self.attention.q_starts.copy_(other.attention.q_starts)
-        self.attention.kv_lengths.copy_(other.attention.kv_lengths)
-
     def finals(self, numbers: Sequence[int]) -> Finals:
         """The last tokens of the chunks so numbered, one at least."""
         chunks = self.attention
@@ -141,6 +117,43 @@ class Batch:
             num_tokens=len(numbers),
         )
         return Finals(chunks.q_starts[chosen + 1] - 1, attention)
+
+
+class DecodeBatch:
+    """A batch of decodes in memory of its own, which captured steps read and each step rewrites."""
+
+    def __init__(self, decodes: int, slot_table: npt.NDArray[np.int32]) -> None:
+        """Have room for so many `decodes` of rows of `slot_table`, which is shared."""
+        self._token_ids, self._positions, self._slots, self._rows, self._kv_lengths = np.zeros(
+            (5, decodes), np.int64
+        )
+        self.batch = Batch(
+            token_ids=torch.from_numpy(self._token_ids),
+            positions=torch.from_numpy(self._positions),
+            slots=torch.from_numpy(self._slots),
+            attention=AttentionChunks(
+                slot_table=torch.from_numpy(slot_table),
+                rows=torch.from_numpy(self._rows),
+                q_starts=torch.arange(decodes + 1),
+                kv_lengths=torch.from_numpy(self._kv_lengths),
+                num_decodes=decodes,
+                num_tokens=decodes,
+            ),
+        )
+
+    def write(
+        self,
+        token_ids: npt.NDArray[np.integer],
+        rows: npt.NDArray[np.integer],
+        positions: npt.NDArray[np.integer],
+        slots: npt.NDArray[np.integer],
+    ) -> None:
+        """Become the decodes of these tokens; each [decodes]."""
+        self._token_ids[:] = token_ids
+        self._positions[:] = positions
+        self._slots[:] = slots
+        self._rows[:] = rows
+        np.add(self._positions, 1, out=self._kv_lengths)
 
 
 def _leading_ones(counts: npt.NDArray[np.integer]) -> int:

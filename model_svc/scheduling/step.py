@@ -64,12 +64,13 @@ class Chunks:
         return len(self.kinds) - int(np.count_nonzero(self.kinds))
 
     @property
-    def all_drawn_alike(self) -> bool:
-        """True if each chunk is drawn after, and none twice."""
-        chunks = self.draw_chunks
+    def all_decoded_and_drawn(self) -> bool:
+        """True if each chunk is a decode and drawn after once, in order."""
+        if self.kinds.any():
+            return False
         if self.draw_rows is self.rows:
             return True
-        return len(chunks) == len(self.rows) and bool((chunks[1:] > chunks[:-1]).all())
+        return np.array_equal(self.draw_chunks, np.arange(len(self.rows)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

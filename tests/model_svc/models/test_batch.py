@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_svc.models.batch import Batch
+from model_svc.models.batch import Batch, DecodeBatch
 
 TABLE = np.random.default_rng(0).permutation(4 * 50).astype(np.int32).reshape(4, 50)
 
@@ -57,27 +58,29 @@ def test_slot_table_is_shared_not_copied() -> None:
     assert batch.attention.slot_table.data_ptr() == TABLE.ctypes.data
 
 
-def numbers(batch: Batch) -> list[list[int]]:
+def tensors(batch: Batch) -> list[torch.Tensor]:
     chunks = batch.attention
-    parts = (batch.token_ids, batch.positions, batch.slots)
-    of_chunks = (chunks.rows, chunks.q_starts, chunks.kv_lengths)
-    return [part.tolist() for part in (*parts, *of_chunks)]
+    of_tokens = (batch.token_ids, batch.positions, batch.slots)
+    return [*of_tokens, chunks.rows, chunks.q_starts, chunks.kv_lengths]
 
 
-def test_a_batch_with_own_numbers_takes_those_of_others_and_leaves_the_first_alone() -> None:
-    first, other = (
-        Batch.build(np.array(ids), np.array(rows), np.array(starts), np.array(counts), TABLE)
-        for ids, rows, starts, counts in (
-            ([7, 8, 9, 5], [0, 1, 2], [3, 4, 30], [1, 1, 2]),
-            ([1, 2, 3, 4], [3, 0, 1], [40, 0, 9], [1, 2, 1]),
-        )
-    )
-    before = numbers(first)
+def numbers(batch: Batch) -> list[list[int]]:
+    return [part.tolist() for part in tensors(batch)]
 
-    own = first.with_own_numbers()
-    assert numbers(own) == before
-    own.take_numbers_of(other)
 
-    assert numbers(own) == numbers(other)
-    assert numbers(first) == before
-    assert own.attention.slot_table.data_ptr() == TABLE.ctypes.data
+def test_a_batch_of_decodes_becomes_those_of_each_step_where_it_is() -> None:
+    decodes = DecodeBatch(3, TABLE)
+    addresses = [part.data_ptr() for part in tensors(decodes.batch)]
+    for ids, own_rows, positions in (
+        ([7, 8, 9], [0, 1, 2], [3, 4, 30]),
+        ([1, 2, 3], [3, 0, 1], [9, 0, 40]),
+    ):
+        rows, starts = np.array(own_rows), np.array(positions)
+        decodes.write(np.array(ids, np.int32), rows, starts, TABLE[rows, starts])
+
+        built = Batch.build(np.array(ids), rows, starts, np.ones(3, np.int64), TABLE)
+        assert numbers(decodes.batch) == numbers(built)
+        assert decodes.batch.attention.num_decodes == built.attention.num_decodes
+        assert decodes.batch.attention.num_tokens == built.attention.num_tokens
+    assert [part.data_ptr() for part in tensors(decodes.batch)] == addresses
+    assert decodes.batch.attention.slot_table.data_ptr() == TABLE.ctypes.data
