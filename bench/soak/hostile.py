@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import random
 import sys
+import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -24,16 +25,20 @@ _LIMIT_S = 60.0
 
 def send(channel: grpc.Channel, one: Input) -> str:
     """The name of the status that `one` is answered with."""
-    streams = one.method.endswith("Stream")
-    call: Any = (channel.unary_stream if streams else channel.unary_unary)(_SERVICE + one.method)
+    streams, method = one.method.endswith("Stream"), _SERVICE + one.method
+    start: Any = channel.unary_stream(method) if streams else channel.unary_unary(method).future
     compression = grpc.Compression.Gzip if one.gzip else None
+    call = start(one.make(), timeout=_LIMIT_S, compression=compression)
+    timer = threading.Timer(one.give_up_s or _LIMIT_S, call.cancel)
+    timer.start()
     try:
-        answer = call(one.make(), timeout=one.give_up_s or _LIMIT_S, compression=compression)
-        for _ in answer if streams else ():
+        for _ in call if streams else ():
             pass
+        return str(call.code().name)
     except grpc.RpcError as error:
         return str(error.code().name)
-    return "OK"
+    finally:
+        timer.cancel()
 
 
 def run(address: str, seconds: float, seed: int) -> dict[str, object]:
@@ -41,7 +46,7 @@ def run(address: str, seconds: float, seed: int) -> dict[str, object]:
     chance = random.Random(seed)
     codes: dict[str, Counter[str]] = defaultdict(Counter)
     slowest: dict[str, float] = defaultdict(float)
-    limit = ("grpc.max_send_message_length", 1024 * MIB)
+    limit = ("grpc.max_start_callmessage_length", 1024 * MIB)
     ends = time.monotonic() + seconds
     with grpc.insecure_channel(address, options=[limit]) as channel:
         while time.monotonic() < ends:

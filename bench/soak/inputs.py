@@ -41,6 +41,12 @@ def _ids(mib: int) -> bytes:
     return _generate(token_ids=pb.TokenIds(ids=[5] * (mib * MIB))).SerializeToString()
 
 
+def _long_stream() -> bytes:
+    request = _generate(text="def f(x):")
+    request.stop.max_tokens, request.stop.ignore_eos = 1000, True
+    return request.SerializeToString()
+
+
 def _stop_ids() -> bytes:
     request = _generate(text="a")
     request.stop.token_ids.extend([5] * (8 * MIB))
@@ -158,5 +164,5 @@ INPUTS: Mapping[str, Input] = {
             chat=pb.Chat(messages=[pb.ChatMessage(role="a\n12:00:00 error \x1b[31m", content="b")])
         ).SerializeToString(),
     ),
-    "a stream that is dropped": Input("GenerateStream", _text("def f(x):"), 0.05),
+    "a stream that is dropped": Input("GenerateStream", _long_stream, 0.1),
 }
