@@ -77,7 +77,10 @@ def unserved(policy):
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_no_policy_starves_a_long_prompt(name):
-    assert unserved(POLICIES[name]) == 0
+    assert unserved(POLICIES[name]) == 0, (
+        f"{name} starves prompts of {LONG} tokens beside ever new ones of {SHORT}: "
+        "each of its ranks needs ageing, such as a term that grows with `arrival`"
+    )
 
 
 def test_the_measure_of_starvation_finds_a_starving_policy():

@@ -41,7 +41,10 @@ def steps_until_admitted(policy):
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_no_policy_starves_a_large_request(name):
-    assert steps_until_admitted(POLICIES[name]) is not None
+    assert steps_until_admitted(POLICIES[name]) is not None, (
+        f"{name} starves a request of {LONG} tokens beside ever new ones of {SHORT}: "
+        "its admission_rank needs ageing, such as a term that grows with `arrival`"
+    )
 
 
 def test_the_measure_of_starvation_finds_a_starving_policy():
